@@ -1,0 +1,66 @@
+"""ellzero makes PyTorch networks small, on purpose and measurably.
+
+Train with an l0 penalty, prune, fine-tune, ship what is left; see the README for the three ways in.
+Public names are loaded on first use, because torch alone takes over a second to import.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+__version__ = version("ellzero")
+
+_PUBLIC = {
+    "Affine": "ellzero.data.data",
+    "Budget": "ellzero.pruning.budget",
+    "Curve": "ellzero.curves",
+    "Data": "ellzero.data.data",
+    "EllzeroError": "ellzero.errors",
+    "L0": "ellzero.penalties",
+    "L1": "ellzero.penalties",
+    "L2": "ellzero.penalties",
+    "Masks": "ellzero.pruning",
+    "Recipe": "ellzero.recipe",
+    "Regularizer": "ellzero.regularizers",
+    "Result": "ellzero.scheme",
+    "compress": "ellzero.scheme",
+    "evaluate": "ellzero.training.evaluation",
+    "load": "ellzero.model_file",
+    "load_masks": "ellzero.model_file",
+    "prune": "ellzero.pruning",
+    "save": "ellzero.model_file",
+    "select": "ellzero.selection",
+}
+
+__all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
+
+if TYPE_CHECKING:
+    from ellzero.curves import Curve as Curve
+    from ellzero.data.data import Affine as Affine
+    from ellzero.data.data import Data as Data
+    from ellzero.errors import EllzeroError as EllzeroError
+    from ellzero.model_file import load as load
+    from ellzero.model_file import load_masks as load_masks
+    from ellzero.model_file import save as save
+    from ellzero.penalties import L0 as L0
+    from ellzero.penalties import L1 as L1
+    from ellzero.penalties import L2 as L2
+    from ellzero.pruning import Masks as Masks
+    from ellzero.pruning import prune as prune
+    from ellzero.pruning.budget import Budget as Budget
+    from ellzero.recipe import Recipe as Recipe
+    from ellzero.regularizers import Regularizer as Regularizer
+    from ellzero.scheme import Result as Result
+    from ellzero.scheme import compress as compress
+    from ellzero.selection import select as select
+    from ellzero.training.evaluation import evaluate as evaluate
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'ellzero' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,63 @@
+"""`ellzero evaluate`: score and loss of a network on a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+
+def evaluate(
+    model: Path,
+    /,
+    *,
+    data: str | None = None,
+    part: Literal["train", "validation", "test"] = "test",
+    data_root: Path | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Measure a network on the data set it was made with, or on another one.
+
+    Example: ellzero evaluate runs/demo-1 --part validation
+
+    Parameters
+    ----------
+    model
+        Run folder, or a .safetensors in one.
+    data
+        Built-in data set or your own package.module:function; by default the run's.
+    part
+        Part of the data set.
+    data_root
+        Folder that holds data sets, each in a folder of its name.
+    json_
+        Print one JSON document instead of a table.
+    """
+    import ellzero as ez
+    from ellzero.cli.model import open_model
+    from ellzero.cli.tables import show_rows
+    from ellzero.recipe import Source
+    from ellzero.sources import build_data
+
+    network, recipe, file = open_model(model)
+    source = recipe.data if data is None else Source.model_validate(data)
+    examples = build_data(source, data_root)
+    examples.check_fit(network)
+    found = ez.evaluate(network, examples, part)
+    document = {
+        "model": str(file),
+        "data": source and source.name,
+        "part": part,
+        "score": found.score,
+        "loss": found.loss,
+        "error_percent": found.error_percent if examples.scores_accuracy else None,
+    }
+    if json_:
+        print(json.dumps(document, indent=2))
+        return
+    rows = [("score", f"{found.score:.4f}"), ("loss", f"{found.loss:.4f}")]
+    if examples.scores_accuracy:
+        rows.insert(0, ("error", f"{found.error_percent:.2f} %"))
+    show_rows(f"{file} on {document['data']}, {part}", rows, ("", part))

@@ -1,0 +1,41 @@
+"""Tables on standard output, as rich draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show_layers(layers: Sequence[dict[str, Any]]) -> None:
+    """A row per layer: name, kind, shape, weights, nonzeros, density."""
+    table = Table("layer", "kind", "shape", title="Layers", title_justify="left")
+    for heading in ("weights", "nonzeros", "density"):
+        table.add_column(heading, justify="right")
+    for layer in layers:
+        table.add_row(
+            layer["name"],
+            layer["kind"],
+            " x ".join(map(str, layer["shape"])),
+            f"{layer['weights']:,}",
+            f"{layer['nonzeros']:,}",
+            f"{100 * layer['density']:.2f} %",
+        )
+    weights = sum(layer["weights"] for layer in layers)
+    nonzeros = sum(layer["nonzeros"] for layer in layers)
+    density = 100 * nonzeros / weights if weights else 0.0
+    table.add_section()
+    table.add_row("all", "", "", f"{weights:,}", f"{nonzeros:,}", f"{density:.2f} %")
+    Console().print(table)
+
+
+def show_rows(title: str, rows: Sequence[tuple[str, ...]], headings: Sequence[str]) -> None:
+    """A small table, its first column names, the others figures."""
+    table = Table(headings[0], title=title, title_justify="left")
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

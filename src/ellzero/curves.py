@@ -1,0 +1,74 @@
+"""Curves: pure functions of progress, so that a schedule has no state that would need saving.
+
+Each maps progress in [0, 1] to a fraction in [0, 1], rising from 0 to 1 (`constant` is 1 all the
+way). Learning rates, the ramp of a penalty's strength and the sparsity of gradual pruning use them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from ellzero.errors import InputError
+
+Shape = Literal["constant", "linear", "cosine", "cubic"]
+
+SHAPES: dict[Shape, Callable[[float], float]] = {
+    "constant": lambda t: 1.0,
+    "linear": lambda t: t,
+    "cosine": lambda t: 0.5 - 0.5 * math.cos(math.pi * t),
+    # Zhu & Gupta 2017, arXiv 1710.01878, equation 1
+    "cubic": lambda t: 1.0 - (1.0 - t) ** 3,
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A rise from 0 to 1 of a given shape, between two points of progress.
+
+    Args:
+        shape: `constant` (1 everywhere), `linear`, `cosine` or `cubic`.
+        start: progress in [0, 1) until which the curve is 0.
+        end: progress in (start, 1] from which it is 1.
+
+    Raises:
+        InputError: an unknown shape; `start` and `end` not in order within [0, 1].
+
+    Example:
+        >>> ramp = Curve("linear", start=0.0, end=0.5)
+        >>> [ramp(t) for t in (0.0, 0.25, 0.5, 1.0)]
+        [0.0, 0.5, 1.0, 1.0]
+    """
+
+    shape: Shape
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise InputError(f"curve shape is {self.shape!r}; expected one of {', '.join(SHAPES)}")
+        if not 0 <= self.start < self.end <= 1:
+            raise InputError(
+                f"curve runs from {self.start} to {self.end}; expected 0 <= start < end <= 1"
+            )
+
+    def __call__(self, progress: float) -> float:
+        """The curve's value at a progress in [0, 1]."""
+        within = (progress - self.start) / (self.end - self.start)
+        return SHAPES[self.shape](min(max(within, 0.0), 1.0))
+
+
+def learning_rate(progress: float, *, peak: float, warmup: float, decay: Shape) -> float:
+    """Linear warm-up to `peak` over the first `warmup` of the progress, then down to 0 by `decay`.
+
+    Example:
+        >>> [learning_rate(t, peak=1.0, warmup=0.5, decay="linear") for t in (0.25, 0.5, 0.75, 1.0)]
+        [0.5, 1.0, 0.5, 0.0]
+    """
+    if progress < warmup:
+        return peak * progress / warmup
+    if decay == "constant":
+        return peak
+    return peak * (1.0 - SHAPES[decay]((progress - warmup) / (1.0 - warmup)))

@@ -1,0 +1,8 @@
+"""The data sets that come with ellzero or are found, or downloaded, by it."""
+
+DATA_SETS = {
+    "mnist-5k": "ellzero.data.mnist_5k:mnist_5k",
+    "mnist": "ellzero.data.mnist:mnist",
+    "fashion-mnist": "ellzero.data.mnist:fashion_mnist",
+}
+"""Built-in name -> `package.module:function` that loads the data; imported only when used."""

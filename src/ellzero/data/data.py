@@ -1,0 +1,284 @@
+"""Data: what a network is trained, validated and tested on, and how its outputs are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from ellzero.errors import InputError
+
+Measure = Callable[[Any, Any], Tensor]
+"""Maps a batch's outputs and targets to a 0-d tensor, a mean over the batch."""
+
+Examples = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Preprocessing as data: `x * scale + shift`, on float32 of the raw values.
+
+    Args:
+        scale: factor, or one per channel (dimension 1 of a batch).
+        shift: summand, or one per channel.
+
+    Example:
+        >>> import torch
+        >>> Affine(scale=2.0, shift=-1.0)(torch.tensor([[0, 1]], dtype=torch.uint8))
+        tensor([[-1.,  1.]])
+    """
+
+    scale: float | tuple[float, ...] = 1.0
+    shift: float | tuple[float, ...] = 0.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The preprocessed batch, float32, of the shape of `x`."""
+        scale, shift = (_per_channel(value, x) for value in (self.scale, self.shift))
+        return x.to(torch.float32).mul(scale).add(shift)
+
+
+def _per_channel(value: float | tuple[float, ...], x: Tensor) -> float | Tensor:
+    if isinstance(value, int | float):
+        return value
+    shape = (1, len(value), *[1] * (x.ndim - 2))
+    return torch.tensor(value, dtype=torch.float32, device=x.device).view(shape)
+
+
+class Data:
+    """A data set in three parts, with the loss and the score by which networks are judged.
+
+    Each part is a pair of tensors `(inputs, targets)` of equal length (the fastest), a
+    `torch.utils.data.Dataset` of such pairs, or an iterable of batches that can be iterated over
+    again, such as a `DataLoader` (which then sets batch size and shuffling itself).
+
+    Integer targets mean classification: cross-entropy and accuracy are the defaults. Floating
+    targets mean regression: mean squared error, and its negative as the score.
+
+    Args:
+        train: what the weights are trained on.
+        validation: what every choice is made on.
+        test: what is measured once, at the end; None where there is none.
+        loss: maps a batch's (outputs, targets) to a 0-d tensor that autograd can differentiate.
+        score: maps a batch's (outputs, targets) to a 0-d tensor, higher is better; batches are
+            averaged by their length.
+        preprocess: applied to each batch of inputs; travels with saved models.
+        classes: names of the classes; they travel with saved models.
+
+    Raises:
+        InputError: empty data; inputs and targets of unequal length; NaN or inf; labels that are
+            negative or beyond `classes`.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> x, y = torch.randn(20, 4), torch.randint(3, (20,))
+        >>> data = ez.Data((x[:10], y[:10]), (x[10:15], y[10:15]), (x[15:], y[15:]))
+        >>> data.is_classification
+        True
+    """
+
+    def __init__(
+        self,
+        train: Examples,
+        validation: Examples,
+        test: Examples | None = None,
+        *,
+        loss: Measure | None = None,
+        score: Measure | None = None,
+        preprocess: Affine | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        self.preprocess = preprocess
+        self.classes = None if classes is None else tuple(classes)
+        self.train = Part("train", train, preprocess)
+        self.validation = Part("validation", validation, preprocess)
+        self.test = None if test is None else Part("test", test, preprocess)
+        self.is_classification = self.train.has_labels
+        self.loss: Measure = loss or (
+            nn.functional.cross_entropy if self.is_classification else nn.functional.mse_loss
+        )
+        self.score: Measure = score or (accuracy if self.is_classification else negative_mse)
+        self._own_loss = loss is not None
+        if self.classes is not None:
+            self._check_labels(len(self.classes))
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The train, validation and test parts, as far as there are any."""
+        return tuple(p for p in (self.train, self.validation, self.test) if p is not None)
+
+    def check_fit(self, model: nn.Module) -> None:
+        """Make sure that a network can take the data.
+
+        Raises:
+            InputError: the network fails on a batch, or has fewer outputs than there are labels.
+        """
+        inputs = self.train.example.to(device_of(model))
+        training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                outputs = model(inputs if self.preprocess is None else self.preprocess(inputs))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise InputError(
+                f"{type(model).__name__} cannot take the data, inputs of {inputs.dtype} "
+                f"{tuple(inputs.shape)}: {error}"
+            ) from error
+        finally:
+            model.train(training)
+        if isinstance(outputs, Tensor) and outputs.ndim > 1:
+            self._check_labels(outputs.shape[1])
+
+    def _check_labels(self, classes: int) -> None:
+        # a loss of the user's may give labels a meaning of its own, such as -100 for "ignore"
+        if self.is_classification and not self._own_loss:
+            for part in self.parts:
+                part.limit_labels(classes)
+
+    @property
+    def scores_accuracy(self) -> bool:
+        """Whether the score is the accuracy, so that errors can be given in percent."""
+        return self.score is accuracy
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device a network's parameters are on; the CPU where it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Fraction of examples whose largest output (dimension 1) is at the target's index."""
+    return (outputs.argmax(1) == targets).to(torch.float32).mean()
+
+
+def negative_mse(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The mean squared error times -1, so that higher is better."""
+    return -nn.functional.mse_loss(outputs, targets)
+
+
+class Part:
+    """One part of a data set, as batches on a device; made by `Data`."""
+
+    def __init__(self, name: str, examples: Examples, preprocess: Affine | None) -> None:
+        self.name = name
+        self._preprocess = preprocess
+        self._label_limit: int | None = None
+        if isinstance(examples, tuple | list):
+            examples = _checked_pair(name, examples)
+            first = examples
+        else:
+            first = _first_batch(name, examples)
+        self._examples: tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any] = examples
+        self.has_labels = not first[1].is_floating_point()
+        """Whether the targets are class labels (integers)."""
+        self.example = first[0][:1]
+        """One raw input, as a batch of one."""
+
+    def limit_labels(self, classes: int) -> None:
+        """Require labels in 0..classes-1, at once or (Dataset, iterable) batch by batch.
+
+        Raises:
+            InputError: a label out of range.
+        """
+        self._label_limit = classes
+        if isinstance(self._examples, tuple):
+            self._check_labels(self._examples[1])
+
+    def batch_count(self, batch_size: int) -> int:
+        """How many batches an epoch has."""
+        if isinstance(self._examples, tuple):
+            return -(-len(self._examples[1]) // batch_size)
+        if isinstance(self._examples, Dataset):
+            return len(DataLoader(self._examples, batch_size))
+        return len(self._examples)  # pyright: ignore[reportArgumentType]
+
+    def batches(
+        self, batch_size: int, device: torch.device, *, shuffle: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Preprocessed batches of (inputs, targets) on a device, each example once.
+
+        Shuffling draws from torch's global generator, which the training reseeds every epoch.
+        """
+        if isinstance(self._examples, tuple):
+            inputs, targets = (tensor.to(device) for tensor in self._examples)
+            self._examples = (inputs, targets)  # moved to the device once
+            batches = _slices(inputs, targets, batch_size, shuffle)
+        elif isinstance(self._examples, Dataset):
+            batches = iter(DataLoader(self._examples, batch_size, shuffle=shuffle))
+        else:
+            batches = iter(self._examples)
+        for inputs, targets in batches:
+            if not isinstance(self._examples, tuple):
+                self._check_labels(targets)
+            inputs = inputs.to(device, non_blocking=True)
+            if self._preprocess is not None:
+                inputs = self._preprocess(inputs)
+            yield inputs, targets.to(device, non_blocking=True)
+
+    def _check_labels(self, targets: Tensor) -> None:
+        if self._label_limit is None or not targets.numel():
+            return
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= self._label_limit:
+            raise InputError(
+                f"{self.name} labels run from {low} to {high}; "
+                f"expected 0 to {self._label_limit - 1}, one per class"
+            )
+
+
+def _slices(
+    inputs: Tensor, targets: Tensor, batch_size: int, shuffle: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    if shuffle:
+        order = torch.randperm(len(targets)).to(targets.device)
+        for chosen in order.split(batch_size):
+            yield inputs[chosen], targets[chosen]
+    else:
+        yield from zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
+
+
+def _checked_pair(name: str, examples: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    if len(examples) != 2:
+        raise InputError(f"{name} data has {len(examples)} parts; expected (inputs, targets)")
+    inputs, targets = (torch.as_tensor(part) for part in examples)
+    if len(inputs) != len(targets):
+        raise InputError(f"{name} data has {len(inputs)} inputs and {len(targets)} targets")
+    if not len(targets):
+        raise InputError(f"{name} data is empty; expected at least one example")
+    _require_finite(name, inputs, targets)
+    return inputs, targets
+
+
+def _first_batch(name: str, examples: Any) -> tuple[Tensor, Tensor]:
+    loader = DataLoader(examples, 1) if isinstance(examples, Dataset) else examples
+    try:
+        len(loader)
+        batch = next(iter(loader))
+    except TypeError:
+        raise InputError(
+            f"{name} data is {type(examples).__name__}; expected a pair of tensors, a Dataset, or "
+            "an iterable of batches with a length, such as a DataLoader"
+        ) from None
+    except (StopIteration, IndexError):
+        raise InputError(f"{name} data is empty; expected at least one example") from None
+    if not (
+        isinstance(batch, tuple | list)
+        and len(batch) == 2
+        and all(isinstance(part, Tensor) for part in batch)
+    ):
+        raise InputError(
+            f"a batch of the {name} data is {type(batch).__name__}; expected (inputs, targets), "
+            "both tensors"
+        )
+    _require_finite(name, *batch)
+    return batch[0], batch[1]
+
+
+def _require_finite(name: str, inputs: Tensor, targets: Tensor) -> None:
+    for what, tensor in (("inputs", inputs), ("targets", targets)):
+        # the sum is NaN or inf as soon as one entry is, and takes no memory of the data's size
+        if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float64)):
+            raise InputError(f"{name} {what} hold NaN or inf; clean or drop those examples")

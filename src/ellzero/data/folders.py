@@ -1,0 +1,110 @@
+"""Where a published data set's files are found on this machine, or put by a download."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ellzero.errors import InputError
+
+_SYSTEM_FOLDER = Path("/usr/share/datasets")  # Debian's dataset-* packages
+
+
+@dataclass(frozen=True)
+class Published:
+    """A data set as it is published.
+
+    Args:
+        name: the name of its folder.
+        url: the address that a file's name is appended to.
+        sha256: file name -> SHA-256 of the published file, in hexadecimal.
+    """
+
+    name: str
+    url: str
+    sha256: Mapping[str, str]
+
+
+def find_files(published: Published, data_root: Path | str | None = None) -> dict[str, Path]:
+    """The paths of a data set's files, by published name; downloads them when they are nowhere.
+
+    Looks for all of them in `ROOT/NAME` of each of: `data_root`; the environment variable
+    ELLZERO_DATA; the user's cache; the system's folder. Otherwise downloads into the user's cache
+    (needs the extra `data`). A file may lie there decompressed, its name then lacking `.gz`.
+
+    Args:
+        published: the data set.
+        data_root: the folder that holds the data set's folder.
+
+    Raises:
+        InputError: `data_root` is no folder, or the files are nowhere and cannot be downloaded;
+            the message lists every place looked at.
+    """
+    if data_root is not None and not Path(data_root).is_dir():
+        raise InputError(
+            f"data_root is {os.fspath(data_root)!r}, which is no folder; "
+            f"expected the folder that holds {published.name}/"
+        )
+    roots = {
+        "data_root": data_root,
+        "ELLZERO_DATA": os.environ.get("ELLZERO_DATA") or None,
+        "the user's cache": user_cache(),
+        "the system's folder": _SYSTEM_FOLDER,
+    }
+    looked_at = []
+    for place, root in roots.items():
+        if root is None:
+            looked_at.append(f"{place}: not given")
+            continue
+        folder = Path(root) / published.name
+        found = {file: path for file in published.sha256 if (path := _locate(folder, file))}
+        missing = [file for file in published.sha256 if file not in found]
+        if not missing:
+            return found
+        reason = f"lacks {', '.join(missing)}" if folder.is_dir() else "no such folder"
+        looked_at.append(f"{place}: {folder} ({reason})")
+
+    try:
+        return _download(published, user_cache() / published.name)
+    except ImportError as error:
+        failure: Exception = error
+        reason = "pooch is not installed; install it with: pip install 'ellzero[data]'"
+    except (OSError, ValueError) as error:  # no network, no space, a wrong checksum
+        failure, reason = error, str(error)
+    places = "\n".join(f"  {place}" for place in looked_at)
+    raise InputError(
+        f"The data set {published.name} was not found. Looked in\n{places}\n"
+        f"  download from {published.url}: {reason}\n"
+        f"Put {', '.join(published.sha256)} into a folder {published.name}/ "
+        "and give the folder that holds it as data_root or ELLZERO_DATA."
+    ) from failure
+
+
+def user_cache() -> Path:
+    """The folder where this user's downloads are kept, by the system's convention."""
+    if sys.platform == "darwin":
+        root = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        root = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "ellzero"
+
+
+def _locate(folder: Path, file: str) -> Path | None:
+    candidates = (folder / file, folder / file.removesuffix(".gz"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _download(published: Published, folder: Path) -> dict[str, Path]:
+    """Download what `folder` lacks of a data set.
+
+    pooch checks a file under a temporary name and only then gives it its own, so an interrupted
+    or damaged download is never taken for the data set.
+    """
+    import pooch
+
+    registry = {file: f"sha256:{digest}" for file, digest in published.sha256.items()}
+    downloads = pooch.create(folder, published.url, registry=registry)
+    return {file: Path(downloads.fetch(file)) for file in registry}

@@ -1,0 +1,64 @@
+"""Cutting labelled data into disjoint parts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ellzero.errors import InputError
+
+
+def stratified(labels: np.ndarray, sizes: Sequence[int], seed: int) -> tuple[np.ndarray, ...]:
+    """Indices of disjoint random parts in which each class has its share.
+
+    Parts are filled in order. Each takes from what earlier parts left, every class in proportion
+    to its number there, rounded by largest remainder (ties: the smaller class first); so a class's
+    number in a part is within one of its exact share.
+
+    Args:
+        labels: class of each example, integers (N,).
+        sizes: number of examples in each part; together at most N.
+        seed: the same seed gives the same parts.
+
+    Returns:
+        For each part its indices in increasing order, int64 (size,).
+
+    Raises:
+        InputError: labels are not a vector of integers, or the sizes are negative or too large.
+
+    Example:
+        >>> labels = np.array([0, 0, 0, 0, 1, 1])
+        >>> train, test = stratified(labels, (3, 3), seed=0)
+        >>> labels[train], labels[test]
+        (array([0, 0, 1]), array([0, 0, 1]))
+    """
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(
+            f"labels are {labels.dtype} of shape {labels.shape}; expected a vector of integers"
+        )
+    if any(size < 0 for size in sizes) or sum(sizes) > len(labels):
+        raise InputError(
+            f"sizes are {tuple(sizes)}; expected numbers >= 0 "
+            f"that add up to at most the {len(labels)} examples"
+        )
+    generator = np.random.default_rng(seed)
+    classes = np.unique(labels)
+    remaining = [generator.permutation(np.flatnonzero(labels == label)) for label in classes]
+
+    parts = []
+    for size in sizes:
+        shares = _shares(np.array([len(indices) for indices in remaining], np.int64), size)
+        taken = [indices[:share] for indices, share in zip(remaining, shares, strict=True)]
+        remaining = [indices[share:] for indices, share in zip(remaining, shares, strict=True)]
+        parts.append(np.sort(np.concatenate([np.empty(0, np.int64), *taken])))
+    return tuple(parts)
+
+
+def _shares(counts: np.ndarray, size: int) -> np.ndarray:
+    """`size` divided in proportion to `counts` (C,) by largest remainder; never above a count."""
+    if size == 0:
+        return np.zeros_like(counts)
+    total = counts.sum()
+    shares, remainders = counts * size // total, counts * size % total
+    largest = np.argsort(-remainders, kind="stable")
+    shares[largest[: size - shares.sum()]] += 1
+    return shares

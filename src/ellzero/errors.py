@@ -1,0 +1,47 @@
+"""The errors that ellzero raises: one base class, and the kinds a caller may tell apart."""
+
+
+class EllzeroError(Exception):
+    """Base class of every error that ellzero raises on purpose.
+
+    Example:
+        >>> import ellzero as ez
+        >>> try:
+        ...     ez.L0(-1.0)
+        ... except ez.EllzeroError as error:
+        ...     print(error)
+        L0: strength is -1.0; expected a finite number >= 0
+    """
+
+
+class InputError(EllzeroError, ValueError):
+    """An argument, a recipe, a file or a data set that cannot be used as it is.
+
+    It is a `ValueError` too, so that pydantic reports where in a recipe it arose.
+    """
+
+
+class BudgetError(EllzeroError):
+    """No pruned network stayed within the budget; the message names the best one found."""
+
+
+class DivergenceError(EllzeroError):
+    """The loss or a weight became NaN or infinite; the last good checkpoint is kept."""
+
+
+def nearest(name: str, known: "list[str] | tuple[str, ...]", count: int = 3) -> str:
+    """The known names closest to `name`, as the end of an error message.
+
+    Example:
+        >>> nearest("epocs", ["epochs", "rounds"])
+        'did you mean epochs?'
+        >>> nearest("zzz", ["epochs", "rounds"])
+        'known: epochs, rounds'
+    """
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+    return f"known: {shown}" if known else "there are none"

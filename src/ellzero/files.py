@@ -1,0 +1,77 @@
+"""Files: atomic writes, and tensors read without ever unpickling."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from ellzero.errors import InputError
+
+METADATA_KEY = "ellzero"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing: a temporary one beside it takes its place when complete."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write one JSON document atomically; NaN and infinities are refused, they are no JSON."""
+    text = json.dumps(document, indent=2, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
+    """A safetensors file of contiguous CPU tensors, with metadata as JSON under one key."""
+    return to_bytes(dict(tensors), {METADATA_KEY: json.dumps(metadata, allow_nan=False)})
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a safetensors file; lengths are checked against the file's first.
+
+    Raises:
+        InputError: no such file; truncated or not safetensors; a pickle, which is never unpickled.
+    """
+    if not path.is_file():
+        raise InputError(f"no model file at {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY, "{}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = json.loads(text)
+    except (SafetensorError, OSError, ValueError) as error:
+        with path.open("rb") as file:
+            head = file.read(4)
+        if head.startswith((b"PK", b"\x80")):
+            raise InputError(
+                f"{path} is a pickle (as torch.save writes); ellzero never unpickles a file. Load "
+                "it where you trust it, and save it with ez.save or safetensors"
+            ) from None
+        raise InputError(f"{path} is truncated or not a safetensors file: {error}") from None
+    if not isinstance(metadata, dict):
+        raise InputError(f"{path}: its metadata is no JSON object")
+    return tensors, metadata

@@ -1,0 +1,135 @@
+"""Model files: a network's own keys in safetensors, with metadata; the zeros are the masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ellzero.errors import InputError, nearest
+from ellzero.files import read_tensors, tensors_to_bytes, write_atomically
+from ellzero.pruning import Masks
+from ellzero.selection import Selection, named_weights, select
+from ellzero.training.state import copied
+
+FORMAT = 1
+"""Version of the metadata; a file of a newer one is refused."""
+
+
+def save(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    masks: Masks | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Save a network as safetensors: its state_dict's keys and nothing else.
+
+    The zeros of a pruned network rebuild its masks (`load_masks`). Written atomically.
+
+    Args:
+        model: the network; tied weights are written under each of their keys.
+        path: the file; an existing one is replaced.
+        masks: the network's masks, so that a kept weight that happens to be zero is noted.
+        metadata: anything JSON can hold, for `read_metadata`.
+
+    Raises:
+        InputError: a state_dict entry that is not a tensor.
+
+    Example:
+        >>> import tempfile, pathlib, torch, ellzero as ez
+        >>> model = torch.nn.Linear(10, 10)
+        >>> masks = ez.prune(model, sparsity=0.9)
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.safetensors"
+        >>> ez.save(model, path, masks=masks)
+        >>> ez.load_masks(path, ez.load(path, torch.nn.Linear(10, 10))).nonzeros
+        10
+    """
+    write_atomically(Path(path), to_bytes(model, masks=masks, metadata=metadata))
+
+
+def to_bytes(
+    model: nn.Module, *, masks: Masks | None = None, metadata: Mapping[str, Any] | None = None
+) -> bytes:
+    """The bytes that `save` writes."""
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"state_dict entry {name} is {type(value).__name__}; only tensors can be saved"
+            )
+    document: dict[str, Any] = {**(metadata or {}), "format": FORMAT}
+    if masks is not None:
+        document["masks"] = {"weights": list(masks), "kept_zeros": masks.kept_zeros}
+    # zeros as +0 alone: the sign of a zero means nothing and costs bytes in a compressed file
+    tensors = {
+        name: tensor + 0 if tensor.is_floating_point() else tensor
+        for name, tensor in copied(model).items()
+    }
+    return tensors_to_bytes(tensors, document)
+
+
+def load(path: str | Path, model: nn.Module) -> nn.Module:
+    """Load a network's weights from a safetensors file into it, and return it.
+
+    Args:
+        path: a file of `ez.save`, or any safetensors file with the network's keys.
+        model: a network of the same architecture; its weights change in place.
+
+    Raises:
+        InputError: no such file; truncated; a pickle (never unpickled); of another network; of a
+            newer version.
+    """
+    tensors, metadata = read_tensors(Path(path))
+    _check_format(path, metadata)
+    expected = model.state_dict()
+    problems = [f"{name} is missing" for name in expected if name not in tensors] + [
+        f"{name} is {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
+        if name in expected
+        else f"{name} is unknown ({nearest(name, list(expected))})"
+        for name, tensor in tensors.items()
+        if name not in expected or tensor.shape != expected[name].shape
+    ]
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise InputError(
+            f"{path} is of another network than {type(model).__name__}: "
+            f"{'; '.join(problems[:3])}{more}"
+        )
+    model.load_state_dict(tensors)
+    return model
+
+
+def load_masks(path: str | Path, model: nn.Module) -> Masks:
+    """The masks of a network that was loaded from this file: its nonzeros, and the kept zeros.
+
+    Raises:
+        InputError: as `load` raises; masks of weights that the network does not have.
+    """
+    _, metadata = read_tensors(Path(path))
+    _check_format(path, metadata)
+    if "masks" not in metadata:
+        return Masks.of(select(model))
+    noted = metadata["masks"]
+    known = {name: weight for names, weight in named_weights(model) for name in names}
+    missing = [name for name in noted["weights"] if name not in known]
+    if missing:
+        raise InputError(f"{path} has masks for {missing[0]}; {nearest(missing[0], list(known))}")
+    weights = Selection([known[name] for name in noted["weights"]])
+    return Masks.of(weights, noted["kept_zeros"])
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata of a model file: data set, preprocessing, class names, where they are known."""
+    _, metadata = read_tensors(Path(path))
+    _check_format(path, metadata)
+    return metadata
+
+
+def _check_format(path: str | Path, metadata: Mapping[str, Any]) -> None:
+    found = metadata.get("format", FORMAT)
+    if not isinstance(found, int) or found > FORMAT:
+        raise InputError(
+            f"{path} has format {found}; this ellzero reads up to {FORMAT}: install a newer one"
+        )

@@ -1,0 +1,48 @@
+"""The l1 norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ellzero.penalties.penalty import Form, Term, shrink_by_
+
+
+@dataclass(frozen=True)
+class L1(Term):
+    """The l1 norm, `strength * sum(|w|)`; it pulls on all weights alike.
+
+    Its decoupled form is the proximal (soft-threshold) step of proximal gradient descent.
+
+    Args:
+        strength: factor of the sum, >= 0.
+        form: `gradient`, `loss` or `decoupled`, see `ellzero.penalties.Form`.
+
+    Raises:
+        InputError: a strength that is negative or not finite; an unknown form.
+
+    Source:
+        Tibshirani, J. R. Statist. Soc. B 58 (1996) 267-288.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> ez.L1(0.5).value(torch.tensor([1.0, -3.0]))
+        tensor(2.)
+    """
+
+    forms: ClassVar[tuple[Form, ...]] = ("gradient", "loss", "decoupled")
+
+    def value(self, w: Tensor) -> Tensor:
+        """`strength * sum(|w|)`, a 0-d tensor."""
+        return self.strength * w.abs().sum()
+
+    def gradient(self, w: Tensor) -> Tensor:
+        """`strength * sign(w)`, of the shape of `w`."""
+        return w.sign().mul_(self.strength)
+
+    def shrink_(self, w: Tensor, step: float | Tensor) -> None:
+        """`w <- sign(w) max(|w| - step * strength, 0)` in place."""
+        shrink_by_(w, torch.as_tensor(step * self.strength, dtype=w.dtype, device=w.device))

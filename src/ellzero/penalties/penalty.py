@@ -1,0 +1,129 @@
+"""What a penalty is: a scalar function of weights with a strength and a form."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ellzero.errors import InputError
+
+Form = Literal["gradient", "loss", "decoupled"]
+"""How a penalty acts on the weights; its strength means nothing without it.
+
+- `gradient`: its gradient is added to `.grad` after backward (the paper's way; the default). An
+  adaptive optimizer such as Adam then rescales it per weight, like any part of the gradient.
+- `loss`: a term of the loss, differentiated by autograd. The same mathematics, slower; right where
+  something else needs to see the whole objective (L-BFGS, a line search, a logged loss).
+- `decoupled`: a step of its own after the optimizer's,
+  `w -> sign(w) max(|w| - lr penalty'(|w|), 0)`. No optimizer rescales it and weights become exactly
+  zero; its strengths are orders of magnitude larger than the other forms' and not comparable.
+"""
+
+
+class Penalty(ABC):
+    """A scalar function of weights, strength included; penalties add up with `+`."""
+
+    @property
+    @abstractmethod
+    def terms(self) -> tuple[Term, ...]:
+        """The penalties that add up to this one; a single penalty is its own only term."""
+
+    @abstractmethod
+    def value(self, w: Tensor) -> Tensor:
+        """The penalty of a tensor of any shape, as a 0-d tensor that autograd can differentiate."""
+
+    @abstractmethod
+    def gradient(self, w: Tensor) -> Tensor:
+        """The penalty's gradient in closed form, of the shape of `w`; the subgradient at 0 is 0."""
+
+    def __add__(self, other: Penalty) -> Sum:
+        if not isinstance(other, Penalty):
+            return NotImplemented
+        return Sum(self.terms + other.terms)
+
+
+@dataclass(frozen=True)
+class Sum(Penalty):
+    """A sum of penalties, each with its own strength and form; made by `+`.
+
+    Example:
+        >>> import ellzero as ez
+        >>> penalty = ez.L0(1e-5, beta=5) + ez.L2(1e-5)
+        >>> [type(term).__name__ for term in penalty.terms]
+        ['L0', 'L2']
+    """
+
+    addends: tuple[Term, ...]
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The addends."""
+        return self.addends
+
+    def value(self, w: Tensor) -> Tensor:
+        """Sum of the terms' values, a 0-d tensor."""
+        return torch.stack([term.value(w) for term in self.addends]).sum()
+
+    def gradient(self, w: Tensor) -> Tensor:
+        """Sum of the terms' gradients, of the shape of `w`."""
+        total = self.addends[0].gradient(w)
+        for term in self.addends[1:]:
+            total += term.gradient(w)
+        return total
+
+
+@dataclass(frozen=True)
+class Term(Penalty):
+    """Base of the single penalties: a strength, and the form in which it acts.
+
+    A penalty is one file with one frozen dataclass, and its line in `penalties/__init__.py`.
+    The dataclass's fields are at once the keys of the penalty's table in a recipe.
+
+    Raises:
+        InputError: a strength that is negative or not finite; a form the penalty does not have.
+    """
+
+    forms: ClassVar[tuple[Form, ...]] = ("gradient", "loss")
+    """The forms in which this penalty may act."""
+
+    sparsifying: ClassVar[bool] = True
+    """Whether it pulls weights to zero so that they can be pruned; fine-tuning drops such terms."""
+
+    layer_scaled: ClassVar[bool] = False
+    """Whether a layer scale multiplies its strength (METHOD: the l0 term only)."""
+
+    strength: float
+    form: Form = field(default="gradient", kw_only=True)
+
+    def __post_init__(self) -> None:
+        self._require_number("strength", self.strength)
+        if self.form not in self.forms:
+            raise InputError(
+                f"{type(self).__name__}: form is {self.form!r}; expected {' or '.join(self.forms)}"
+            )
+
+    def _require_number(self, name: str, value: object) -> None:
+        number = value if isinstance(value, int | float) and value is not True else math.nan
+        if not 0 <= number < math.inf:  # NaN fails every comparison
+            raise InputError(
+                f"{type(self).__name__}: {name} is {value!r}; expected a finite number >= 0"
+            )
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """A single penalty is its own only term."""
+        return (self,)
+
+    def shrink_(self, w: Tensor, step: float | Tensor) -> None:
+        """Take the decoupled step on `w` in place: `sign(w) max(|w| - step penalty'(|w|), 0)`."""
+        raise NotImplementedError(f"{type(self).__name__} has no decoupled form")
+
+
+def shrink_by_(w: Tensor, amount: Tensor) -> None:
+    """`w <- sign(w) max(|w| - amount, 0)` in place, for `amount >= 0`; zeros come out as +0."""
+    w.sub_(w.clamp(-amount, amount))

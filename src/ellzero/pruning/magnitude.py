@@ -1,0 +1,189 @@
+"""Magnitude pruning: the small weights go, and the count of those that stay is exact."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ellzero.errors import InputError
+from ellzero.pruning.masks import Masks
+from ellzero.selection import Selection, select
+
+Scope = Literal["global", "layer"]
+
+DIGIT_BITS = 16  # of the radix selection: a histogram of 65,536 counts a pass
+CHUNK = 1 << 22  # weights looked at in one go, so that no copy of a large tensor is made
+
+
+def prune(
+    model: nn.Module,
+    *,
+    sparsity: float | None = None,
+    threshold: float | None = None,
+    nonzeros: int | None = None,
+    scope: Scope = "global",
+    weights: Selection | None = None,
+) -> Masks:
+    """Set the weights of smallest magnitude to zero, and return the masks of what is left.
+
+    Exactly one of the three says how far to go. The count is exact, ties included: among equal
+    magnitudes those that come first in the network stay. Weights that are zero already are never
+    kept; where fewer are nonzero than asked for, a warning says so and the mask is the nonzeros. A
+    sparse network can be pruned further.
+
+    Args:
+        model: the network; its selected weights change in place.
+        sparsity: fraction of zeros in [0, 1); of n weights `round(sparsity n)` go, never all.
+        threshold: weights with `|w| <= threshold` go.
+        nonzeros: count of weights that stay, at least 1.
+        scope: `"global"` ranks all selected weights together; `"layer"` prunes each layer to the
+            sparsity on its own.
+        weights: what is pruned, from `ez.select`; by default the weights of linear and
+            convolution layers.
+
+    Returns:
+        Masks, True = keep.
+
+    Raises:
+        InputError: none or several of the three; one out of range; a weight that is NaN.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> model = torch.nn.Linear(4, 1, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[0.5, -3.0, 0.1, 2.0]]))
+        >>> masks = ez.prune(model, sparsity=0.5)
+        >>> model.weight.data
+        tensor([[ 0., -3.,  0.,  2.]])
+    """
+    weights = select(model) if weights is None else weights
+    asked = {"sparsity": sparsity, "threshold": threshold, "nonzeros": nonzeros}
+    given = [name for name, value in asked.items() if value is not None]
+    if len(given) != 1:
+        raise InputError(
+            f"prune got {' and '.join(given) or 'nothing to go by'}; "
+            "expected exactly one of sparsity, threshold, nonzeros"
+        )
+    if scope not in get_args(Scope):
+        raise InputError(f"scope is {scope!r}; expected 'global' or 'layer'")
+
+    for name, w in weights.items():
+        if not w.isfinite().all():
+            raise InputError(f"{name} {tuple(w.shape)} holds NaN or inf; it cannot be ranked")
+
+    if threshold is not None:
+        if not 0 <= threshold < math.inf:
+            raise InputError(f"threshold is {threshold!r}; expected a finite number >= 0")
+        kept = [w.abs() > threshold for w in weights.values()]
+        wanted = sum(int(mask.sum()) for mask in kept)
+    elif scope == "layer":
+        if sparsity is None:
+            raise InputError("nonzeros counts over all layers; with scope='layer' give sparsity")
+        counts = [kept_count(w.numel(), sparsity) for w in weights.values()]
+        kept = [largest([w], n)[0] for w, n in zip(weights.values(), counts, strict=True)]
+        wanted = sum(counts)
+    else:
+        wanted = nonzeros if sparsity is None else kept_count(weights.numel, sparsity)
+        if not isinstance(wanted, int) or not 1 <= wanted <= weights.numel:
+            raise InputError(
+                f"nonzeros is {wanted!r}; expected a whole number in 1..{weights.numel}"
+            )
+        kept = largest(list(weights.values()), wanted)
+
+    masks = Masks(weights, dict(zip(weights, kept, strict=True)))
+    if masks.nonzeros < wanted:
+        warnings.warn(
+            f"{wanted} weights were to be kept, but only {masks.nonzeros} are nonzero; "
+            "the mask is those",
+            stacklevel=2,
+        )
+    masks.apply()
+    return masks
+
+
+def kept_count(numel: int, sparsity: float) -> int:
+    """How many of `numel` weights stay at a sparsity in [0, 1): all but `round(sparsity numel)`.
+
+    At least one stays, unless there are none.
+
+    Raises:
+        InputError: a sparsity outside [0, 1).
+
+    Example:
+        >>> kept_count(1000, 0.985)
+        15
+    """
+    if not 0 <= sparsity < 1:
+        raise InputError(f"sparsity is {sparsity!r}; expected a number in [0, 1)")
+    return max(numel - round(sparsity * numel), min(numel, 1))
+
+
+@torch.no_grad()
+def largest(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Masks of the `count` entries of largest magnitude among all tensors together.
+
+    Exact: ties go to the earlier tensor and the lower flat index. Zeros are never kept, so fewer
+    than `count` are marked where fewer are nonzero. No copy larger than a chunk is made.
+
+    Args:
+        tensors: of floating dtype and any shape; finite.
+        count: how many to mark, >= 0.
+
+    Returns:
+        Bool tensors of the shapes given, True = among the largest.
+    """
+    if count >= sum(int(w.count_nonzero()) for w in tensors):
+        return [w != 0 for w in tensors]
+    dtype = tensors[0].dtype
+    for w in tensors[1:]:
+        dtype = torch.promote_types(dtype, w.dtype)
+    if count == 0:
+        return [torch.zeros_like(w, dtype=torch.bool) for w in tensors]
+    bound, ties = _kth_largest(tensors, count, dtype)
+    masks = []
+    for w in tensors:
+        mask = torch.empty(w.numel(), dtype=torch.bool, device=w.device)
+        for start, bits in _magnitude_bits(w, dtype):
+            part = mask[start : start + len(bits)]
+            torch.gt(bits, bound, out=part)
+            if ties:
+                equal = (bits == bound).nonzero().view(-1)[:ties]
+                part[equal] = True
+                ties -= len(equal)
+        masks.append(mask.view(w.shape))
+    return masks
+
+
+def _kth_largest(tensors: Sequence[Tensor], count: int, dtype: torch.dtype) -> tuple[int, int]:
+    """The bits of the count-th largest magnitude, and how many entries equal to it are to stay.
+
+    A radix selection: magnitudes order as the integers that their bits spell, so histograms of one
+    digit after the other, from the top, narrow the value down.
+    """
+    prefix, left = 0, count
+    for shift in range(dtype.itemsize * 8 - DIGIT_BITS, -1, -DIGIT_BITS):
+        histogram = torch.zeros(1 << DIGIT_BITS, dtype=torch.int64)
+        for w in tensors:
+            for _, bits in _magnitude_bits(w, dtype):
+                # the first digit has nothing above it, and a shift by the full width is undefined
+                if shift + DIGIT_BITS < dtype.itemsize * 8:
+                    bits = bits[(bits >> (shift + DIGIT_BITS)) == prefix]
+                digits = (bits >> shift) & ((1 << DIGIT_BITS) - 1)
+                histogram += torch.bincount(digits, minlength=1 << DIGIT_BITS).cpu()
+        at_least = histogram.flip(0).cumsum(0).flip(0)  # entries whose digit is this one or higher
+        digit = int((at_least >= left).nonzero()[-1])
+        left -= int(at_least[digit] - histogram[digit])
+        prefix = (prefix << DIGIT_BITS) | digit
+    return prefix, left
+
+
+def _magnitude_bits(w: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+    """`|w|` in chunks, as (start, the integers that the bits spell)."""
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    flat = w.detach().reshape(-1)
+    for start in range(0, flat.numel(), CHUNK):
+        yield start, flat[start : start + CHUNK].to(dtype).abs().view(integer)

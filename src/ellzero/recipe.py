@@ -1,0 +1,340 @@
+"""Recipes: everything a run is told, as frozen models that are read from TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+
+from ellzero.curves import Curve, Shape
+from ellzero.errors import InputError, nearest
+from ellzero.penalties import PENALTIES, Penalty, Sum
+from ellzero.pruning import Scope, kept_count
+from ellzero.pruning.budget import Budget
+from ellzero.regularizers import LayerScale
+
+
+class Table(BaseModel):
+    """A table of a recipe: frozen, and an unknown key is an error that names the nearest one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_keys(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and cls.model_config.get("extra") == "forbid":
+            _require_known(value, list(cls.model_fields))
+        return value
+
+
+def _require_known(table: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in table:
+        if key not in known:
+            raise InputError(f"unknown key {key!r}; {nearest(key, tuple(known))}")
+
+
+def _dataclass(cls: type[Any], **defaults: Any) -> BeforeValidator:
+    """Read a frozen dataclass from its table."""
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        _require_known(value, [field.name for field in dataclasses.fields(cls)])
+        try:
+            return cls(**{**defaults, **value})
+        except TypeError as error:  # a key is missing
+            raise InputError(f"{cls.__name__}: {error}") from None
+
+    return BeforeValidator(read)
+
+
+def _read_penalty(value: Any) -> Any:
+    """A penalty from `{l0 = {strength = 1e-5}, l2 = {...}}`; a list under a name gives several."""
+    if not isinstance(value, Mapping):
+        return value
+    _require_known(value, list(PENALTIES))
+    terms = []
+    for name, tables in value.items():
+        for table in tables if isinstance(tables, list) else [tables]:
+            if not isinstance(table, Mapping):
+                raise InputError(
+                    f"{name} is {table!r}; expected a table such as {{strength = 1e-5}}"
+                )
+            cls = PENALTIES[name]
+            _require_known(table, [field.name for field in dataclasses.fields(cls)])
+            if "strength" not in table:
+                raise InputError(f"{name} has no strength; write {name} = {{strength = 1e-5}}")
+            terms.append(cls(**table))
+    if not terms:
+        return None
+    return terms[0] if len(terms) == 1 else Sum(tuple(terms))
+
+
+def _write_penalty(penalty: Penalty | None) -> Any:
+    if penalty is None:
+        return {}  # written out: an absent penalty would be inherited when read again
+    names = {cls: name for name, cls in PENALTIES.items()}
+    tables: dict[str, Any] = {}
+    for term in penalty.terms:
+        tables.setdefault(names[type(term)], []).append(dataclasses.asdict(term))
+    return {name: found[0] if len(found) == 1 else found for name, found in tables.items()}
+
+
+def _without_none(value: Any) -> Any:
+    fields = {} if value is None else dataclasses.asdict(value)
+    return {key: field for key, field in fields.items() if field is not None} or None
+
+
+PenaltyTable = Annotated[
+    Penalty | None, BeforeValidator(_read_penalty), PlainSerializer(_write_penalty)
+]
+Ramp = Annotated[Curve | None, _dataclass(Curve, shape="linear"), PlainSerializer(_without_none)]
+Gradual = Annotated[Curve | None, _dataclass(Curve, shape="cubic"), PlainSerializer(_without_none)]
+BudgetTable = Annotated[Budget | None, _dataclass(Budget), PlainSerializer(_without_none)]
+
+
+class Source(Table):
+    """Where a network or a data set comes from: a name, and options for the function behind it.
+
+    The name is a built-in one or the user's `package.module:function`; all other keys are passed
+    to the function. A plain text is short for the name alone.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments for the function behind the name."""
+        return dict(self.model_extra or {})
+
+
+class Optimization(Table):
+    """How the weights are moved: the keys that reference, train and finetune share."""
+
+    batch_size: int = Field(default=128, ge=1)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    decay: Shape = "cosine"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    penalty: PenaltyTable = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.weight_decay and self.optimizer != "adamw":
+            raise InputError(
+                f"weight_decay goes with optimizer = 'adamw', not {self.optimizer!r}; "
+                "as a term of the loss write penalty = {l2 = {strength = ...}}"
+            )
+        return self
+
+
+class Reference(Optimization):
+    """How the dense reference is trained, or the file of a trained one."""
+
+    epochs: int = Field(default=10, ge=1)
+    file: Path | None = None
+
+
+class Train(Optimization):
+    """The regularized training."""
+
+    epochs: int = Field(default=20, ge=0)
+    layer_scale: LayerScale | None = None
+    ramp: Ramp = None
+
+
+class Finetune(Optimization):
+    """The training of what is left, after each pruning."""
+
+    epochs: int = Field(default=10, ge=0)
+
+
+TARGETS = ("sparsity", "nonzeros", "budget")
+
+
+class Prune(Table):
+    """How far the network is pruned, and in which way: one of sparsity, nonzeros and budget."""
+
+    sparsity: float | None = Field(default=None, ge=0, lt=1)
+    nonzeros: int | None = Field(default=None, ge=1)
+    budget: BudgetTable = None
+    rounds: int = Field(default=1, ge=1)
+    gradual: Gradual = None
+    scope: Scope = "global"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = [n for n in TARGETS if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise InputError(
+                f"got {' and '.join(given) or 'nothing to go by'}; expected exactly one of "
+                f"{', '.join(TARGETS)}"
+            )
+        if self.gradual and (self.budget or self.rounds > 1):
+            raise InputError("a gradual schedule goes with a sparsity or nonzeros, and one round")
+        if self.scope == "layer" and self.sparsity is None:
+            raise InputError("scope = 'layer' goes with a sparsity")
+        return self
+
+    def target(self, numel: int) -> int | None:
+        """How many of the selected weights stay at the end; None under a budget."""
+        if self.sparsity is not None:
+            return kept_count(numel, self.sparsity)
+        if self.nonzeros is not None and self.nonzeros > numel:
+            raise InputError(
+                f"prune.nonzeros is {self.nonzeros}; only {numel} weights are selected"
+            )
+        return self.nonzeros
+
+
+class Recipe(Table):
+    """Everything a run is told; from a TOML file by `Recipe.read`, or from keyword arguments.
+
+    The reference and the fine-tuning take over the optimization settings of `train` where they do
+    not say otherwise, and of its penalty the terms that do not sparsify (l2).
+
+    Raises:
+        InputError: (from `read` and `parse`) an unknown key, with the nearest known one; a value
+            of the wrong kind or out of range.
+
+    Example:
+        >>> import ellzero as ez
+        >>> recipe = ez.Recipe.parse(
+        ...     {
+        ...         "train": {"epochs": 5, "penalty": {"l0": {"strength": 1e-5}}},
+        ...         "prune": {"sparsity": 0.95},
+        ...     }
+        ... )
+        >>> recipe.train.penalty
+        L0(strength=1e-05, form='gradient', beta=5.0)
+    """
+
+    name: str = "run"
+    model: Source | None = None
+    data: Source | None = None
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    device: str = "auto"
+    threads: int | None = Field(default=None, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    reference: Reference = Field(default_factory=Reference)
+    train: Train = Field(default_factory=Train)
+    finetune: Finetune = Field(default_factory=Finetune)
+    prune: Prune
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or not isinstance(value.get("train", {}), Mapping):
+            return value
+        train = value.get("train", {})
+        shared = {key: train[key] for key in Optimization.model_fields if key in train}
+        if "penalty" in shared:
+            shared["penalty"] = _without_sparsifying(_read_penalty(shared["penalty"]))
+        inherited = {}
+        for stage in ("reference", "finetune"):
+            own = value.get(stage, {})
+            inherited[stage] = {**shared, **own} if isinstance(own, Mapping) else own
+        return {**value, **inherited}
+
+    @classmethod
+    def parse(cls, table: Mapping[str, Any]) -> Recipe:
+        """A recipe from nested tables, as they stand in TOML."""
+        try:
+            return cls.model_validate(table)
+        except ValidationError as error:
+            raise InputError(_explain(error)) from None
+
+    @classmethod
+    def read(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+        """A recipe from a TOML file, with overrides such as `"prune.sparsity=0.98"` on top.
+
+        Its name is the file's, unless the file says otherwise.
+
+        Raises:
+            InputError: no such file; not TOML; an unknown key; a value that does not fit.
+        """
+        path = Path(path)
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot read recipe {path}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"recipe {path} is not TOML: {error}") from None
+        table.setdefault("name", path.stem)
+        for override in overrides:
+            _override(table, override)
+        try:
+            return cls.parse(table)
+        except InputError as error:
+            raise InputError(f"recipe {path}: {error}") from None
+
+    def to_toml(self) -> str:
+        """The whole recipe as TOML, every default spelled out."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def _without_sparsifying(penalty: Penalty | None) -> Penalty | None:
+    terms = () if penalty is None else tuple(t for t in penalty.terms if not t.sparsifying)
+    if not terms:
+        return None
+    return terms[0] if len(terms) == 1 else Sum(terms)
+
+
+def _override(table: dict[str, Any], text: str) -> None:
+    """Set one value: `train.epochs=5`; the value is TOML, or failing that plain text."""
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise InputError(f"override {text!r} is not of the form table.key=value")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for key in keys[:-1]:
+        inner = table.setdefault(key, {})
+        if isinstance(inner, str) and keys[0] in ("model", "data"):
+            inner = table[key] = {"name": inner}
+        if not isinstance(inner, dict):
+            raise InputError(f"override {text!r}: {key} is not a table")
+        table = inner
+    if keys[0] == "prune" and keys[-1] in TARGETS:
+        for other in TARGETS:  # exactly one may be given, so the new one takes the old one's place
+            table.pop(other, None)
+    table[keys[-1]] = parsed
+
+
+def _explain(error: ValidationError) -> str:
+    """All that is wrong, in one line."""
+    found = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        if not isinstance(item["input"], Mapping | BaseModel) and item["type"] != "value_error":
+            message += f" (got {item['input']!r})"
+        found.append(f"{where}: {message}" if where else message)
+    return "; ".join(found)

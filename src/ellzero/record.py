@@ -1,0 +1,121 @@
+"""Records: what a run leaves behind in its folder; `compress` writes it, reports only read it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ellzero.errors import InputError
+from ellzero.files import write_atomically, write_json
+from ellzero.selection import Selection
+
+FORMAT = 1
+"""Version of record.json; a record of a newer one is refused by readers."""
+
+RECIPE = "recipe.toml"
+RECORD = "record.json"
+METRICS = "metrics.jsonl"
+MODEL = "model.safetensors"
+REFERENCE = "reference.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def new_folder(root: Path, name: str) -> Path:
+    """Make `root/name-1`, or the first number that is free."""
+    root.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = root / f"{name}-{number}"
+        try:
+            folder.mkdir()  # fails where another run has just taken the number
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def take_folder(folder: Path) -> Path:
+    """Make a named folder for a run, or take it where it is empty.
+
+    Raises:
+        InputError: the folder is in use, or is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make output folder {folder}: {error.strerror}") from None
+    if any(folder.iterdir()):
+        raise InputError(
+            f"output folder {folder} is in use; name another one, or go on with what it holds by "
+            f"`ellzero run --resume {folder}`"
+        )
+    return folder
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the one JSON record of a run."""
+    write_json(folder / RECORD, record)
+
+
+def write_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
+    """Write a line of JSON per epoch, all anew, so that a reader never sees half a line."""
+    lines = "".join(json.dumps(metrics) + "\n" for metrics in history)
+    write_atomically(folder / METRICS, lines.encode())
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a run.
+
+    Raises:
+        InputError: no record; not JSON; of a newer version.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(f"{folder} holds no run: there is no {RECORD} in it") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    if not isinstance(record, dict) or record.get("format", 0) > FORMAT:
+        raise InputError(f"{path} is of a newer ellzero; this one reads up to format {FORMAT}")
+    return record
+
+
+def write_model(folder: Path, content: bytes) -> int:
+    """Write the compressed network, and the same file gzipped; the gzipped one's size in bytes."""
+    packed = gzip.compress(content, compresslevel=9, mtime=0)
+    write_atomically(folder / MODEL, content)
+    write_atomically(folder / f"{MODEL}.gz", packed)
+    return len(packed)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("ellzero", "torch", "numpy", "safetensors")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def layer_table(weights: Selection) -> list[dict[str, Any]]:
+    """A row per selected weight: name, kind, shape, count of weights, nonzeros, density."""
+    rows = []
+    for weight in weights.weights:
+        w = weight.parameter
+        nonzeros = int(torch.count_nonzero(w))
+        rows.append(
+            {
+                "name": weight.name,
+                "kind": weight.kind,
+                "shape": list(w.shape),
+                "weights": w.numel(),
+                "nonzeros": nonzeros,
+                "density": nonzeros / w.numel() if w.numel() else 0.0,
+            }
+        )
+    return rows

@@ -1,0 +1,174 @@
+"""A penalty bound to the selected weights of a network: what a training loop calls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ellzero.curves import Curve
+from ellzero.errors import InputError, nearest
+from ellzero.penalties import Form, Penalty, Term
+from ellzero.selection import Selection, Weight, select
+
+LayerScale = Literal["paper", "paper-code", "inverse"]
+
+
+class Regularizer:
+    """A penalty bound to a network, for a training loop of your own.
+
+    Each term acts in its own form: `loss()` is added to the loss before backward, `add_gradient()`
+    goes after backward (after unscaling and accumulation, before clipping), `step(optimizer)` after
+    the optimizer's step. A method whose form does not occur in the penalty does nothing.
+
+    Args:
+        model: the network; nothing of it changes.
+        penalty: one penalty, or a sum of them.
+        weights: what it acts on, from `ez.select`; by default the weights of linear and
+            convolution layers.
+        layer_scale: factor on each layer's l0 strength (METHOD; other terms are never scaled).
+            `None`: 1. `"paper"`: `sqrt(n / n_max)`, with `n` the weights of the layer and `n_max`
+            those of the largest layer of its kind (dense, conv). `"paper-code"`: the same, with
+            the kernel's height left out of `n` for convolutions, as in the authors' code.
+            `"inverse"`: `N / (n * layers)`, of arXiv 2505.17469.
+        ramp: a curve by which all strengths rise with `progress`; by default none.
+
+    Raises:
+        InputError: a penalty that is none; an unknown layer scale; no weights selected.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> regularizer = ez.Regularizer(model, ez.L0(1e-3, beta=5) + ez.L2(1e-4))
+        >>> model(torch.ones(4, 3)).square().mean().backward()
+        >>> regularizer.add_gradient()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        penalty: Penalty,
+        *,
+        weights: Selection | None = None,
+        layer_scale: LayerScale | None = None,
+        ramp: Curve | None = None,
+    ) -> None:
+        if not isinstance(penalty, Penalty):
+            raise InputError(
+                f"penalty is {penalty!r}; expected a penalty such as ez.L0(1e-5), or a sum of them"
+            )
+        self.penalty = penalty
+        self.weights = select(model) if weights is None else weights
+        self.ramp = ramp
+        self.progress = 0.0
+        """Progress of the training in [0, 1]; the loop sets it where a ramp is used."""
+        scales = layer_scales(self.weights, layer_scale)
+        self._acts = [
+            _Act(term, weight, scale if term.layer_scaled else 1.0)
+            for term in penalty.terms
+            for weight, scale in zip(self.weights.weights, scales, strict=True)
+        ]
+
+    def value(self) -> Tensor:
+        """The whole penalty of the network as it stands, all forms together: a 0-d tensor."""
+        with torch.no_grad():
+            return self._sum("gradient", "loss", "decoupled")
+
+    def loss(self) -> Tensor:
+        """The terms of form `loss`, as a 0-d tensor for autograd (0 where there are none)."""
+        return self._sum("loss")
+
+    @torch.no_grad()
+    def add_gradient(self) -> None:
+        """Add the gradient of the terms of form `gradient` to the weights' `.grad`.
+
+        A weight that has no gradient yet gets one, as it would from a term of the loss.
+        """
+        for term, weight, factor in self._acting("gradient"):
+            w = weight.parameter
+            gradient = term.gradient(w)
+            if w.grad is None:
+                w.grad = gradient.mul_(factor)
+            else:
+                w.grad.add_(gradient, alpha=factor)
+
+    @torch.no_grad()
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the step of the terms of form `decoupled`, with each group's learning rate.
+
+        `w -> sign(w) max(|w| - lr penalty'(|w|), 0)`; pruned weights stay at zero. Call it after
+        `optimizer.step()`, and not where a gradient scaler skipped that step.
+
+        Raises:
+            InputError: a weight that no group of the optimizer owns.
+        """
+        rates: dict[Tensor, float | Tensor] = {}
+        for term, weight, factor in self._acting("decoupled"):
+            if not rates:
+                rates = {
+                    w: group["lr"] for group in optimizer.param_groups for w in group["params"]
+                }
+            if weight.parameter not in rates:
+                raise InputError(
+                    f"{weight.name} is in no parameter group of the optimizer, so its learning "
+                    "rate is unknown; give the optimizer that weight, or exclude it"
+                )
+            term.shrink_(weight.parameter, rates[weight.parameter] * factor)
+
+    def _acting(self, *forms: Form) -> Iterator[tuple[Term, Weight, float]]:
+        """Each term of these forms with each weight it acts on, and the factor of its strength."""
+        ramped = 1.0 if self.ramp is None else self.ramp(self.progress)
+        for act in self._acts:
+            if act.term.form in forms and act.weight.parameter.requires_grad:
+                yield act.term, act.weight, act.scale * ramped
+
+    def _sum(self, *forms: Form) -> Tensor:
+        values = [
+            term.value(weight.parameter) * factor for term, weight, factor in self._acting(*forms)
+        ]
+        # float32 at least, and on one device, however the weights are spread
+        device = self.weights.weights[0].parameter.device
+        total = torch.zeros((), device=device)
+        for value in values:
+            total = total + value.to(device)
+        return total
+
+
+class _Act(NamedTuple):
+    term: Term
+    weight: Weight
+    scale: float
+
+
+def layer_scales(weights: Selection, rule: LayerScale | None) -> list[float]:
+    """The factor on each layer's l0 strength under a layer scale, in the selection's order.
+
+    Raises:
+        InputError: an unknown rule.
+    """
+    if rule is None:
+        return [1.0] * len(weights)
+    if rule not in get_args(LayerScale):
+        raise InputError(f"layer_scale is {rule!r}; {nearest(str(rule), get_args(LayerScale))}")
+    sizes = [_size(weight, rule) for weight in weights.weights]
+    if rule == "inverse":
+        return [sum(sizes) / (size * len(sizes)) for size in sizes]
+    largest: dict[str, int] = {}
+    for weight, size in zip(weights.weights, sizes, strict=True):
+        largest[weight.kind] = max(size, largest.get(weight.kind, 0))
+    return [
+        math.sqrt(size / largest[weight.kind])
+        for weight, size in zip(weights.weights, sizes, strict=True)
+    ]
+
+
+def _size(weight: Weight, rule: LayerScale) -> int:
+    size = weight.parameter.numel()
+    if rule == "paper-code" and weight.kind == "conv":
+        return size // weight.parameter.shape[2]  # (out, in, height, ...)
+    return size

@@ -1,0 +1,262 @@
+"""The whole scheme in one call: reference, regularized training, rounds of prune and fine-tune."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ellzero import model_file
+from ellzero.data.data import Data
+from ellzero.errors import InputError
+from ellzero.files import write_atomically
+from ellzero.progress import display
+from ellzero.pruning import Masks
+from ellzero.recipe import Recipe
+from ellzero.record import (
+    CHECKPOINT,
+    FORMAT,
+    RECIPE,
+    REFERENCE,
+    layer_table,
+    take_folder,
+    versions,
+    write_metrics,
+    write_model,
+    write_record,
+)
+from ellzero.selection import select
+from ellzero.training import checkpoint
+from ellzero.training.evaluation import Evaluation, evaluate
+from ellzero.training.run import Run, go
+from ellzero.training.seeds import settings
+from ellzero.training.state import State, copied
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `compress` made: the network, its masks, the record, and the folder where all lies."""
+
+    model: nn.Module
+    masks: Masks
+    record: dict[str, Any]
+    folder: Path | None
+
+
+def compress(
+    model: nn.Module,
+    data: Data,
+    recipe: Recipe,
+    *,
+    reference: nn.Module | str | Path | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> Result:
+    """Make a network small: train with a penalty, prune, fine-tune, by a recipe.
+
+    Every choice is made on the validation part of the data; the test part is touched once, at the
+    end. Your network itself does not change: the result is a copy.
+
+    Args:
+        model: the network, untrained; training starts from its weights.
+        data: what it is trained, validated and tested on.
+        recipe: how; its `model` and `data` only matter to the command line.
+        reference: a trained network of the same architecture, or the safetensors file of one.
+            Drops are measured against it and training starts from its weights; without it a dense
+            reference is trained from the same initial weights as the compressed network.
+        folder: where recipe, record, metrics, networks and checkpoints are written, new or empty;
+            None writes nothing.
+        resume: go on with what `folder` holds, to bit-identical weights (same machine, same
+            number of threads).
+        progress: show a bar on standard error; by default if that is a terminal.
+
+    Returns:
+        The compressed network (in evaluation mode), its masks, the record and the folder.
+
+    Raises:
+        InputError: data, recipe, reference or folder that cannot be used.
+        DivergenceError: a loss became NaN; the folder holds the last good checkpoint.
+        BudgetError: no round stayed within the budget.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> x = torch.randn(60, 8)
+        ... y = (x[:, 0] > 0).long()
+        >>> data = ez.Data((x[:40], y[:40]), (x[40:50], y[40:50]), (x[50:], y[50:]))
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)
+        ... )
+        >>> recipe = ez.Recipe.parse(
+        ...     {
+        ...         "train": {"epochs": 2, "penalty": {"l0": {"strength": 1e-4}}},
+        ...         "finetune": {"epochs": 1},
+        ...         "reference": {"epochs": 1},
+        ...         "prune": {"sparsity": 0.75},
+        ...     }
+        ... )
+        >>> ez.compress(model, data, recipe).masks.nonzeros
+        40
+    """
+    device = _device(recipe.device)
+    given = reference if reference is not None else recipe.reference.file
+    path = None if folder is None else Path(folder)
+    if resume and path is None:
+        raise InputError("resume needs the folder of the run")
+    with settings(recipe.threads):
+        network = copy.deepcopy(model).to(device)
+        if recipe.channels_last:
+            network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if given is not None and not resume:
+            _start_from(network, given)
+        data.check_fit(network)
+        weights = select(network, include=recipe.prune.include, exclude=recipe.prune.exclude)
+        recipe.prune.target(weights.numel)
+        if recipe.prune.budget is not None and recipe.prune.budget.max_accuracy_drop is not None:
+            _require_accuracy(data)
+        state = State(network, weights, start={} if resume else copied(network))
+        if resume and path is not None:
+            checkpoint.load(state, path / CHECKPOINT, recipe)
+        elif path is not None:
+            take_folder(path)
+            write_atomically(path / RECIPE, recipe.to_toml().encode())
+        if given is not None and not resume:
+            state.reference = state.snapshot(evaluate(network, data, "validation"))
+        has_reference = state.reference is not None
+        with (
+            _recorded(recipe, path) as record,
+            display(recipe, data, has_reference=has_reference, progress=progress) as shown,
+        ):
+            go(Run(recipe, data, path, shown, has_reference), state)
+            record.update(_conclude(state, recipe, data, path))
+        return Result(network, Masks.of(weights), dict(record), path)
+
+
+def _start_from(network: nn.Module, reference: nn.Module | str | Path) -> None:
+    """Load the trained reference's weights into the network."""
+    if isinstance(reference, str | Path):
+        model_file.load(reference, network)
+        return
+    try:
+        network.load_state_dict(reference.state_dict())
+    except RuntimeError as error:
+        raise InputError(
+            f"the reference is of another network than {type(network).__name__}: {error}"
+        ) from None
+
+
+def _require_accuracy(data: Data) -> None:
+    if not data.scores_accuracy:
+        raise InputError(
+            "max_accuracy_drop needs the accuracy as the score (integer targets, no score of your "
+            "own); use max_loss_increase"
+        )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return torch.device("cpu") if accelerator is None else accelerator
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used: {reason}; try 'auto' or 'cpu'") from None
+    return device
+
+
+@contextmanager
+def _recorded(recipe: Recipe, folder: Path | None) -> Iterator[dict[str, Any]]:
+    """The run's record: written as running at once, and again with whatever came of it."""
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "status": "running",
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "folder": None if folder is None else str(folder),
+        "versions": versions(),
+        "recipe": recipe.model_dump(mode="json", exclude_none=True),
+    }
+
+    def write(**changes: Any) -> None:
+        record.update(changes)
+        if folder is not None:
+            write_record(folder, record)
+
+    write()
+    try:
+        yield record
+    except KeyboardInterrupt:
+        write(status="interrupted")
+        raise
+    except Exception as error:
+        write(status="failed", error=str(error))
+        raise
+    write(status="done")
+    if folder is not None:
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _conclude(state: State, recipe: Recipe, data: Data, folder: Path | None) -> dict[str, Any]:
+    """Measure the reference and the chosen network, write the networks; what the record gains."""
+    chosen = state.best if recipe.prune.budget is None else state.base
+    reference = state.reference
+    assert chosen is not None
+    assert reference is not None
+    network, weights = state.model, state.weights
+    network.eval()
+
+    state.restore(reference.tensors)
+    reference_test = None if data.test is None else evaluate(network, data, "test")
+    about = {
+        "network": recipe.model and recipe.model.model_dump(),
+        "data": recipe.data and recipe.data.model_dump(),
+        "preprocess": data.preprocess and asdict(data.preprocess),
+        "classes": data.classes and list(data.classes),
+    }
+    reference_bytes = model_file.to_bytes(network, metadata=about)
+
+    state.restore(chosen.tensors)
+    test = None if data.test is None else evaluate(network, data, "test")
+    float32_bytes = 4 * sum(p.numel() for p in network.parameters())
+    gain: dict[str, Any] = {
+        "weights": weights.numel,
+        "nonzeros": chosen.nonzeros,
+        "sparsity": 1 - chosen.nonzeros / weights.numel,
+        "nonzero_ratio": weights.numel / chosen.nonzeros if chosen.nonzeros else None,
+        "reference": _figures(reference.evaluation, reference_test),
+        "compressed": {**_figures(chosen.evaluation, test), "epoch": chosen.epoch},
+        "validation_score": chosen.evaluation.score,
+        "outcomes": [asdict(outcome) for outcome in state.outcomes],
+        "layers": layer_table(weights),
+        "float32_bytes": float32_bytes,
+        "seconds": round(state.seconds, 1),
+    }
+    if data.scores_accuracy and reference_test is not None and test is not None:
+        gain["reference_error_percent"] = reference_test.error_percent
+        gain["test_error_percent"] = test.error_percent
+    asked = recipe.prune.target(weights.numel)
+    if asked is not None and chosen.nonzeros != asked:
+        gain["note"] = f"{asked} weights were to be kept; {chosen.nonzeros} of them are nonzero"
+    if folder is not None:
+        content = model_file.to_bytes(network, masks=Masks.of(weights), metadata=about)
+        gain["file_bytes"] = write_model(folder, content)
+        gain["file_ratio"] = float32_bytes / gain["file_bytes"]
+        gain["file"] = "gzip of model.safetensors"
+        write_atomically(folder / REFERENCE, reference_bytes)
+        write_metrics(folder, state.history)
+    return gain
+
+
+def _figures(validation: Evaluation, test: Evaluation | None) -> dict[str, Any]:
+    figures: dict[str, Any] = {"validation": validation._asdict()}
+    if test is not None:
+        figures["test"] = test._asdict()
+    return figures

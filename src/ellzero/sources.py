@@ -1,0 +1,113 @@
+"""Sources: from a name in a recipe to a network or a data set, built-in or the user's own."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ellzero.data import DATA_SETS
+from ellzero.data.data import Data
+from ellzero.errors import EllzeroError, InputError, nearest
+from ellzero.networks import NETWORKS
+from ellzero.recipe import Source
+
+
+class SourceError(EllzeroError):
+    """The user's own function or module failed; the error it raised is the cause."""
+
+
+def build_model(source: Source | None, seed: int) -> nn.Module:
+    """The network that a recipe names, its weights drawn from the seed.
+
+    Raises:
+        InputError: no such network; options it does not take; not a network.
+        SourceError: the user's own code failed.
+    """
+    function = _find("model", source, NETWORKS)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = _call("model", function, source)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model {_name(source)} gave {type(model).__name__}; expected nn.Module")
+    return model
+
+
+def build_data(source: Source | None, data_root: Path | None = None) -> Data:
+    """The data set that a recipe names; `data_root` is passed to functions that take one.
+
+    Raises:
+        InputError: no such data set; options it does not take; not an `ez.Data`.
+        SourceError: the user's own code failed.
+    """
+    function = _find("data", source, DATA_SETS)
+    extra = {}
+    if data_root is not None and "data_root" in inspect.signature(function).parameters:
+        extra = {"data_root": data_root}
+    data = _call("data", function, source, **extra)
+    if not isinstance(data, Data):
+        raise InputError(f"data {_name(source)} gave {type(data).__name__}; expected ez.Data")
+    return data
+
+
+def _name(source: Source | None) -> str:
+    return "" if source is None else source.name
+
+
+def _find(what: str, source: Source | None, built_in: Mapping[str, str]) -> Callable[..., Any]:
+    if source is None:
+        raise InputError(f'the recipe names no {what}; write {what} = "..." in it')
+    module_name, colon, attribute = built_in.get(source.name, source.name).partition(":")
+    if not colon:
+        raise InputError(
+            f"{what} {source.name!r} is not built in ({nearest(source.name, tuple(built_in))}); "
+            "your own is written package.module:function"
+        )
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # a console script does not look in the user's folder
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        parts = module_name.split(".")
+        if error.name in {".".join(parts[: n + 1]) for n in range(len(parts))}:
+            raise InputError(
+                f"{what} {source.name!r}: there is no module {error.name!r} in this folder or "
+                "among the installed packages"
+            ) from None
+        raise SourceError(f"{what} {source.name!r}: importing it failed: {error}") from error
+    except Exception as error:
+        raise SourceError(f"{what} {source.name!r}: importing it failed: {error}") from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise InputError(
+            f"{what} {source.name!r}: {module_name} has no function {attribute!r}; "
+            f"{nearest(attribute, known)}"
+        )
+    return function
+
+
+def _call(what: str, function: Callable[..., Any], source: Source | None, **extra: Any) -> Any:
+    assert source is not None
+    signature = inspect.signature(function)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    for option in source.options:
+        if option not in signature.parameters and not takes_any:
+            raise InputError(
+                f"{what} {source.name!r} has no option {option!r}; "
+                f"{nearest(option, tuple(signature.parameters))}"
+            )
+    try:
+        return function(**source.options, **extra)
+    except EllzeroError:
+        raise
+    except Exception as error:
+        raise SourceError(
+            f"{what} {source.name!r} failed: {type(error).__name__}: {error}"
+        ) from error

@@ -1,0 +1,1 @@
+"""Training: the plan of a run, the loop of its epochs, its state and checkpoints."""

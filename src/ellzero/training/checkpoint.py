@@ -1,0 +1,118 @@
+"""Checkpoints: the state of a run in one safetensors file, written atomically."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ellzero.errors import InputError
+from ellzero.files import read_tensors, tensors_to_bytes, write_atomically
+from ellzero.pruning import Masks
+from ellzero.recipe import Recipe
+from ellzero.training.evaluation import Evaluation
+from ellzero.training.plan import Outcome, Step
+from ellzero.training.state import Snapshot, State, copied
+
+SNAPSHOTS = ("reference", "base", "best")
+
+
+def save(state: State, path: Path) -> None:
+    """Write everything that a run needs to go on as if it had never been stopped."""
+    groups: dict[str, dict[str, Tensor]] = {"model": copied(state.model), "start": state.start}
+    document: dict[str, Any] = {
+        "step": state.step and dataclasses.asdict(state.step),
+        "epoch": state.epoch,
+        "outcomes": [dataclasses.asdict(outcome) for outcome in state.outcomes],
+        "history": state.history,
+        "seconds": state.seconds,
+        "snapshots": {},
+    }
+    for name in SNAPSHOTS:
+        snapshot: Snapshot | None = getattr(state, name)
+        if snapshot is not None:
+            groups[name] = snapshot.tensors
+            document["snapshots"][name] = (snapshot.evaluation, snapshot.nonzeros, snapshot.epoch)
+    if state.masks is not None:
+        groups["masks"] = state.masks.state_dict()
+    if state.optimizer is not None:
+        optimizer = state.optimizer.state_dict()
+        groups["optimizer"] = {
+            f"{index}/{key}": value
+            for index, values in optimizer["state"].items()
+            for key, value in values.items()
+            if isinstance(value, Tensor)
+        }
+        document["optimizer"] = {
+            "param_groups": optimizer["param_groups"],
+            "state": {
+                index: {k: v for k, v in values.items() if not isinstance(v, Tensor)}
+                for index, values in optimizer["state"].items()
+            },
+        }
+    tensors = {
+        f"{group}/{name}": tensor.detach().cpu().contiguous()
+        for group, found in groups.items()
+        for name, tensor in found.items()
+    }
+    # one tensor may stand in two snapshots, which safetensors does not write twice
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() in seen:
+            tensors[name] = tensor.clone()
+        seen.add(tensor.data_ptr())
+    write_atomically(path, tensors_to_bytes(tensors, document))
+
+
+def load(state: State, path: Path, recipe: Recipe) -> None:
+    """Put a fresh state back to where a checkpoint was written.
+
+    Raises:
+        InputError: no such file; truncated; of another network or recipe.
+    """
+    tensors, document = read_tensors(path)
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition("/")
+        groups.setdefault(group, {})[rest] = tensor
+    try:
+        state.restore(groups["model"])
+        state.start = groups.get("start", {})
+        state.epoch = document["epoch"]
+        state.outcomes = tuple(Outcome(**outcome) for outcome in document["outcomes"])
+        state.history = document["history"]
+        state.seconds = document["seconds"]
+        for name, (evaluation, nonzeros, epoch) in document["snapshots"].items():
+            snapshot = Snapshot(groups[name], Evaluation(*evaluation), nonzeros, epoch)
+            setattr(state, name, snapshot)
+        if document["step"] is not None:
+            step = document["step"]
+            state.step = Step(**{**step, "search": step["search"] and tuple(step["search"])})
+            state.equip(recipe)
+        if "masks" in groups:
+            state.masks = Masks(state.weights, groups["masks"])
+        if "optimizer" in document and state.optimizer is not None:
+            _load_optimizer(state.optimizer, document["optimizer"], groups.get("optimizer", {}))
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"checkpoint {path} does not fit this recipe or network: {error}"
+        ) from None
+
+
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, document: dict[str, Any], tensors: dict[str, Tensor]
+) -> None:
+    values: dict[int, dict[str, Any]] = {int(i): v for i, v in document["state"].items()}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for name, tensor in tensors.items():
+        index, _, key = name.partition("/")
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape and tensor.ndim:
+            # in the memory format of the weight itself, as fused kernels take for granted
+            like = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False)
+            tensor = like.copy_(tensor)
+        values[int(index)][key] = tensor
+    optimizer.load_state_dict({"state": values, "param_groups": document["param_groups"]})

@@ -1,0 +1,65 @@
+"""Evaluation: loss and score of a network on one part of a data set."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ellzero.data.data import Data, Part, device_of
+from ellzero.errors import InputError
+
+BATCH = 1000
+
+
+class Evaluation(NamedTuple):
+    """What a network reached on one part of the data; compares by score, then by lower loss."""
+
+    score: float
+    loss: float
+
+    @property
+    def error_percent(self) -> float:
+        """Wrong answers in percent, where the score is an accuracy."""
+        return 100 * (1 - self.score)
+
+    def better_than(self, other: Evaluation) -> bool:
+        """Whether the score is higher, or equal at a lower loss."""
+        return (self.score, -self.loss) > (other.score, -other.loss)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: Data, part: str = "test") -> Evaluation:
+    """Score and mean loss of a network on the `train`, `validation` or `test` part of the data.
+
+    In evaluation mode and in the weights' own precision, on the device the network is on.
+
+    Raises:
+        InputError: the data has no such part.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> x = torch.eye(3)
+        >>> data = ez.Data((x, torch.arange(3)), (x, torch.arange(3)))
+        >>> ez.evaluate(torch.nn.Identity(), data, "validation").score
+        1.0
+    """
+    examples: Part | None = getattr(data, part) if part in ("train", "validation", "test") else None
+    if examples is None:
+        known = ", ".join(p.name for p in data.parts)
+        raise InputError(f"the data has no part {part!r}; it has {known}")
+    device = device_of(model)
+    training = model.training
+    model.eval()
+    score = loss = torch.zeros((), dtype=torch.float64, device=device)
+    count = 0
+    try:
+        for inputs, targets in examples.batches(BATCH, device):
+            outputs = model(inputs)
+            score = score + data.score(outputs, targets) * len(targets)
+            loss = loss + data.loss(outputs, targets) * len(targets)
+            count += len(targets)
+    finally:
+        model.train(training)
+    return Evaluation(float(score) / count, float(loss) / count)

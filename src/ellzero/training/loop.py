@@ -1,0 +1,137 @@
+"""The loop: the epochs of one step, yielding metrics. No files, no display."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ellzero.curves import learning_rate
+from ellzero.data.data import Data, device_of
+from ellzero.pruning import Masks, kept_count, largest
+from ellzero.recipe import Recipe
+from ellzero.training.evaluation import Evaluation, evaluate
+from ellzero.training.plan import kept_at
+from ellzero.training.seeds import seed_epoch
+from ellzero.training.state import State
+
+
+def epochs(
+    state: State, recipe: Recipe, data: Data, *, tick: Callable[[], None]
+) -> Iterator[tuple[dict[str, Any], Evaluation]]:
+    """Train the state's step from its epoch on; after each epoch its metrics and validation.
+
+    A fine-tuning yields an epoch 0 first: the network as the pruning left it.
+
+    Args:
+        state: changed in place; between two epochs it is complete, so that it can be saved.
+        recipe: the recipe.
+        data: the data.
+        tick: called after every batch.
+    """
+    step = state.step
+    assert step is not None
+    if step.stage == "finetune" and state.epoch == 0:
+        yield _metrics(state, data, None, 0.0, time.perf_counter())
+    while state.epoch < step.epochs:
+        began = time.perf_counter()
+        seed_epoch(recipe.seed, step.stage, step.round, state.epoch)
+        kept = kept_at(recipe, step, state.weights.numel, state.epoch)
+        if kept is not None:
+            state.masks = masks_for(state, recipe, kept)
+        loss, rate = _train_epoch(state, recipe, data, tick)
+        state.epoch += 1
+        yield _metrics(state, data, loss, rate, began)
+
+
+def masks_for(state: State, recipe: Recipe, kept: int) -> Masks:
+    """Masks that keep this many weights, by magnitude over the recipe's scope, and apply them."""
+    tensors = list(state.weights.values())
+    if recipe.prune.scope == "layer":
+        # at the end exactly the sparsity asked for, whatever its rounding over all layers was
+        numel, asked = state.weights.numel, recipe.prune.sparsity
+        if asked is not None and kept == kept_count(numel, asked):
+            sparsity = asked
+        else:
+            sparsity = 1 - kept / numel
+        chosen = [largest([w], kept_count(w.numel(), sparsity))[0] for w in tensors]
+    else:
+        chosen = largest(tensors, kept)
+    masks = Masks(state.weights, dict(zip(state.weights, chosen, strict=True)))
+    masks.apply()
+    return masks
+
+
+def _train_epoch(
+    state: State, recipe: Recipe, data: Data, tick: Callable[[], None]
+) -> tuple[float, float]:
+    """One pass over the training data; the mean loss without penalty, the last learning rate."""
+    step, model, optimizer = state.step, state.model, state.optimizer
+    regularizer = state.regularizer
+    assert step is not None
+    assert optimizer is not None
+    table = step.optimization(recipe)
+    device = device_of(model)
+    batch_count = data.train.batch_count(table.batch_size)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    examples, rate = 0, 0.0
+    model.train()
+    with state.masks.hold(optimizer) if state.masks is not None else nullcontext():
+        batches = data.train.batches(table.batch_size, device, shuffle=True)
+        for index, (inputs, targets) in enumerate(batches):
+            progress = (state.epoch + index / batch_count) / step.epochs
+            rate = learning_rate(
+                progress, peak=table.learning_rate, warmup=table.warmup, decay=table.decay
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+            loss = _loss(state, recipe, data, inputs, targets)
+            objective = loss
+            if regularizer is not None:
+                regularizer.progress = progress
+                objective = loss + regularizer.loss()
+            objective.backward()
+            if regularizer is not None:
+                regularizer.add_gradient()
+            optimizer.step()
+            if regularizer is not None:
+                regularizer.step(optimizer)
+            total += loss.detach() * len(targets)
+            examples += len(targets)
+            tick()
+    return float(total) / examples, rate
+
+
+def _loss(state: State, recipe: Recipe, data: Data, inputs: Tensor, targets: Tensor) -> Tensor:
+    if recipe.channels_last and inputs.ndim == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    if recipe.precision == "float32":
+        return data.loss(state.model(inputs), targets)
+    with torch.autocast(inputs.device.type, torch.bfloat16):
+        outputs = state.model(inputs)
+    return data.loss(outputs.float(), targets)  # the loss itself keeps full precision
+
+
+def _metrics(
+    state: State, data: Data, train_loss: float | None, rate: float, began: float
+) -> tuple[dict[str, Any], Evaluation]:
+    assert state.step is not None
+    validation = evaluate(state.model, data, "validation")
+    metrics = {
+        "stage": state.step.stage,
+        "round": state.step.round,
+        "epoch": state.epoch,
+        "train_loss": train_loss,
+        "penalty": 0.0 if state.regularizer is None else float(state.regularizer.value()),
+        "validation_loss": validation.loss,
+        "validation_score": validation.score,
+        "nonzeros": state.nonzeros,
+        "learning_rate": rate,
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+    return metrics, validation

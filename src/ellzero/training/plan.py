@@ -1,0 +1,105 @@
+"""The plan: which step of the scheme comes next, as a pure function of recipe and outcome."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ellzero.recipe import Optimization, Recipe
+
+Stage = Literal["reference", "train", "finetune"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the scheme: a stage, and for a fine-tuning the pruning it begins with.
+
+    `nonzeros` is how many weights the step leaves in the end, None for a dense step. Under a budget
+    `search` bounds the logarithm of the nonzero ratio instead, and the pruning finds the count.
+    """
+
+    stage: Stage
+    round: int = 0
+    epochs: int = 0
+    nonzeros: int | None = None
+    search: tuple[float, float] | None = None
+
+    def optimization(self, recipe: Recipe) -> Optimization:
+        """The table of the recipe that says how this step moves the weights."""
+        return getattr(recipe, self.stage)
+
+    @property
+    def label(self) -> str:
+        """The step's name for people: `train`, or `finetune round 2`."""
+        return f"{self.stage} round {self.round}" if self.round > 1 else self.stage
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished step came to; `nonzeros` counts the selected weights that are left."""
+
+    stage: Stage
+    round: int
+    nonzeros: int
+    score: float
+    loss: float
+    used: float | None = None
+    within: bool | None = None
+
+
+def next_step(
+    recipe: Recipe, numel: int, outcomes: tuple[Outcome, ...], *, has_reference: bool
+) -> Step | None:
+    """The step after those done: reference, train, then rounds of prune and fine-tune; then None.
+
+    Args:
+        recipe: the recipe.
+        numel: count of the selected weights.
+        outcomes: of the steps done so far, in order.
+        has_reference: whether the reference was given, so that it need not be trained.
+    """
+    done = {outcome.stage for outcome in outcomes}
+    rounds = [outcome for outcome in outcomes if outcome.stage == "finetune"]
+    target = recipe.prune.target(numel)
+    if "reference" not in done and not has_reference:
+        return Step("reference", epochs=recipe.reference.epochs)
+    if "train" not in done:
+        gradual = target if recipe.prune.gradual else None
+        return Step("train", epochs=recipe.train.epochs, nonzeros=gradual)
+    if len(rounds) == recipe.prune.rounds:
+        return None
+    step = Step("finetune", round=len(rounds) + 1, epochs=recipe.finetune.epochs)
+    if target is None:
+        return _under_budget(step, numel, rounds)
+    # each round keeps the same fraction of what the round before it kept
+    ratio = (numel / target) ** (step.round / recipe.prune.rounds)
+    count = target if step.round == recipe.prune.rounds else round(numel / ratio)
+    return Step(step.stage, step.round, step.epochs, nonzeros=count)
+
+
+def _under_budget(step: Step, numel: int, rounds: list[Outcome]) -> Step | None:
+    """Go up by the guided search until a round fails; then halve the way between, in log ratio."""
+    ratios = [(math.log(numel / max(o.nonzeros, 1)), o.within) for o in rounds]
+    low = max((ratio for ratio, within in ratios if within), default=0.0)
+    high = min((ratio for ratio, within in ratios if not within), default=None)
+    if high is None:
+        return Step(step.stage, step.round, step.epochs, search=(low, math.log(numel)))
+    count = round(numel / math.exp((low + high) / 2))
+    if any(o.nonzeros == count for o in rounds):
+        return None  # success and failure are next to each other: nothing is left to try
+    return Step(step.stage, step.round, step.epochs, nonzeros=count)
+
+
+def kept_at(recipe: Recipe, step: Step, numel: int, epoch: int) -> int | None:
+    """Weights that stay from this epoch of a gradual schedule on; None before it begins.
+
+    The cubic schedule of Zhu & Gupta 2017, arXiv 1710.01878, one pruning an epoch.
+    """
+    curve = recipe.prune.gradual
+    if step.stage != "train" or curve is None or step.nonzeros is None:
+        return None
+    progress = epoch / step.epochs
+    # the last epoch ends at the asked sparsity, wherever the curve ends
+    fraction = 1.0 if epoch == step.epochs - 1 else curve(progress)
+    return numel - round(fraction * (numel - step.nonzeros)) if fraction > 0 else None

@@ -1,0 +1,222 @@
+"""The run: step after step of the plan, with records, checkpoints and a display at its side."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ellzero.data.data import Data
+from ellzero.errors import BudgetError, DivergenceError
+from ellzero.pruning.budget import Budget, bisect
+from ellzero.recipe import Recipe
+from ellzero.record import CHECKPOINT, write_metrics
+from ellzero.training import checkpoint
+from ellzero.training.evaluation import Evaluation, evaluate
+from ellzero.training.loop import epochs, masks_for
+from ellzero.training.plan import Outcome, Step, next_step
+from ellzero.training.state import Snapshot, State
+
+CHECKPOINT_SECONDS = 120.0
+"""At most this much work is lost when a run is stopped, beyond the epoch it was in."""
+
+GUIDE = 4.0
+"""How many times the budget a pruned network may lose before fine-tuning, which wins it back."""
+
+LEAST_PROGRESS = math.log(1.5)
+"""The least that a guided round adds to the logarithm of the nonzero ratio."""
+
+
+class Display(Protocol):
+    """What shows a run while it goes on."""
+
+    def begin(self, step: Step, epoch: int) -> None:
+        """A step begins, or goes on after this epoch."""
+
+    def tick(self) -> None:
+        """A batch is done."""
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        """An epoch is done."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same while a run goes on."""
+
+    recipe: Recipe
+    data: Data
+    folder: Path | None
+    display: Display
+    has_reference: bool
+
+
+def go(run: Run, state: State) -> None:
+    """Take the state through all steps that are left; its outcome is in `state.best` or `.base`.
+
+    Raises:
+        DivergenceError: a loss became NaN or infinite; the last checkpoint holds a good state.
+        BudgetError: no round stayed within the budget.
+    """
+    clock = _Clock(state.seconds)
+    while True:
+        if state.step is None:
+            numel = state.weights.numel
+            step = next_step(run.recipe, numel, state.outcomes, has_reference=run.has_reference)
+            if step is None:
+                break
+            run.display.begin(step, 0)
+            _begin(run, state, step)
+            _checkpoint(run, state, clock)
+        else:
+            run.display.begin(state.step, state.epoch)
+        validation = None
+        for metrics, validation in epochs(state, run.recipe, run.data, tick=run.display.tick):
+            _require_finite(run, state, metrics)
+            state.history.append(metrics)
+            _keep_best(state, validation)
+            if run.folder is not None:
+                write_metrics(run.folder, state.history)
+                if state.epoch > 0 and clock.since_checkpoint() > CHECKPOINT_SECONDS:
+                    _checkpoint(run, state, clock)
+            run.display.epoch(metrics)
+        # no epoch was left where a step has none, or was resumed at its very end
+        _finish(run, state, validation or evaluate(state.model, run.data, "validation"))
+    state.seconds = clock.total()
+    _require_within_budget(run, state)
+
+
+def _begin(run: Run, state: State, step: Step) -> None:
+    state.step, state.epoch = step, 0
+    if step.stage == "train":
+        state.restore(state.start)
+        state.start = {}
+        state.best = None
+    if step.stage == "finetune":
+        assert state.base is not None
+        state.restore(state.base.tensors)
+        count = step.nonzeros if step.search is None else _search(run, state, step.search)
+        assert count is not None
+        if not run.recipe.prune.gradual:
+            state.best = None  # of another count of weights; a gradual training kept it at this one
+        state.masks = masks_for(state, run.recipe, count)
+    state.equip(run.recipe)
+
+
+def _search(run: Run, state: State, bounds: tuple[float, float]) -> int:
+    """The guide before fine-tuning: how few weights still stay near the budget, by bisection."""
+    budget, reference, base = run.recipe.prune.budget, state.reference, state.base
+    assert budget is not None
+    assert reference is not None
+    assert base is not None
+    numel = state.weights.numel
+
+    def near_budget(log_ratio: float) -> bool:
+        masks_for(state, run.recipe, max(1, round(numel / math.exp(log_ratio))))
+        validation = evaluate(state.model, run.data, "validation")
+        state.restore(base.tensors)
+        return budget.allows(_used(budget, reference, validation), times=GUIDE)
+
+    low, high = bounds
+    found = max(bisect(near_budget, low, high), min(low + LEAST_PROGRESS, high))
+    return max(1, round(numel / math.exp(found)))
+
+
+def _used(budget: Budget, reference: Snapshot, candidate: Evaluation) -> float:
+    dense = reference.evaluation
+    return budget.used(
+        reference=(dense.score, dense.loss), candidate=(candidate.score, candidate.loss)
+    )
+
+
+def _keep_best(state: State, validation: Evaluation) -> None:
+    """Keep the network if it is the best so far at the asked sparsity (the reference: at any)."""
+    step = state.step
+    assert step is not None
+    if step.stage == "train" and step.nonzeros is None:
+        return
+    if step.stage == "train" and state.nonzeros > (step.nonzeros or 0):
+        return  # the gradual schedule is not there yet
+    if state.best is None or validation.better_than(state.best.evaluation):
+        state.best = state.snapshot(validation)
+
+
+def _finish(run: Run, state: State, validation: Evaluation) -> None:
+    step, budget = state.step, run.recipe.prune.budget
+    assert step is not None
+    used = within = None
+    if step.stage == "reference":
+        assert state.best is not None
+        reached = state.reference = state.best
+        state.best = None
+    else:
+        reached = state.snapshot(validation)
+        if step.stage == "finetune" and budget is not None:
+            assert state.best is not None
+            assert state.reference is not None
+            reached = state.best
+            used = _used(budget, state.reference, reached.evaluation)
+            within = budget.allows(used)
+        if within is not False:
+            state.base = reached
+    score, loss = reached.evaluation
+    outcome = Outcome(step.stage, step.round, reached.nonzeros, score, loss, used, within)
+    state.outcomes = (*state.outcomes, outcome)
+    state.step = state.optimizer = state.regularizer = state.masks = None
+
+
+def _require_finite(run: Run, state: State, metrics: dict[str, Any]) -> None:
+    watched = ("train_loss", "penalty", "validation_loss", "validation_score")
+    wrong = [n for n in watched if metrics[n] is not None and not math.isfinite(metrics[n])]
+    if not wrong:
+        return
+    assert state.step is not None
+    table = state.step.optimization(run.recipe)
+    terms = () if table.penalty is None else table.penalty.terms
+    strengths = ", ".join(f"{type(t).__name__} strength {t.strength:g}" for t in terms)
+    kept = f"; {run.folder / CHECKPOINT} holds the last good state" if run.folder else ""
+    raise DivergenceError(
+        f"{wrong[0]} became {metrics[wrong[0]]} in epoch {state.epoch} of {state.step.label} "
+        f"({strengths or 'no penalty'}, learning rate {table.learning_rate:g}); "
+        f"lower the learning rate or the strength{kept}"
+    )
+
+
+def _require_within_budget(run: Run, state: State) -> None:
+    budget = run.recipe.prune.budget
+    rounds = [outcome for outcome in state.outcomes if outcome.stage == "finetune"]
+    if budget is None or any(outcome.within for outcome in rounds):
+        return
+    best = min(rounds, key=lambda outcome: math.inf if outcome.used is None else outcome.used)
+    unit = " points of accuracy" if budget.max_loss_increase is None else " (relative loss)"
+    raise BudgetError(
+        f"none of {len(rounds)} rounds stayed within the budget of {budget.limit:g}{unit}; the "
+        f"best found lost {best.used:.3g} with {best.nonzeros} of {state.weights.numel} weights. "
+        "Allow more, prune in more rounds, or train and fine-tune longer"
+    )
+
+
+def _checkpoint(run: Run, state: State, clock: _Clock) -> None:
+    if run.folder is not None:
+        state.seconds = clock.total()
+        checkpoint.save(state, run.folder / CHECKPOINT)
+        clock.checkpointed()
+
+
+class _Clock:
+    """Seconds of the run over all its sessions, and since the last checkpoint."""
+
+    def __init__(self, before: float) -> None:
+        self._before = before
+        self._start = self._checkpoint = time.perf_counter()
+
+    def total(self) -> float:
+        return self._before + time.perf_counter() - self._start
+
+    def since_checkpoint(self) -> float:
+        return time.perf_counter() - self._checkpoint
+
+    def checkpointed(self) -> None:
+        self._checkpoint = time.perf_counter()

@@ -1,0 +1,36 @@
+"""Randomness: reseeded at every epoch, so that there is no random state to store or to resume."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def seed_epoch(seed: int, stage: str, round_: int, epoch: int) -> None:
+    """Seed torch, numpy and Python for one epoch; each (stage, round, epoch) has its own stream."""
+    digest = hashlib.sha256(f"{seed}/{stage}/{round_}/{epoch}".encode()).digest()
+    number = int.from_bytes(digest[:4], "little")
+    torch.manual_seed(number)
+    np.random.seed(number)
+    random.seed(number)
+
+
+@contextmanager
+def settings(threads: int | None) -> Iterator[None]:
+    """Give the caller back its random states and thread count when the block ends."""
+    before = torch.get_num_threads()
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.set_num_threads(before)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

@@ -1,0 +1,99 @@
+"""The state of a run: everything that changes, and all that a checkpoint has to hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ellzero.pruning import Masks
+from ellzero.recipe import Optimization, Recipe
+from ellzero.regularizers import Regularizer
+from ellzero.selection import Selection
+from ellzero.training.evaluation import Evaluation
+from ellzero.training.plan import Outcome, Step
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A network at one moment: its state_dict, on the CPU, and what it reached in validation."""
+
+    tensors: dict[str, Tensor]
+    evaluation: Evaluation
+    nonzeros: int
+    epoch: int
+
+
+@dataclass
+class State:
+    """The state of a run; made fresh by `State(...)`, from a file by `checkpoint.load`."""
+
+    model: nn.Module
+    weights: Selection
+    start: dict[str, Tensor]
+    outcomes: tuple[Outcome, ...] = ()
+    step: Step | None = None
+    epoch: int = 0
+    optimizer: torch.optim.Optimizer | None = None
+    regularizer: Regularizer | None = None
+    masks: Masks | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    """Time of the run up to the last checkpoint, for a resumed run to go on from."""
+    reference: Snapshot | None = None
+    base: Snapshot | None = None
+    """What the next round prunes: the trained network, or the last one within the budget."""
+    best: Snapshot | None = None
+    """The best so far at the asked sparsity (of the reference: at all)."""
+
+    @property
+    def nonzeros(self) -> int:
+        """Count of the selected weights that are not zero."""
+        return int(sum(w.count_nonzero() for w in self.weights.values()))
+
+    def snapshot(self, evaluation: Evaluation) -> Snapshot:
+        """The network as it stands."""
+        return Snapshot(copied(self.model), evaluation, self.nonzeros, self.epoch)
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Put the network back to what it was."""
+        self.model.load_state_dict(tensors)
+
+    def equip(self, recipe: Recipe) -> None:
+        """Give the step that begins an optimizer and a regularizer of its own."""
+        assert self.step is not None
+        table = self.step.optimization(recipe)
+        self.optimizer = _optimizer(self.model, table)
+        self.regularizer = None
+        if table.penalty is not None:
+            train = recipe.train if self.step.stage == "train" else None
+            self.regularizer = Regularizer(
+                self.model,
+                table.penalty,
+                weights=self.weights,
+                layer_scale=train and train.layer_scale,
+                ramp=train and train.ramp,
+            )
+
+
+def copied(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the network's state_dict on the CPU."""
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def _optimizer(model: nn.Module, table: Optimization) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    # fused kernels exist for these devices; elsewhere torch picks what it has
+    fused = True if all(p.device.type in ("cpu", "cuda") for p in parameters) else None
+    rate = table.learning_rate
+    if table.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=table.momentum, fused=fused)
+    if table.optimizer == "adamw":
+        decay = table.weight_decay
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=fused)
+    return torch.optim.Adam(parameters, lr=rate, fused=fused)

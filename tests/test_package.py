@@ -1,0 +1,77 @@
+"""The package as users get it: its wheel, and its command line without the extras."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import ellzero
+
+ROOT = Path(__file__).parents[1]
+EXTRAS = ("mlxtend", "pooch", "matplotlib", "pandas", "scipy", "sklearn", "requests", "hypothesis")
+
+
+def run(*command: str | Path, **options) -> str:
+    """Standard output of a command that must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def without(modules: tuple[str, ...], *arguments: str) -> str:
+    """Standard output of `python -m ellzero` where importing one of the modules fails."""
+    code = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({modules}));"
+        f"sys.argv[1:] = {arguments}; runpy.run_module('ellzero', run_name='__main__')"
+    )
+    return run(sys.executable, "-W", "error", "-c", code)
+
+
+def test_the_version_is_that_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert ellzero.__version__ == project["version"]
+
+
+def test_help_works_with_the_core_alone():
+    assert "run" in without(EXTRAS, "--help")
+
+
+def test_version_works_with_the_core_alone():
+    assert ellzero.__version__ in without(EXTRAS, "--version")
+
+
+def test_help_does_not_wait_for_torch():
+    assert "run" in without(("torch",), "--help")
+
+
+def test_the_wheel_has_every_file_and_works_unpacked(tmp_path):
+    # Built from a copy, because a build leaves its folders beside the sources.
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", tmp_path, source)
+
+    (wheel,) = tmp_path.glob("ellzero-*.whl")
+    unpacked = tmp_path / "unpacked"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(unpacked)
+    shipped = {path.relative_to(unpacked) for path in (unpacked / "ellzero").rglob("*.*")}
+    written = {
+        path.relative_to(source / "src") for path in (source / "src" / "ellzero").rglob("*.*")
+    }
+    assert shipped == written
+    assert Path("ellzero/py.typed") in shipped
+
+    # -P and the working folder keep the checkout out of sight; the unpacked wheel comes first.
+    code = (
+        "import ellzero, ellzero.networks.lenet as lenet; print(ellzero.__file__);"
+        "print(ellzero.__version__, type(lenet.lenet_300_100()).__name__)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(unpacked)}
+    file, facts = run(sys.executable, "-P", "-c", code, env=environment, cwd=tmp_path).splitlines()
+    assert Path(file).is_relative_to(unpacked)
+    assert facts == f"{ellzero.__version__} LeNet300100"
