@@ -89,19 +89,17 @@ def compress(
     Example:
         >>> import torch, ellzero as ez
         >>> x = torch.randn(60, 8)
-        ... y = (x[:, 0] > 0).long()
+        >>> y = (x[:, 0] > 0).long()
         >>> data = ez.Data((x[:40], y[:40]), (x[40:50], y[40:50]), (x[50:], y[50:]))
-        >>> model = torch.nn.Sequential(
-        ...     torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)
-        ... )
         >>> recipe = ez.Recipe.parse(
         ...     {
-        ...         "train": {"epochs": 2, "penalty": {"l0": {"strength": 1e-4}}},
-        ...         "finetune": {"epochs": 1},
         ...         "reference": {"epochs": 1},
+        ...         "train": {"epochs": 2, "penalty": {"l0": {"strength": 1e-4}}},
         ...         "prune": {"sparsity": 0.75},
+        ...         "finetune": {"epochs": 1},
         ...     }
         ... )
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Linear(16, 2))
         >>> ez.compress(model, data, recipe).masks.nonzeros
         40
     """

@@ -76,9 +76,7 @@ def select(
 
     Example:
         >>> import torch, ellzero as ez
-        >>> model = torch.nn.Sequential(
-        ...     torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)
-        ... )
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
         >>> list(ez.select(model))
         ['0.weight', '1.weight']
         >>> list(ez.select(model, exclude=["1.*"]))
