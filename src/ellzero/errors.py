@@ -1,5 +1,8 @@
 """The errors that ellzero raises: one base class, and the kinds a caller may tell apart."""
 
+import difflib
+from collections.abc import Sequence
+
 
 class EllzeroError(Exception):
     """Base class of every error that ellzero raises on purpose.
@@ -29,7 +32,11 @@ class DivergenceError(EllzeroError):
     """The loss or a weight became NaN or infinite; the last good checkpoint is kept."""
 
 
-def nearest(name: str, known: "list[str] | tuple[str, ...]", count: int = 3) -> str:
+class SourceError(EllzeroError):
+    """The user's own function or module failed; the error it raised is the cause."""
+
+
+def nearest(name: str, known: Sequence[str], count: int = 3) -> str:
     """The known names closest to `name`, as the end of an error message.
 
     Example:
@@ -38,8 +45,6 @@ def nearest(name: str, known: "list[str] | tuple[str, ...]", count: int = 3) -> 
         >>> nearest("zzz", ["epochs", "rounds"])
         'known: epochs, rounds'
     """
-    import difflib
-
     close = difflib.get_close_matches(name, known, n=count, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"

@@ -30,7 +30,9 @@ from ellzero.regularizers import LayerScale
 class Table(BaseModel):
     """A table of a recipe: frozen, and an unknown key is an error that names the nearest one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -233,7 +235,7 @@ class Recipe(Table):
         L0(strength=1e-05, form='gradient', beta=5.0)
     """
 
-    name: str = "run"
+    name: str = Field(default="run", pattern=r"^\w[^/\\\n]*$")
     model: Source | None = None
     data: Source | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -293,9 +295,22 @@ class Recipe(Table):
         except InputError as error:
             raise InputError(f"recipe {path}: {error}") from None
 
+    def to_table(self) -> dict[str, Any]:
+        """The whole recipe as nested tables, every default spelled out; `parse` reads them."""
+        return _given(self.model_dump(mode="json"))
+
     def to_toml(self) -> str:
-        """The whole recipe as TOML, every default spelled out."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        """The same as TOML."""
+        return tomli_w.dumps(self.to_table())
+
+
+def _given(table: dict[str, Any]) -> dict[str, Any]:
+    # pydantic's exclude_none would leave out an empty penalty too, which is then inherited
+    return {
+        key: _given(value) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if value is not None
+    }
 
 
 def _without_sparsifying(penalty: Penalty | None) -> Penalty | None:
@@ -315,6 +330,10 @@ def _override(table: dict[str, Any], text: str) -> None:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
+    prune = table.get("prune")
+    if keys[0] == "prune" and keys[1:] and keys[1] in TARGETS and isinstance(prune, dict):
+        for other in {*TARGETS} - {keys[1]}:  # exactly one may be given: the new one replaces it
+            prune.pop(other, None)
     for key in keys[:-1]:
         inner = table.setdefault(key, {})
         if isinstance(inner, str) and keys[0] in ("model", "data"):
@@ -322,9 +341,6 @@ def _override(table: dict[str, Any], text: str) -> None:
         if not isinstance(inner, dict):
             raise InputError(f"override {text!r}: {key} is not a table")
         table = inner
-    if keys[0] == "prune" and keys[-1] in TARGETS:
-        for other in TARGETS:  # exactly one may be given, so the new one takes the old one's place
-            table.pop(other, None)
     table[keys[-1]] = parsed
 
 

@@ -180,7 +180,7 @@ def _recorded(recipe: Recipe, folder: Path | None) -> Iterator[dict[str, Any]]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "folder": None if folder is None else str(folder),
         "versions": versions(),
-        "recipe": recipe.model_dump(mode="json", exclude_none=True),
+        "recipe": recipe.to_table(),
     }
 
     def write(**changes: Any) -> None:

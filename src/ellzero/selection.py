@@ -115,13 +115,14 @@ def named_weights(model: nn.Module) -> Iterator[tuple[list[str], Weight]]:
     found: dict[nn.Parameter, tuple[list[str], set[Kind]]] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         for local, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            name = f"{prefix}.{local}" if prefix else local
             if isinstance(parameter, nn.parameter.UninitializedParameter):
                 raise InputError(
-                    f"{prefix}.{local} is uninitialized (a lazy layer); run one batch through the "
-                    "network first"
+                    f"{name} is uninitialized (a lazy layer); run one batch through the network "
+                    "first"
                 )
             names, kinds = found.setdefault(parameter, ([], set()))
-            names.append(f"{prefix}.{local}" if prefix else local)
+            names.append(name)
             kinds.add(_kind(module, local))
     for parameter, (names, kinds) in found.items():
         kind: Kind = next(k for k in ("embedding", "conv", "dense", "other") if k in kinds)

@@ -14,13 +14,9 @@ from torch import nn
 
 from ellzero.data import DATA_SETS
 from ellzero.data.data import Data
-from ellzero.errors import EllzeroError, InputError, nearest
+from ellzero.errors import EllzeroError, InputError, SourceError, nearest
 from ellzero.networks import NETWORKS
 from ellzero.recipe import Source
-
-
-class SourceError(EllzeroError):
-    """The user's own function or module failed; the error it raised is the cause."""
 
 
 def build_model(source: Source | None, seed: int) -> nn.Module:

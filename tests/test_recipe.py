@@ -1,0 +1,354 @@
+"""Recipes: what they take, what they refuse and how they say so, and how they are written."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small import recipe
+
+import ellzero as ez
+from ellzero.errors import InputError
+
+PRUNE = {"prune": {"sparsity": 0.9}}
+
+
+def read(tmp_path: Path, text: str, *overrides: str) -> ez.Recipe:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return ez.Recipe.read(path, overrides)
+
+
+@pytest.mark.parametrize(
+    ("table", "where", "suggestion"),
+    [
+        ({"sead": 1, **PRUNE}, "'sead'", "seed"),
+        ({"train": {"epocs": 1}, **PRUNE}, "'epocs'", "epochs"),
+        ({"reference": {"lerning_rate": 1}, **PRUNE}, "'lerning_rate'", "learning_rate"),
+        ({"finetune": {"batchsize": 1}, **PRUNE}, "'batchsize'", "batch_size"),
+        ({"prune": {"sparcity": 0.9}}, "'sparcity'", "sparsity"),
+        ({"prune": {"budget": {"max_acuracy_drop": 1}}}, "'max_acuracy_drop'", "max_accuracy_drop"),
+        ({"prune": {"sparsity": 0.9, "gradual": {"strat": 0.1}}}, "'strat'", "start"),
+        ({"train": {"ramp": {"shap": "linear"}}, **PRUNE}, "'shap'", "shape"),
+        ({"train": {"penalty": {"l00": {"strength": 1}}}, **PRUNE}, "'l00'", "l0"),
+        ({"train": {"penalty": {"l0": {"strenght": 1}}}, **PRUNE}, "'strenght'", "strength"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_one(table, where, suggestion):
+    with pytest.raises(InputError, match=f"unknown key {where}; did you mean .*{suggestion}"):
+        ez.Recipe.parse(table)
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"train": {"epochs": "five"}, **PRUNE}, "train.epochs: .*'five'"),
+        ({"train": {"epochs": 1.5}, **PRUNE}, "train.epochs: .*1.5"),
+        ({"train": {"epochs": -1}, **PRUNE}, "train.epochs: .*-1"),
+        ({"train": {"batch_size": 0}, **PRUNE}, "train.batch_size"),
+        ({"train": {"learning_rate": 0}, **PRUNE}, "train.learning_rate"),
+        ({"train": {"learning_rate": float("inf")}, **PRUNE}, "train.learning_rate"),
+        ({"train": {"optimizer": "adm"}, **PRUNE}, "train.optimizer.*'adm'"),
+        ({"train": {"weight_decay": 0.1}, **PRUNE}, "weight_decay.*adamw"),
+        ({"train": {"ramp": {"start": 0.5, "end": 0.2}}, **PRUNE}, "0.5 to 0.2"),
+        ({"train": {"layer_scale": "papr"}, **PRUNE}, "train.layer_scale.*'papr'"),
+        ({"train": {"penalty": {"l0": 3}}, **PRUNE}, "l0 is 3"),
+        ({"train": {"penalty": {"l0": {"beta": 3}}}, **PRUNE}, "l0 has no strength"),
+        ({"train": {"penalty": {"l0": {"strength": -1e-5}}}, **PRUNE}, "strength is -1e-05"),
+        ({"train": {"penalty": {"l0": {"strength": "x"}}}, **PRUNE}, "strength is 'x'"),
+        ({"train": {"penalty": {"l2": {"strength": 1, "form": "decoupled"}}}, **PRUNE}, "form"),
+        ({"train": 5, **PRUNE}, "train: .*5"),
+        ({"reference": "dense", **PRUNE}, "reference: .*'dense'"),
+        ({"reference": {"epochs": 0}, **PRUNE}, "reference.epochs"),
+        ({"seed": -1, **PRUNE}, "seed: .*-1"),
+        ({"threads": 0, **PRUNE}, "threads"),
+        ({"precision": "float16", **PRUNE}, "precision.*'float16'"),
+        ({"prune": {"sparsity": 1.0}}, "prune.sparsity: .*1.0"),
+        ({"prune": {"sparsity": -0.1}}, "prune.sparsity: .*-0.1"),
+        ({"prune": {"sparsity": float("nan")}}, "prune.sparsity"),
+        ({"prune": {"nonzeros": 0}}, "prune.nonzeros"),
+        ({"prune": {"sparsity": 0.9, "include": "fc*"}}, "prune.include"),
+        ({"prune": {"sparsity": 0.9, "scope": "local"}}, "prune.scope.*'local'"),
+        ({"prune": {"nonzeros": 9, "scope": "layer"}}, "scope = 'layer' goes with a sparsity"),
+        ({"prune": {"sparsity": 0.9, "gradual": {}, "rounds": 2}}, "gradual"),
+        ({"prune": {"budget": {"max_accuracy_drop": -1}}}, "max_accuracy_drop=-1"),
+        ({"prune": {"budget": {}}}, "exactly one"),
+        ({"prune": {"budget": {"max_accuracy_drop": 1, "max_loss_increase": 1}}}, "exactly one"),
+        ({}, "prune: .*required"),
+        ({"name": "a/b", **PRUNE}, "name"),
+        ({"name": "..", **PRUNE}, "name"),
+        ({"name": "", **PRUNE}, "name"),
+    ],
+)
+def test_what_does_not_fit_is_named_in_one_line(table, expected):
+    with pytest.raises(InputError, match=expected) as caught:
+        ez.Recipe.parse(table)
+    assert "\n" not in str(caught.value)
+    assert "pydantic" not in str(caught.value)
+
+
+def test_all_mistakes_are_named_at_once():
+    with pytest.raises(InputError, match=r"seed.*prune\.sparsity"):
+        ez.Recipe.parse({"seed": "x", "prune": {"sparsity": 2}})
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        {},
+        {"sparsity": 0.5, "nonzeros": 3},
+        {"sparsity": 0.5, "budget": {"max_accuracy_drop": 1}},
+        {"nonzeros": 3, "budget": {"max_accuracy_drop": 1}},
+    ],
+)
+def test_exactly_one_of_sparsity_nonzeros_and_budget(targets):
+    with pytest.raises(InputError, match="expected exactly one of sparsity, nonzeros, budget"):
+        ez.Recipe.parse({"prune": targets})
+
+
+@pytest.mark.parametrize(
+    ("prune", "kept"),
+    [
+        ({"sparsity": 0.985}, 15),
+        ({"sparsity": 0.0}, 1000),
+        ({"sparsity": 0.9999}, 1),
+        ({"nonzeros": 7}, 7),
+        ({"budget": {"max_loss_increase": 0.1}}, None),
+    ],
+)
+def test_how_many_of_a_thousand_weights_stay(prune, kept):
+    assert ez.Recipe.parse({"prune": prune}).prune.target(1000) == kept
+
+
+def test_more_nonzeros_than_weights_is_an_error():
+    with pytest.raises(InputError, match="1001.*only 1000"):
+        ez.Recipe.parse({"prune": {"nonzeros": 1001}}).prune.target(1000)
+
+
+def test_reference_and_finetune_take_over_what_train_says_but_not_how_long():
+    told = recipe(
+        train={
+            "epochs": 50,
+            "optimizer": "sgd",
+            "learning_rate": 0.3,
+            "momentum": 0.5,
+            "batch_size": 7,
+            "warmup": 0.2,
+            "decay": "linear",
+        },
+        finetune={"epochs": 2, "learning_rate": 0.1},
+    )
+    for stage in (told.reference, told.finetune):
+        assert (stage.optimizer, stage.momentum, stage.batch_size) == ("sgd", 0.5, 7)
+        assert (stage.warmup, stage.decay) == (0.2, "linear")
+    assert (told.reference.learning_rate, told.finetune.learning_rate) == (0.3, 0.1)
+    assert (told.reference.epochs, told.finetune.epochs) == (3, 2)
+
+
+def test_of_the_penalty_only_l2_is_taken_over():
+    l0, l1, l2 = ({"strength": s} for s in (1e-3, 1e-4, 1e-5))
+    told = recipe(train={"penalty": {"l0": l0, "l1": l1, "l2": l2}})
+    assert told.train.penalty == ez.L0(1e-3) + ez.L1(1e-4) + ez.L2(1e-5)
+    assert told.reference.penalty == told.finetune.penalty == ez.L2(1e-5)
+    told = recipe(train={"penalty": {"l0": l0, "l1": l1}})
+    assert told.reference.penalty is told.finetune.penalty is None
+
+
+def test_a_stage_of_its_own_penalty_keeps_it():
+    told = recipe(finetune={"penalty": {"l1": {"strength": 1e-4}}}, reference={"penalty": {}})
+    assert told.finetune.penalty == ez.L1(1e-4)
+    assert told.reference.penalty is None
+
+
+ROUND_TRIPS: list[dict[str, Any]] = [
+    {"prune": {"sparsity": 0.9}},
+    {"prune": {"nonzeros": 50, "rounds": 3}},
+    {"prune": {"budget": {"max_accuracy_drop": 0.5}, "rounds": 4}},
+    {"prune": {"budget": {"max_loss_increase": 0.1}, "include": ["a.*", "b"], "exclude": ["c"]}},
+    {"prune": {"sparsity": 0.9, "gradual": {"start": 0.1, "end": 0.6}}},
+    {"prune": {"sparsity": 0.9, "gradual": {"shape": "linear"}, "scope": "global"}},
+    {"prune": {"sparsity": 0.9, "scope": "layer"}},
+    {"reference": {"file": "some/where.safetensors"}, **PRUNE},
+    {"train": {"penalty": {"l0": {"strength": 1e-5, "beta": 3, "form": "decoupled"}}}, **PRUNE},
+    {"train": {"penalty": {"l0": [{"strength": 1.0}, {"strength": 2.0, "beta": 9}]}}, **PRUNE},
+    {
+        "train": {
+            "penalty": {"l0": {"strength": 1e-5}, "l1": {"strength": 1}, "l2": {"strength": 2}},
+            "ramp": {"shape": "cosine", "start": 0.1, "end": 0.9},
+            "layer_scale": "inverse",
+        },
+        "finetune": {"penalty": {"l2": {"strength": 7, "form": "loss"}}},
+        **PRUNE,
+    },
+    {"train": {"penalty": {"l2": {"strength": 1}}}, "finetune": {"penalty": {}}, **PRUNE},
+    {
+        "name": "all of it",
+        "model": {"name": "my.module:net", "width": 3, "deep": {"list": [1, 2.5, "x", True]}},
+        "data": "mnist-5k",
+        "seed": 7,
+        "device": "cpu",
+        "threads": 2,
+        "precision": "bfloat16",
+        "channels_last": True,
+        **PRUNE,
+    },
+]
+
+
+@pytest.mark.parametrize("table", ROUND_TRIPS)
+def test_a_recipe_that_is_written_and_read_again_is_the_same(table, tmp_path):
+    told = ez.Recipe.parse(table)
+    again = read(tmp_path, told.to_toml())
+    assert again == told
+    assert again.to_toml() == told.to_toml()
+    assert ez.Recipe.parse(told.to_table()) == told
+
+
+def test_an_explicitly_empty_penalty_is_not_inherited_when_read_again(tmp_path):
+    table = {"train": {"penalty": {"l2": {"strength": 1}}}, "finetune": {"penalty": {}}, **PRUNE}
+    again = read(tmp_path, ez.Recipe.parse(table).to_toml())
+    assert again.finetune.penalty is None
+    assert again.reference.penalty == ez.L2(1)
+
+
+strengths = st.floats(0, 1e6, allow_subnormal=False)
+terms = st.fixed_dictionaries({"strength": strengths})
+stages = st.fixed_dictionaries(
+    {},
+    optional={
+        "epochs": st.integers(1, 1000),
+        "batch_size": st.integers(1, 1 << 20),
+        "learning_rate": st.floats(1e-12, 1e3),
+        "warmup": st.floats(0, 1, exclude_max=True),
+        "decay": st.sampled_from(["constant", "linear", "cosine", "cubic"]),
+        "optimizer": st.sampled_from(["adam", "adamw", "sgd"]),
+        "momentum": st.floats(0, 1, exclude_max=True),
+        "penalty": st.fixed_dictionaries(
+            {}, optional={"l0": st.lists(terms, min_size=1, max_size=3), "l1": terms, "l2": terms}
+        ),
+    },
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"prune": st.fixed_dictionaries({"sparsity": st.floats(0, 1, exclude_max=True)})},
+        optional={
+            "name": st.text("abcdefghijklmnopqrstuvwxyz0123456789_- ", min_size=1),
+            "reference": stages,
+            "train": stages,
+            "finetune": stages,
+            "seed": st.integers(0, 2**31 - 1),
+        },
+    )
+)
+def test_any_recipe_survives_writing_and_reading(table):
+    told = ez.Recipe.parse(table)
+    assert ez.Recipe.parse(tomllib.loads(told.to_toml())) == told
+
+
+def test_a_recipe_is_frozen():
+    told = recipe()
+    for table, key in ((told, "seed"), (told.prune, "sparsity"), (told.train, "epochs")):
+        with pytest.raises(pydantic.ValidationError, match="frozen"):
+            setattr(table, key, 0)
+
+
+def test_the_name_is_that_of_the_file_unless_it_has_one(tmp_path):
+    assert read(tmp_path, "prune.sparsity = 0.9").name == "mine"
+    assert read(tmp_path, "name = 'other'\nprune.sparsity = 0.9").name == "other"
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("prune.sparsity=0.98", "prune.sparsity", 0.98),
+        (" train.epochs = 5 ", "train.epochs", 5),
+        ("train.optimizer=sgd", "train.optimizer", "sgd"),
+        ("train.optimizer='sgd'", "train.optimizer", "sgd"),
+        ("train.penalty.l0.strength=2e-3", "train.penalty.strength", 2e-3),
+        ("seed=3", "seed", 3),
+        ("model=lenet-5-caffe", "model.name", "lenet-5-caffe"),
+        ("model=my.own:net", "model.name", "my.own:net"),
+        ("channels_last=true", "channels_last", True),
+        ("finetune.learning_rate=0.5", "finetune.learning_rate", 0.5),
+        ("prune.exclude=['a', 'b']", "prune.exclude", ("a", "b")),
+    ],
+)
+def test_an_override_sets_one_value(tmp_path, override, path, value):
+    text = """
+    model = "lenet-300-100"
+    [train.penalty.l0]
+    strength = 1e-5
+    [prune]
+    sparsity = 0.9
+    """
+    found: Any = read(tmp_path, text, override)
+    for key in path.split("."):
+        found = getattr(found, key)
+    assert found == value
+
+
+def test_an_option_can_be_set_where_the_model_is_a_plain_name(tmp_path):
+    told = read(tmp_path, "model = 'lenet-300-100'\nprune.sparsity = 0.9", "model.dropout=0.2")
+    assert told.model is not None
+    assert (told.model.name, told.model.options) == ("lenet-300-100", {"dropout": 0.2})
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("prune.nonzeros=9", (None, 9, None)),
+        ("prune.budget={max_accuracy_drop=1}", (None, None, ez.Budget(max_accuracy_drop=1))),
+        ("prune.budget.max_accuracy_drop=1", (None, None, ez.Budget(max_accuracy_drop=1))),
+    ],
+)
+def test_a_target_set_takes_the_place_of_the_recipes(tmp_path, override, expected):
+    prune = read(tmp_path, "prune.sparsity = 0.9", override).prune
+    assert (prune.sparsity, prune.nonzeros, prune.budget) == expected
+
+
+def test_the_last_of_two_overrides_counts(tmp_path):
+    assert read(tmp_path, "prune.sparsity = 0.9", "seed=1", "seed=2").seed == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("prune.sparsity", "not of the form table.key=value"),
+        ("=3", "not of the form"),
+        ("prune..sparsity=3", "not of the form"),
+        ("seed.deep=3", "seed is not a table"),
+        ("prune.sparsity=2", r"prune\.sparsity"),
+        ("prune.sparsity=", r"prune\.sparsity"),
+        ("prune.sparsiti=0.5", "did you mean sparsity"),
+        ("train.epochs=many", r"train\.epochs.*'many'"),
+    ],
+)
+def test_a_bad_override_is_an_error(tmp_path, override, expected):
+    with pytest.raises(InputError, match=expected):
+        read(tmp_path, "seed = 1\nprune.sparsity = 0.9", override)
+
+
+def test_what_is_not_toml_is_an_error_that_names_the_file(tmp_path):
+    with pytest.raises(InputError, match=r"mine\.toml is not TOML: .*line 1"):
+        read(tmp_path, "prune = sparsity")
+    path = tmp_path / "binary.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"binary\.toml is not TOML"):
+        ez.Recipe.read(path)
+
+
+def test_a_missing_recipe_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read recipe .*none\.toml: No such file"):
+        ez.Recipe.read(tmp_path / "none.toml")
+    with pytest.raises(InputError, match="Is a directory"):
+        ez.Recipe.read(tmp_path)
+
+
+def test_a_mistake_in_a_file_names_the_file(tmp_path):
+    with pytest.raises(InputError, match=r"recipe .*mine\.toml: .*did you mean seed"):
+        read(tmp_path, "sed = 1\nprune.sparsity = 0.9")
