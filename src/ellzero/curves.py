@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ellzero.errors import InputError
+from ellzero.errors import InputError, is_number
 
 Shape = Literal["constant", "linear", "cosine", "cubic"]
 
@@ -49,9 +49,10 @@ class Curve:
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
             raise InputError(f"curve shape is {self.shape!r}; expected one of {', '.join(SHAPES)}")
-        if not 0 <= self.start < self.end <= 1:
+        numbers = is_number(self.start) and is_number(self.end)
+        if not numbers or not 0 <= self.start < self.end <= 1:
             raise InputError(
-                f"curve runs from {self.start} to {self.end}; expected 0 <= start < end <= 1"
+                f"curve runs from {self.start!r} to {self.end!r}; expected 0 <= start < end <= 1"
             )
 
     def __call__(self, progress: float) -> float:

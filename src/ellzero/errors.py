@@ -2,6 +2,8 @@
 
 import difflib
 from collections.abc import Sequence
+from numbers import Real
+from typing import TypeGuard
 
 
 class EllzeroError(Exception):
@@ -50,3 +52,13 @@ def nearest(name: str, known: Sequence[str], count: int = 3) -> str:
         return f"did you mean {' or '.join(close)}?"
     shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
     return f"known: {shown}" if known else "there are none"
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a real number, numpy's scalars among them; a bool is none.
+
+    Example:
+        >>> is_number(0.5), is_number(True), is_number("0.5")
+        (True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)

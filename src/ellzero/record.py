@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ import torch
 from ellzero.errors import InputError
 from ellzero.files import write_atomically, write_json
 from ellzero.selection import Selection
+
+try:
+    import fcntl
+except ImportError:  # not a Unix: there, two processes in one folder go unnoticed
+    fcntl = None
 
 FORMAT = 1
 """Version of record.json; a record of a newer one is refused by readers."""
@@ -57,6 +63,30 @@ def take_folder(folder: Path) -> Path:
             f"`ellzero run --resume {folder}`"
         )
     return folder
+
+
+@contextmanager
+def locked(folder: Path | None) -> Iterator[None]:
+    """Keep other processes from working in the folder at the same time.
+
+    Raises:
+        InputError: another process is at work in it.
+    """
+    if folder is None or fcntl is None:
+        yield
+        return
+    path = folder / ".lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another process is at work in {folder}; wait for it, or stop it"
+            ) from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from ellzero.record import (
     RECIPE,
     REFERENCE,
     layer_table,
+    locked,
     take_folder,
     versions,
     write_metrics,
@@ -120,20 +121,22 @@ def compress(
         if recipe.prune.budget is not None and recipe.prune.budget.max_accuracy_drop is not None:
             _require_accuracy(data)
         state = State(network, weights, start={} if resume else copied(network))
-        if resume and path is not None:
-            checkpoint.load(state, path / CHECKPOINT, recipe)
-        elif path is not None:
+        if path is not None and not resume:
             take_folder(path)
-            write_atomically(path / RECIPE, recipe.to_toml().encode())
-        if given is not None and not resume:
-            state.reference = state.snapshot(evaluate(network, data, "validation"))
-        has_reference = state.reference is not None
-        with (
-            _recorded(recipe, path) as record,
-            display(recipe, data, has_reference=has_reference, progress=progress) as shown,
-        ):
-            go(Run(recipe, data, path, shown, has_reference), state)
-            record.update(_conclude(state, recipe, data, path))
+        with locked(path):
+            if path is not None and resume:
+                checkpoint.load(state, path / CHECKPOINT, recipe)
+            elif path is not None:
+                write_atomically(path / RECIPE, recipe.to_toml().encode())
+            if given is not None and not resume:
+                state.reference = state.snapshot(evaluate(network, data, "validation"))
+            has_reference = state.reference is not None
+            with (
+                _recorded(recipe, path) as record,
+                display(recipe, data, has_reference=has_reference, progress=progress) as shown,
+            ):
+                go(Run(recipe, data, path, shown, has_reference), state)
+                record.update(_conclude(state, recipe, data, path))
         return Result(network, Masks.of(weights), dict(record), path)
 
 

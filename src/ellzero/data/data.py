@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +99,7 @@ class Data:
         self.test = None if test is None else Part("test", test, preprocess)
         self.is_classification = self.train.has_labels
         self.loss: Measure = loss or (
-            nn.functional.cross_entropy if self.is_classification else nn.functional.mse_loss
+            cross_entropy if self.is_classification else nn.functional.mse_loss
         )
         self.score: Measure = score or (accuracy if self.is_classification else negative_mse)
         self._own_loss = loss is not None
@@ -114,23 +115,37 @@ class Data:
         """Make sure that a network can take the data.
 
         Raises:
-            InputError: the network fails on a batch, or has fewer outputs than there are labels.
+            InputError: the network fails on a batch, or has fewer outputs than there are labels;
+                its outputs are not of the shape that the default loss compares with the targets.
         """
-        inputs = self.train.example.to(device_of(model))
-        training = model.training
-        model.eval()
+        inputs, targets = (tensor.to(device_of(model)) for tensor in self.train.example)
         try:
-            with torch.no_grad():
+            with evaluating(model), torch.no_grad():
                 outputs = model(inputs if self.preprocess is None else self.preprocess(inputs))
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise InputError(
                 f"{type(model).__name__} cannot take the data, inputs of {inputs.dtype} "
                 f"{tuple(inputs.shape)}: {error}"
             ) from error
-        finally:
-            model.train(training)
+        if not self._own_loss:
+            self._check_outputs(outputs, targets)
         if isinstance(outputs, Tensor) and outputs.ndim > 1:
             self._check_labels(outputs.shape[1])
+
+    def _check_outputs(self, outputs: Any, targets: Tensor) -> None:
+        # the losses themselves would broadcast (N, 1) against (N,), every output with every target
+        if not isinstance(outputs, Tensor) or (self.is_classification and outputs.ndim < 2):
+            shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise InputError(f"the network gives {shape} for one example; give a loss of your own")
+        expected = outputs.shape
+        if self.is_classification:
+            expected = expected[:1] + expected[2:]
+        if targets.shape != expected:
+            raise InputError(
+                f"outputs of {tuple(outputs.shape)} do not go with targets of {targets.dtype} "
+                f"{tuple(targets.shape)}; expected targets of {tuple(expected)}, or a loss of "
+                "your own"
+            )
 
     def _check_labels(self, classes: int) -> None:
         # a loss of the user's may give labels a meaning of its own, such as -100 for "ignore"
@@ -147,6 +162,23 @@ class Data:
 def device_of(model: nn.Module) -> torch.device:
     """The device a network's parameters are on; the CPU where it has none."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (N, C, ...) and labels (N, ...) of any integer type."""
+    return nn.functional.cross_entropy(outputs, targets.long())
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -174,8 +206,8 @@ class Part:
         self._examples: tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any] = examples
         self.has_labels = not first[1].is_floating_point()
         """Whether the targets are class labels (integers)."""
-        self.example = first[0][:1]
-        """One raw input, as a batch of one."""
+        self.example = (first[0][:1], first[1][:1])
+        """One raw input and its target, as a batch of one."""
 
     def limit_labels(self, classes: int) -> None:
         """Require labels in 0..classes-1, at once or (Dataset, iterable) batch by batch.
@@ -243,7 +275,10 @@ def _slices(
 def _checked_pair(name: str, examples: Sequence[Any]) -> tuple[Tensor, Tensor]:
     if len(examples) != 2:
         raise InputError(f"{name} data has {len(examples)} parts; expected (inputs, targets)")
-    inputs, targets = (torch.as_tensor(part) for part in examples)
+    try:
+        inputs, targets = (torch.as_tensor(part) for part in examples)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{name} data cannot be made into tensors: {error}") from None
     if len(inputs) != len(targets):
         raise InputError(f"{name} data has {len(inputs)} inputs and {len(targets)} targets")
     if not len(targets):

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ellzero.errors import InputError
+from ellzero.errors import InputError, is_number
 
 Form = Literal["gradient", "loss", "decoupled"]
 """How a penalty acts on the weights; its strength means nothing without it.
@@ -92,10 +92,13 @@ class Term(Penalty):
     """The forms in which this penalty may act."""
 
     sparsifying: ClassVar[bool] = True
-    """Whether it pulls weights to zero so that they can be pruned; fine-tuning drops such terms."""
+    """Whether it pulls weights to zero for pruning; fine-tuning drops such terms."""
 
     layer_scaled: ClassVar[bool] = False
     """Whether a layer scale multiplies its strength (METHOD: the l0 term only)."""
+
+    elementwise: ClassVar[bool] = True
+    """Whether the gradient at a weight depends on that weight alone, so blocks can be taken."""
 
     strength: float
     form: Form = field(default="gradient", kw_only=True)
@@ -108,9 +111,7 @@ class Term(Penalty):
             )
 
     def _require_number(self, name: str, value: object) -> None:
-        is_bool = isinstance(value, bool)  # an int to Python
-        number = value if isinstance(value, int | float) and not is_bool else math.nan
-        if not 0 <= number < math.inf:  # NaN fails every comparison
+        if not is_number(value) or not 0 <= value < math.inf:
             raise InputError(
                 f"{type(self).__name__}: {name} is {value!r}; expected a finite number >= 0"
             )

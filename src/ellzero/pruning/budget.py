@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ellzero.errors import InputError
+from ellzero.errors import InputError, is_number
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         given = [v for v in (self.max_accuracy_drop, self.max_loss_increase) if v is not None]
-        numbers = [v for v in given if isinstance(v, int | float) and not isinstance(v, bool)]
-        if len(given) != 1 or not numbers or not 0 <= numbers[0] < math.inf:
+        if len(given) != 1 or not is_number(given[0]) or not 0 <= given[0] < math.inf:
             raise InputError(
                 f"budget is max_accuracy_drop={self.max_accuracy_drop!r}, max_loss_increase="
                 f"{self.max_loss_increase!r}; expected exactly one of them, a finite number >= 0"

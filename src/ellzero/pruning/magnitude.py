@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ellzero.errors import InputError
+from ellzero.errors import InputError, is_number
 from ellzero.pruning.masks import Masks
 from ellzero.selection import Selection, select
 
@@ -77,7 +77,7 @@ def prune(
             raise InputError(f"{name} {tuple(w.shape)} holds NaN or inf; it cannot be ranked")
 
     if threshold is not None:
-        if not _is_number(threshold) or not 0 <= threshold < math.inf:
+        if not is_number(threshold) or not 0 <= threshold < math.inf:
             raise InputError(f"threshold is {threshold!r}; expected a finite number >= 0")
         kept = [w.abs() > threshold for w in weights.values()]
         wanted = sum(int(mask.sum()) for mask in kept)
@@ -120,13 +120,9 @@ def kept_count(numel: int, sparsity: float) -> int:
         >>> kept_count(1000, 0.985)
         15
     """
-    if not _is_number(sparsity) or not 0 <= sparsity < 1:
+    if not is_number(sparsity) or not 0 <= sparsity < 1:
         raise InputError(f"sparsity is {sparsity!r}; expected a number in [0, 1)")
     return max(numel - round(sparsity * numel), min(numel, 1))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ellzero.data.data import Data, Part, device_of
+from ellzero.data.data import Data, Part, device_of, evaluating
 from ellzero.errors import InputError
 
 BATCH = 1000
@@ -50,16 +50,12 @@ def evaluate(model: nn.Module, data: Data, part: str = "test") -> Evaluation:
         known = ", ".join(p.name for p in data.parts)
         raise InputError(f"the data has no part {part!r}; it has {known}")
     device = device_of(model)
-    training = model.training
-    model.eval()
     score = loss = torch.zeros((), dtype=torch.float64, device=device)
     count = 0
-    try:
+    with evaluating(model):
         for inputs, targets in examples.batches(BATCH, device):
             outputs = model(inputs)
             score = score + data.score(outputs, targets) * len(targets)
             loss = loss + data.loss(outputs, targets) * len(targets)
             count += len(targets)
-    finally:
-        model.train(training)
     return Evaluation(float(score) / count, float(loss) / count)
