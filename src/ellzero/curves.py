@@ -61,8 +61,12 @@ class Curve:
         return SHAPES[self.shape](min(max(within, 0.0), 1.0))
 
 
-def learning_rate(progress: float, *, peak: float, warmup: float, decay: Shape) -> float:
-    """Linear warm-up to `peak` over the first `warmup` of the progress, then down to 0 by `decay`.
+def learning_rate(
+    progress: float, *, peak: float, warmup: float, decay: Shape, floor: float = 0.0
+) -> float:
+    """Linear warm-up to `peak` over the first `warmup` of the progress, then down by `decay`.
+
+    It ends at `floor * peak`.
 
     Example:
         >>> [learning_rate(t, peak=1.0, warmup=0.5, decay="linear") for t in (0.25, 0.5, 0.75, 1.0)]
@@ -72,4 +76,5 @@ def learning_rate(progress: float, *, peak: float, warmup: float, decay: Shape) 
         return peak * progress / warmup
     if decay == "constant":
         return peak
-    return peak * (1.0 - SHAPES[decay]((progress - warmup) / (1.0 - warmup)))
+    fallen = SHAPES[decay]((progress - warmup) / (1.0 - warmup))
+    return peak * (1.0 - (1.0 - floor) * fallen)

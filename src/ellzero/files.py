@@ -65,8 +65,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         metadata = json.loads(text)
     except (SafetensorError, OSError, ValueError) as error:
         with path.open("rb") as file:
-            head = file.read(4)
-        if head.startswith((b"PK", b"\x80")):
+            head = file.read(9)
+        # the length that safetensors begins with may look like a pickle; a "{" follows that one
+        if head.startswith((b"PK", b"\x80")) and len(head) == 9 and head[8:] != b"{":
             raise InputError(
                 f"{path} is a pickle (as torch.save writes); ellzero never unpickles a file. Load "
                 "it where you trust it, and save it with ez.save or safetensors"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ellzero.errors import InputError, nearest
 from ellzero.files import read_tensors, tensors_to_bytes, write_atomically
@@ -53,11 +53,6 @@ def to_bytes(
     model: nn.Module, *, masks: Masks | None = None, metadata: Mapping[str, Any] | None = None
 ) -> bytes:
     """The bytes that `save` writes."""
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise InputError(
-                f"state_dict entry {name} is {type(value).__name__}; only tensors can be saved"
-            )
     document: dict[str, Any] = {**(metadata or {}), "format": FORMAT}
     if masks is not None:
         document["masks"] = {"weights": list(masks), "kept_zeros": masks.kept_zeros}
@@ -125,13 +120,17 @@ def load_masks(path: str | Path, model: nn.Module) -> Masks:
     _check_format(path, metadata)
     if "masks" not in metadata:
         return Masks.of(select(model))
-    noted = metadata["masks"]
     known = {name: weight for names, weight in named_weights(model) for name in names}
-    missing = [name for name in noted["weights"] if name not in known]
-    if missing:
-        raise InputError(f"{path} has masks for {missing[0]}; {nearest(missing[0], list(known))}")
-    weights = Selection([known[name] for name in noted["weights"]])
-    return Masks.of(weights, noted["kept_zeros"])
+    try:
+        names, kept_zeros = (metadata["masks"][key] for key in ("weights", "kept_zeros"))
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise InputError(
+                f"{path} has masks for {missing[0]}; {nearest(missing[0], list(known))}"
+            )
+        return Masks.of(Selection([known[name] for name in names]), kept_zeros)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{path} notes masks that make no sense: {error!r}") from None
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

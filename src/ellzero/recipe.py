@@ -138,6 +138,7 @@ class Optimization(Table):
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     decay: Shape = "cosine"
+    floor: float = Field(default=0.0, ge=0, le=1)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     penalty: PenaltyTable = None
@@ -171,6 +172,7 @@ class Finetune(Optimization):
     """The training of what is left, after each pruning."""
 
     epochs: int = Field(default=10, ge=0)
+    dropout: bool = True
 
 
 TARGETS = ("sparsity", "nonzeros", "budget")

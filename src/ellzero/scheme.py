@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from ellzero.data.data import Data
 from ellzero.errors import InputError
 from ellzero.files import write_atomically
 from ellzero.progress import display
-from ellzero.pruning import Masks
+from ellzero.pruning import Masks, kept_count
 from ellzero.recipe import Recipe
 from ellzero.record import (
     CHECKPOINT,
@@ -33,7 +34,7 @@ from ellzero.record import (
     write_model,
     write_record,
 )
-from ellzero.selection import select
+from ellzero.selection import Selection, select
 from ellzero.training import checkpoint
 from ellzero.training.evaluation import Evaluation, evaluate
 from ellzero.training.run import Run, go
@@ -107,8 +108,8 @@ def compress(
     device = _device(recipe.device)
     given = reference if reference is not None else recipe.reference.file
     path = None if folder is None else Path(folder)
-    if resume and path is None:
-        raise InputError("resume needs the folder of the run")
+    if resume and (path is None or not (path / CHECKPOINT).is_file()):
+        raise InputError(f"resume needs the folder of a run with a {CHECKPOINT} in it; got {path}")
     with settings(recipe.threads):
         network = copy.deepcopy(model).to(device)
         if recipe.channels_last:
@@ -121,6 +122,8 @@ def compress(
         if recipe.prune.budget is not None and recipe.prune.budget.max_accuracy_drop is not None:
             _require_accuracy(data)
         state = State(network, weights, start={} if resume else copied(network))
+        if given is not None and not resume:
+            state.reference = state.snapshot(_validated(network, data))
         if path is not None and not resume:
             take_folder(path)
         with locked(path):
@@ -128,8 +131,6 @@ def compress(
                 checkpoint.load(state, path / CHECKPOINT, recipe)
             elif path is not None:
                 write_atomically(path / RECIPE, recipe.to_toml().encode())
-            if given is not None and not resume:
-                state.reference = state.snapshot(evaluate(network, data, "validation"))
             has_reference = state.reference is not None
             with (
                 _recorded(recipe, path) as record,
@@ -151,6 +152,16 @@ def _start_from(network: nn.Module, reference: nn.Module | str | Path) -> None:
         raise InputError(
             f"the reference is of another network than {type(network).__name__}: {error}"
         ) from None
+
+
+def _validated(reference: nn.Module, data: Data) -> Evaluation:
+    found = evaluate(reference, data, "validation")
+    if not all(map(math.isfinite, found)):
+        raise InputError(
+            f"the reference gives NaN or inf on validation data: score {found.score}, "
+            f"loss {found.loss}"
+        )
+    return found
 
 
 def _require_accuracy(data: Data) -> None:
@@ -243,7 +254,7 @@ def _conclude(state: State, recipe: Recipe, data: Data, folder: Path | None) -> 
     if data.scores_accuracy and reference_test is not None and test is not None:
         gain["reference_error_percent"] = reference_test.error_percent
         gain["test_error_percent"] = test.error_percent
-    asked = recipe.prune.target(weights.numel)
+    asked = _asked(recipe, weights)
     if asked is not None and chosen.nonzeros != asked:
         gain["note"] = f"{asked} weights were to be kept; {chosen.nonzeros} of them are nonzero"
     if folder is not None:
@@ -254,6 +265,13 @@ def _conclude(state: State, recipe: Recipe, data: Data, folder: Path | None) -> 
         write_atomically(folder / REFERENCE, reference_bytes)
         write_metrics(folder, state.history)
     return gain
+
+
+def _asked(recipe: Recipe, weights: Selection) -> int | None:
+    sparsity = recipe.prune.sparsity
+    if recipe.prune.scope == "layer" and sparsity is not None:
+        return sum(kept_count(w.numel(), sparsity) for w in weights.values())
+    return recipe.prune.target(weights.numel)
 
 
 def _figures(validation: Evaluation, test: Evaluation | None) -> dict[str, Any]:

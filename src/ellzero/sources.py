@@ -100,7 +100,7 @@ def _call(what: str, function: Callable[..., Any], source: Source | None, **extr
                 f"{nearest(option, tuple(signature.parameters))}"
             )
     try:
-        return function(**source.options, **extra)
+        return function(**{**source.options, **extra})
     except EllzeroError:
         raise
     except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
@@ -24,14 +25,14 @@ for _command in COMMANDS:
     app.command(f"ellzero.cli.{_command}:{_command}", name=_command)
 
 
-def main() -> NoReturn:
-    """Run the command line.
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line, by default with the arguments of the process.
 
     A user's mistake is one line on standard error: exit code 2 for how the command was written, 1
     for what it was given.
     """
     try:
-        app(exit_on_error=False, print_error=False)
+        app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         _fail(f"{error} See `ellzero --help`.", 2)
     except EllzeroError as error:

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ellzero.curves import learning_rate
 from ellzero.data.data import Data, device_of
@@ -80,12 +80,20 @@ def _train_epoch(
     total = torch.zeros((), dtype=torch.float64, device=device)
     examples, rate = 0, 0.0
     model.train()
+    if step.stage == "finetune" and not recipe.finetune.dropout:
+        for module in model.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.eval()
     with state.masks.hold(optimizer) if state.masks is not None else nullcontext():
         batches = data.train.batches(table.batch_size, device, shuffle=True)
         for index, (inputs, targets) in enumerate(batches):
             progress = (state.epoch + index / batch_count) / step.epochs
             rate = learning_rate(
-                progress, peak=table.learning_rate, warmup=table.warmup, decay=table.decay
+                progress,
+                peak=table.learning_rate,
+                warmup=table.warmup,
+                decay=table.decay,
+                floor=table.floor,
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ellzero.data.data import Data
-from ellzero.errors import BudgetError, DivergenceError
+from ellzero.errors import BudgetError, DivergenceError, InputError
 from ellzero.pruning.budget import Budget, bisect
 from ellzero.recipe import Recipe
 from ellzero.record import CHECKPOINT, write_metrics
 from ellzero.training import checkpoint
 from ellzero.training.evaluation import Evaluation, evaluate
 from ellzero.training.loop import epochs, masks_for
-from ellzero.training.plan import Outcome, Step, next_step
+from ellzero.training.plan import Outcome, Step, kept_at, next_step
 from ellzero.training.state import Snapshot, State
 
 CHECKPOINT_SECONDS = 120.0
@@ -76,7 +76,7 @@ def go(run: Run, state: State) -> None:
         for metrics, validation in epochs(state, run.recipe, run.data, tick=run.display.tick):
             _require_finite(run, state, metrics)
             state.history.append(metrics)
-            _keep_best(state, validation)
+            _keep_best(run, state, validation)
             if run.folder is not None:
                 write_metrics(run.folder, state.history)
                 if state.epoch > 0 and clock.since_checkpoint() > CHECKPOINT_SECONDS:
@@ -91,6 +91,7 @@ def go(run: Run, state: State) -> None:
 def _begin(run: Run, state: State, step: Step) -> None:
     state.step, state.epoch = step, 0
     if step.stage == "train":
+        _require_measurable(run, state)
         state.restore(state.start)
         state.start = {}
         state.best = None
@@ -131,14 +132,14 @@ def _used(budget: Budget, reference: Snapshot, candidate: Evaluation) -> float:
     )
 
 
-def _keep_best(state: State, validation: Evaluation) -> None:
+def _keep_best(run: Run, state: State, validation: Evaluation) -> None:
     """Keep the network if it is the best so far at the asked sparsity (the reference: at any)."""
     step = state.step
     assert step is not None
-    if step.stage == "train" and step.nonzeros is None:
-        return
-    if step.stage == "train" and state.nonzeros > (step.nonzeros or 0):
-        return  # the gradual schedule is not there yet
+    if step.stage == "train":
+        kept = kept_at(run.recipe, step, state.weights.numel, state.epoch - 1)
+        if kept is None or kept != step.nonzeros:
+            return  # there is no gradual schedule, or it is not there yet
     if state.best is None or validation.better_than(state.best.evaluation):
         state.best = state.snapshot(validation)
 
@@ -165,6 +166,17 @@ def _finish(run: Run, state: State, validation: Evaluation) -> None:
     outcome = Outcome(step.stage, step.round, reached.nonzeros, score, loss, used, within)
     state.outcomes = (*state.outcomes, outcome)
     state.step = state.optimizer = state.regularizer = state.masks = None
+
+
+def _require_measurable(run: Run, state: State) -> None:
+    budget, reference = run.recipe.prune.budget, state.reference
+    assert reference is not None
+    loss = reference.evaluation.loss
+    if budget is not None and budget.max_loss_increase is not None and loss <= 0:
+        raise InputError(
+            f"max_loss_increase is relative to the reference's loss, which is {loss:g} on "
+            "validation data; it needs a loss above zero"
+        )
 
 
 def _require_finite(run: Run, state: State, metrics: dict[str, Any]) -> None:
