@@ -117,8 +117,11 @@ def fill(parameter: Tensor, values: Any) -> None:
         parameter.copy_(torch.as_tensor(values, dtype=parameter.dtype).view(parameter.shape))
 
 
-def small_network(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
-    """A network with a convolution, a normalization and two dense layers; takes (N, 2, 5, 5)."""
+def small_network(seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
+    """A convolution, a normalization and two dense layers in sequence; takes (N, 2, 5, 5).
+
+    Typed as Any, for a type checker knows nothing of the layers within.
+    """
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(2, 4, 3),

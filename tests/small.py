@@ -115,9 +115,7 @@ def right_answers(model: nn.Module, examples: tuple[Tensor, Tensor]) -> int:
     """How many examples a classifier gets right, one by one."""
     model.eval()
     with torch.no_grad():
-        return sum(
-            int(model(x[None])[0].argmax() == y) for x, y in zip(*examples, strict=True)
-        )
+        return sum(int(model(x[None])[0].argmax() == y) for x, y in zip(*examples, strict=True))
 
 
 def metrics_of(folder: Path, *without: str) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import recipe
 
@@ -233,11 +233,12 @@ stages = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=30)
 @given(
     st.fixed_dictionaries(
         {"prune": st.fixed_dictionaries({"sparsity": st.floats(0, 1, exclude_max=True)})},
         optional={
-            "name": st.text("abcdefghijklmnopqrstuvwxyz0123456789_- ", min_size=1),
+            "name": st.from_regex("[a-z0-9_][a-z0-9_ .-]{0,9}", fullmatch=True),
             "reference": stages,
             "train": stages,
             "finetune": stages,

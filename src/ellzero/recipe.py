@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -123,6 +124,13 @@ class Source(Table):
     @classmethod
     def _read_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key, value in self.options.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{key} is {value}; expected a finite number, or text in quotes")
+        return self
 
     @property
     def options(self) -> dict[str, Any]:

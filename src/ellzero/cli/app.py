@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # the reader of a pipe has gone, so there is nobody left to tell; a flush would fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # no permission, no space
+        _fail(error, 1)
     sys.exit(0)
 
 

@@ -33,9 +33,12 @@ def show_layers(layers: Sequence[dict[str, Any]]) -> None:
 
 def show_rows(title: str, rows: Sequence[tuple[str, ...]], headings: Sequence[str]) -> None:
     """A small table, its first column names, the others figures."""
-    table = Table(headings[0], title=title, title_justify="left")
+    table = Table(headings[0])
     for heading in headings[1:]:
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    # a line of its own: as the table's title a path would be broken to the table's width
+    console.print(title, style="italic", highlight=False, markup=False, soft_wrap=True)
+    console.print(table)
