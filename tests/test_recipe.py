@@ -8,10 +8,10 @@ import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import recipe
 
 import ellzero as ez
 from ellzero.errors import InputError
+from small import recipe
 
 PRUNE = {"prune": {"sparsity": 0.9}}
 
@@ -124,7 +124,7 @@ def test_how_many_of_a_thousand_weights_stay(prune, kept):
 
 
 def test_more_nonzeros_than_weights_is_an_error():
-    with pytest.raises(InputError, match="1001.*only 1000"):
+    with pytest.raises(InputError, match=r"1001.*only 1000"):
         ez.Recipe.parse({"prune": {"nonzeros": 1001}}).prune.target(1000)
 
 
@@ -207,6 +207,14 @@ def test_a_recipe_that_is_written_and_read_again_is_the_same(table, tmp_path):
     assert ez.Recipe.parse(told.to_table()) == told
 
 
+def test_the_order_of_a_sum_does_not_hang_on_how_it_was_written(tmp_path):
+    # TOML's writer puts arrays before tables, and a sum in another order gives other bits
+    l0, l1 = [{"strength": 1}, {"strength": 2}], {"strength": 3}
+    told = ez.Recipe.parse({"train": {"penalty": {"l1": l1, "l0": l0}}, **PRUNE})
+    assert read(tmp_path, told.to_toml()).train.penalty == told.train.penalty
+    assert told == ez.Recipe.parse({"train": {"penalty": {"l0": l0, "l1": l1}}, **PRUNE})
+
+
 def test_an_explicitly_empty_penalty_is_not_inherited_when_read_again(tmp_path):
     table = {"train": {"penalty": {"l2": {"strength": 1}}}, "finetune": {"penalty": {}}, **PRUNE}
     again = read(tmp_path, ez.Recipe.parse(table).to_toml())
@@ -233,7 +241,7 @@ stages = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=25)
 @given(
     st.fixed_dictionaries(
         {"prune": st.fixed_dictionaries({"sparsity": st.floats(0, 1, exclude_max=True)})},
@@ -269,6 +277,7 @@ def test_the_name_is_that_of_the_file_unless_it_has_one(tmp_path):
         ("prune.sparsity=0.98", "prune.sparsity", 0.98),
         (" train.epochs = 5 ", "train.epochs", 5),
         ("train.optimizer=sgd", "train.optimizer", "sgd"),
+        ("train.optimizer =  sgd ", "train.optimizer", "sgd"),
         ("train.optimizer='sgd'", "train.optimizer", "sgd"),
         ("train.penalty.l0.strength=2e-3", "train.penalty.strength", 2e-3),
         ("seed=3", "seed", 3),

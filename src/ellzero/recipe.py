@@ -70,7 +70,8 @@ def _read_penalty(value: Any) -> Any:
         return value
     _require_known(value, list(PENALTIES))
     terms = []
-    for name, tables in value.items():
+    for name in (name for name in PENALTIES if name in value):  # a sum's order, however written
+        tables = value[name]
         for table in tables if isinstance(tables, list) else [tables]:
             if not isinstance(table, Mapping):
                 raise InputError(

