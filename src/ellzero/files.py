@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from ellzero.errors import InputError
 
@@ -43,6 +44,23 @@ def write_json(path: Path, document: Any) -> None:
     """Write one JSON document atomically; NaN and infinities are refused, they are no JSON."""
     text = json.dumps(document, indent=2, allow_nan=False)
     write_atomically(path, (text + "\n").encode())
+
+
+def copied(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the network's state_dict on the CPU.
+
+    Raises:
+        InputError: an entry that is not a tensor.
+    """
+    tensors = {}
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"state_dict entry {name} is {type(value).__name__}; only tensors can be saved"
+            )
+        value = value.detach()
+        tensors[name] = value.to("cpu", copy=True, memory_format=torch.contiguous_format)
+    return tensors
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:

@@ -9,10 +9,9 @@ from typing import Any
 from torch import nn
 
 from ellzero.errors import InputError, nearest
-from ellzero.files import read_tensors, tensors_to_bytes, write_atomically
+from ellzero.files import copied, read_tensors, tensors_to_bytes, write_atomically
 from ellzero.pruning import Masks
 from ellzero.selection import Selection, named_weights, select
-from ellzero.training.state import copied
 
 FORMAT = 1
 """Version of the metadata; a file of a newer one is refused."""

@@ -17,7 +17,7 @@ from torch import nn
 from ellzero import model_file
 from ellzero.data.data import Data
 from ellzero.errors import InputError
-from ellzero.files import write_atomically
+from ellzero.files import copied, write_atomically
 from ellzero.progress import display
 from ellzero.pruning import Masks, kept_count
 from ellzero.recipe import Recipe
@@ -39,7 +39,7 @@ from ellzero.training import checkpoint
 from ellzero.training.evaluation import Evaluation, evaluate
 from ellzero.training.run import Run, go
 from ellzero.training.seeds import settings
-from ellzero.training.state import State, copied
+from ellzero.training.state import State
 
 
 @dataclass(frozen=True)
@@ -105,25 +105,15 @@ def compress(
         >>> ez.compress(model, data, recipe).masks.nonzeros
         40
     """
-    device = _device(recipe.device)
-    given = reference if reference is not None else recipe.reference.file
     path = None if folder is None else Path(folder)
     if resume and (path is None or not (path / CHECKPOINT).is_file()):
         raise InputError(f"resume needs the folder of a run with a {CHECKPOINT} in it; got {path}")
+    if resume:  # the checkpoint has it
+        reference = None
+    elif reference is None:
+        reference = recipe.reference.file
     with settings(recipe.threads):
-        network = copy.deepcopy(model).to(device)
-        if recipe.channels_last:
-            network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        if given is not None and not resume:
-            _start_from(network, given)
-        data.check_fit(network)
-        weights = select(network, include=recipe.prune.include, exclude=recipe.prune.exclude)
-        recipe.prune.target(weights.numel)
-        if recipe.prune.budget is not None and recipe.prune.budget.max_accuracy_drop is not None:
-            _require_accuracy(data)
-        state = State(network, weights, start={} if resume else copied(network))
-        if given is not None and not resume:
-            state.reference = state.snapshot(_validated(network, data))
+        state = _prepare(model, data, recipe, reference)
         if path is not None and not resume:
             take_folder(path)
         with locked(path):
@@ -138,7 +128,27 @@ def compress(
             ):
                 go(Run(recipe, data, path, shown, has_reference), state)
                 record.update(_conclude(state, recipe, data, path))
-        return Result(network, Masks.of(weights), dict(record), path)
+        return Result(state.model, Masks.of(state.weights), dict(record), path)
+
+
+def _prepare(
+    model: nn.Module, data: Data, recipe: Recipe, reference: nn.Module | str | Path | None
+) -> State:
+    """A fresh state on a copy of the network, after all that can be checked beforehand."""
+    network = copy.deepcopy(model).to(_device(recipe.device))
+    if recipe.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if reference is not None:
+        _start_from(network, reference)
+    data.check_fit(network)
+    weights = select(network, include=recipe.prune.include, exclude=recipe.prune.exclude)
+    recipe.prune.target(weights.numel)
+    if recipe.prune.budget is not None and recipe.prune.budget.max_accuracy_drop is not None:
+        _require_accuracy(data)
+    state = State(network, weights, start=copied(network))
+    if reference is not None:
+        state.reference = state.snapshot(_validated(network, data))
+    return state
 
 
 def _start_from(network: nn.Module, reference: nn.Module | str | Path) -> None:
@@ -251,9 +261,9 @@ def _conclude(state: State, recipe: Recipe, data: Data, folder: Path | None) -> 
         "float32_bytes": float32_bytes,
         "seconds": round(state.seconds, 1),
     }
-    if data.scores_accuracy and reference_test is not None and test is not None:
-        gain["reference_error_percent"] = reference_test.error_percent
-        gain["test_error_percent"] = test.error_percent
+    for name, found in (("reference", reference_test), ("test", test)):
+        known = found is not None and data.scores_accuracy
+        gain[f"{name}_error_percent"] = found.error_percent if known else None
     asked = _asked(recipe, weights)
     if asked is not None and chosen.nonzeros != asked:
         gain["note"] = f"{asked} weights were to be kept; {chosen.nonzeros} of them are nonzero"

@@ -35,18 +35,23 @@ def build_model(source: Source | None, seed: int) -> nn.Module:
     return model
 
 
-def build_data(source: Source | None, data_root: Path | None = None) -> Data:
-    """The data set that a recipe names; `data_root` is passed to functions that take one.
+def with_data_root(source: Source | None, data_root: Path | None) -> Source | None:
+    """The source with the folder of data sets among its options, if its function takes one."""
+    if source is None or data_root is None:
+        return source
+    if "data_root" not in inspect.signature(_find("data", source, DATA_SETS)).parameters:
+        return source
+    return Source(**{**source.model_dump(), "data_root": str(data_root.absolute())})
+
+
+def build_data(source: Source | None) -> Data:
+    """The data set that a recipe names.
 
     Raises:
         InputError: no such data set; options it does not take; not an `ez.Data`.
         SourceError: the user's own code failed.
     """
-    function = _find("data", source, DATA_SETS)
-    extra = {}
-    if data_root is not None and "data_root" in inspect.signature(function).parameters:
-        extra = {"data_root": data_root}
-    data = _call("data", function, source, **extra)
+    data = _call("data", _find("data", source, DATA_SETS), source)
     if not isinstance(data, Data):
         raise InputError(f"data {_name(source)} gave {type(data).__name__}; expected ez.Data")
     return data
@@ -89,7 +94,7 @@ def _find(what: str, source: Source | None, built_in: Mapping[str, str]) -> Call
     return function
 
 
-def _call(what: str, function: Callable[..., Any], source: Source | None, **extra: Any) -> Any:
+def _call(what: str, function: Callable[..., Any], source: Source | None) -> Any:
     assert source is not None
     signature = inspect.signature(function)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
@@ -100,7 +105,7 @@ def _call(what: str, function: Callable[..., Any], source: Source | None, **extr
                 f"{nearest(option, tuple(signature.parameters))}"
             )
     try:
-        return function(**{**source.options, **extra})
+        return function(**source.options)
     except EllzeroError:
         raise
     except Exception as error:

@@ -80,7 +80,7 @@ def test_a_resolved_recipe_gives_the_same_run(ellzero, project):
 
 def test_without_a_test_part_there_is_no_test_error(ellzero, project):
     document = json.loads(ellzero("run", "mine.toml", "--json", "--set", "data.test=false").out)
-    assert "test_error_percent" not in document
+    assert document["test_error_percent"] is None
     assert "test" not in document["compressed"]
     assert ellzero("run", "mine.toml", "--set", "data.test=false").code == 0
 

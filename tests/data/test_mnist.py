@@ -62,7 +62,8 @@ def test_the_real_files_are_the_originals(real):
 def test_the_real_data_is_split_and_scaled(real):
     _, load, root = real
     data = load(data_root=root)
-    assert data.train.example.dtype == torch.uint8
+    images, _ = data.train.example
+    assert images.dtype == torch.uint8
     assert data.is_classification
     assert len(data.classes) == 10
     (train_x, train_y), (validation_x, validation_y), (test_x, _) = map(whole, data.parts)

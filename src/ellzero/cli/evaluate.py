@@ -39,11 +39,11 @@ def evaluate(
     from ellzero.cli.model import open_model
     from ellzero.cli.tables import show_rows
     from ellzero.recipe import Source
-    from ellzero.sources import build_data
+    from ellzero.sources import build_data, with_data_root
 
     network, recipe, file = open_model(model)
     source = recipe.data if data is None else Source.model_validate(data)
-    examples = build_data(source, data_root)
+    examples = build_data(with_data_root(source, data_root))
     examples.check_fit(network)
     found = ez.evaluate(network, examples, part)
     document = {

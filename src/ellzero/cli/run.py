@@ -49,7 +49,7 @@ def run(
     from ellzero.recipe import Recipe
     from ellzero.record import RECIPE, new_folder
     from ellzero.scheme import compress
-    from ellzero.sources import build_data, build_model
+    from ellzero.sources import build_data, build_model, with_data_root
 
     if resume is not None:
         _check_resume(resume, recipe, set_, output, seed)
@@ -58,7 +58,8 @@ def run(
         overrides = [*(set_ or []), *([] if seed is None else [f"seed={seed}"])]
         demo = Path(str(files("ellzero") / "demo.toml"))
         told = Recipe.read(demo if recipe is None else recipe, overrides)
-    data = build_data(told.data, data_root)
+    told = told.model_copy(update={"data": with_data_root(told.data, data_root)})
+    data = build_data(told.data)
     model = build_model(told.model, told.seed)
     folder = resume or output or new_folder(Path("runs"), told.name)
     try:
@@ -114,7 +115,7 @@ def _show(record: dict[str, Any]) -> None:
 
 def _result_rows(record: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     dense, small = record["reference"], record["compressed"]
-    if "test_error_percent" in record:
+    if record["test_error_percent"] is not None:
         yield (
             "test error",
             f"{record['reference_error_percent']:.2f} %",

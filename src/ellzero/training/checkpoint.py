@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ellzero.errors import InputError
-from ellzero.files import read_tensors, tensors_to_bytes, write_atomically
+from ellzero.files import copied, read_tensors, tensors_to_bytes, write_atomically
 from ellzero.pruning import Masks
 from ellzero.recipe import Recipe
 from ellzero.training.evaluation import Evaluation
 from ellzero.training.plan import Outcome, Step
-from ellzero.training.state import Snapshot, State, copied
+from ellzero.training.state import Snapshot, State
 
 SNAPSHOTS = ("reference", "base", "best")
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ellzero.errors import InputError
+from ellzero.files import copied
 from ellzero.pruning import Masks
 from ellzero.recipe import Optimization, Recipe
 from ellzero.regularizers import Regularizer
@@ -77,23 +77,6 @@ class State:
                 layer_scale=train and train.layer_scale,
                 ramp=train and train.ramp,
             )
-
-
-def copied(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the network's state_dict on the CPU.
-
-    Raises:
-        InputError: an entry that is not a tensor.
-    """
-    tensors = {}
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise InputError(
-                f"state_dict entry {name} is {type(value).__name__}; only tensors can be saved"
-            )
-        value = value.detach()
-        tensors[name] = value.to("cpu", copy=True, memory_format=torch.contiguous_format)
-    return tensors
 
 
 def _optimizer(model: nn.Module, table: Optimization) -> torch.optim.Optimizer:
