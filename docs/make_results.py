@@ -16,7 +16,7 @@ HEADINGS += ("drop", "file ratio (gzip)", "seconds")
 def key(record: dict) -> tuple[str, str, int]:
     """What runs of one row have in common."""
     recipe = record["recipe"]
-    return recipe["model"]["name"], recipe["data"]["name"], record["nonzeros"]
+    return recipe["model"]["name"], recipe["data"]["name"], -record["nonzeros"]
 
 
 def cell(values: list[float], digits: int) -> str:

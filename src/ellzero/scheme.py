@@ -262,8 +262,8 @@ def _conclude(state: State, recipe: Recipe, data: Data, folder: Path | None) -> 
         "seconds": round(state.seconds, 1),
     }
     for name, found in (("reference", reference_test), ("test", test)):
-        known = found is not None and data.scores_accuracy
-        gain[f"{name}_error_percent"] = found.error_percent if known else None
+        wrong = found.error_percent if found is not None and data.scores_accuracy else None
+        gain[f"{name}_error_percent"] = wrong
     asked = _asked(recipe, weights)
     if asked is not None and chosen.nonzeros != asked:
         gain["note"] = f"{asked} weights were to be kept; {chosen.nonzeros} of them are nonzero"
