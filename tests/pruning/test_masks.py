@@ -85,9 +85,10 @@ class TestRebuiltFromZeros:
         assert same(ez.Masks.of(ez.select(reloaded)), masks)
 
     @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-    def test_kept_zeros_are_told_apart_by_their_flat_index(self, memory_format):
+    @pytest.mark.parametrize("options", [{"sparsity": 0.7}, {"threshold": 0.1}], ids=str)
+    def test_kept_zeros_are_told_apart_by_their_flat_index(self, options, memory_format):
         model = small_network().to(memory_format=memory_format)
-        masks = ez.prune(model, sparsity=0.7)
+        masks = ez.prune(model, **options)
         kernel, dense = model[0].weight, model[6].weight
         # the first and the last weight kept of the kernel, the first of the last layer
         kernel_kept = masks["0.weight"].flatten().nonzero().view(-1).tolist()

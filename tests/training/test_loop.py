@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from small import blobs, classification, metrics_of, mlp, recipe
 from torch import Tensor, nn
 
 import ellzero as ez
+from small import blobs, classification, metrics_of, mlp, recipe
 
 RATE, STRENGTH = 0.1, 0.3
 
