@@ -123,6 +123,13 @@ def test_how_many_of_a_thousand_weights_stay(prune, kept):
     assert ez.Recipe.parse({"prune": prune}).prune.target(1000) == kept
 
 
+def test_a_budget_has_several_rounds_unless_it_is_told_otherwise():
+    budget = {"max_accuracy_drop": 1}
+    assert ez.Recipe.parse({"prune": {"budget": budget}}).prune.rounds == 5
+    assert ez.Recipe.parse({"prune": {"budget": budget, "rounds": 2}}).prune.rounds == 2
+    assert ez.Recipe.parse(PRUNE).prune.rounds == 1
+
+
 def test_more_nonzeros_than_weights_is_an_error():
     with pytest.raises(InputError, match=r"1001.*only 1000"):
         ez.Recipe.parse({"prune": {"nonzeros": 1001}}).prune.target(1000)

@@ -188,7 +188,11 @@ TARGETS = ("sparsity", "nonzeros", "budget")
 
 
 class Prune(Table):
-    """How far the network is pruned, and in which way: one of sparsity, nonzeros and budget."""
+    """How far the network is pruned, and in which way: one of sparsity, nonzeros and budget.
+
+    One round by default; under a budget five, so that a round that lost too much is followed by
+    others that go less far.
+    """
 
     sparsity: float | None = Field(default=None, ge=0, lt=1)
     nonzeros: int | None = Field(default=None, ge=1)
@@ -198,6 +202,13 @@ class Prune(Table):
     scope: Scope = "global"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _allow_rounds(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("budget") is not None:
+            return {"rounds": 5, **value}
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -243,7 +243,7 @@ def _conclude(state: State, recipe: Recipe, data: Data, folder: Path | None) -> 
         "preprocess": data.preprocess and asdict(data.preprocess),
         "classes": data.classes and list(data.classes),
     }
-    reference_bytes = model_file.to_bytes(network, metadata=about)
+    reference_bytes = model_file.to_bytes(network, masks=Masks.of(weights), metadata=about)
 
     state.restore(chosen.tensors)
     test = None if data.test is None else evaluate(network, data, "test")

@@ -121,7 +121,7 @@ def test_a_loss_that_becomes_nan(ellzero, project):
 
 def test_a_budget_that_nothing_satisfies(ellzero, project):
     settings = ("prune.budget={max_loss_increase=0}", "train.epochs=0", "finetune.epochs=0",
-                "reference.epochs=30")  # fmt: skip
+                "reference.epochs=30", "prune.rounds=1")  # fmt: skip
     options = [text for setting in settings for text in ("--set", setting)]
     line = ellzero("run", "mine.toml", *options).says()
     assert "none of 1 rounds stayed within the budget" in line

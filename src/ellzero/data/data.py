@@ -291,7 +291,8 @@ def _first_batch(name: str, examples: Any) -> tuple[Tensor, Tensor]:
     loader = DataLoader(examples, 1) if isinstance(examples, Dataset) else examples
     try:
         len(loader)
-        batch = next(iter(loader))
+        with torch.random.fork_rng(devices=[]):  # a loader draws a seed from the caller's generator
+            batch = next(iter(loader))
     except TypeError:
         raise InputError(
             f"{name} data is {type(examples).__name__}; expected a pair of tensors, a Dataset, or "
