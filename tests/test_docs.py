@@ -7,9 +7,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import ellzero as ez
 from ellzero.cli.app import COMMANDS
+from small import blobs, mlp, nonzero_weights
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,3 +56,22 @@ def test_the_recipe_page_shows_a_recipe_that_can_be_read(tmp_path):
     table["train"]["optimizer"] = "adam"
     recipe = ez.Recipe.parse(table)
     assert recipe.prune.gradual == ez.Curve("cubic", start=0.1, end=0.6)
+
+
+def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    model, trained = mlp(seed=1), mlp(seed=1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    given = {"model": model, "optimizer": optimizer, "loss": nn.functional.cross_entropy}
+    given |= {"batches": [blobs(20, 1), blobs(20, 2)], "fine_tune": lambda model, optimizer: None}
+    exec(first, given)
+    # 144 weights, of which 2 % stay
+    assert given["masks"].nonzeros == nonzero_weights(model) == 3
+    assert nonzero_weights(ez.load("small.safetensors", mlp())) == 3
+
+    parts = {"train": blobs(60, 1), "val": blobs(200, 2), "test": blobs(30, 3)}
+    for name, (x, y) in parts.items():
+        given |= {f"x_{name}": x, f"y_{name}": y}
+    exec(second, given | {"trained": trained})
+    assert (tmp_path / "runs/mine/record.json").is_file()
