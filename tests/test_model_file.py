@@ -238,3 +238,8 @@ def test_a_state_that_is_no_tensor_cannot_be_saved(tmp_path):
     with pytest.raises(InputError, match="_extra_state is list; only tensors"):
         ez.save(Extra(2, 2), tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
+        ez.save(mlp(), tmp_path / "nowhere" / "model.safetensors")

@@ -123,6 +123,13 @@ def test_how_many_of_a_thousand_weights_stay(prune, kept):
     assert ez.Recipe.parse({"prune": prune}).prune.target(1000) == kept
 
 
+def test_a_penalty_that_is_no_table_says_where():
+    with pytest.raises(InputError, match=r"train\.penalty: got 3; expected tables such as"):
+        ez.Recipe.parse({"train": {"penalty": 3}, **PRUNE})
+    with pytest.raises(InputError, match=r"train\.penalty: L0: strength is -1"):
+        ez.Recipe.parse({"train": {"penalty": {"l0": {"strength": -1}}}, **PRUNE})
+
+
 def test_a_budget_has_several_rounds_unless_it_is_told_otherwise():
     budget = {"max_accuracy_drop": 1}
     assert ez.Recipe.parse({"prune": {"budget": budget}}).prune.rounds == 5

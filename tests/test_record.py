@@ -43,7 +43,9 @@ def test_a_record_is_read_back(tmp_path):
         (None, "holds no run"),
         ("{", "is not JSON"),
         ("", "is not JSON"),
-        (json.dumps({"format": 2}), "newer ellzero"),
+        (json.dumps({"format": 2, "status": "done"}), "has format 2; .* install a newer one"),
+        (json.dumps({"format": "x", "status": "done"}), "has format 'x'"),
+        (json.dumps({"format": 1}), "is no record of a run"),
         ("[]", r"record\.json"),
     ],
 )

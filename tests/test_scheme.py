@@ -221,6 +221,9 @@ def test_a_budget_that_nothing_satisfies_names_the_best_found(tmp_path):
     stages = [(m["stage"], m["round"]) for m in metrics_of(folder)]
     assert stages[-1] == ("finetune", 3)
     assert (folder / "checkpoint.safetensors").is_file()
+    spared = folder / "reference.safetensors"
+    assert str(spared) in record["error"]
+    assert tensors_equal(ez.load(spared, Perfect()), Perfect())
     assert ez.Recipe.read(folder / "recipe.toml") == told.model_copy(update={"name": "run"})
 
 
@@ -499,6 +502,22 @@ def test_an_epoch_of_gradual_training_can_be_the_best(prune, tmp_path):
     assert result.record["compressed"]["epoch"] == best["epoch"]
     assert right_answers(result.model, blobs(45, 2)) / 45 == pytest.approx(best["validation_score"])
     assert nonzero_weights(result.model) == 12
+
+
+def test_under_a_loss_budget_the_best_is_the_one_of_least_loss(tmp_path):
+    told = recipe(
+        reference={"epochs": 30},
+        train={"epochs": 20},
+        finetune={"epochs": 12, "learning_rate": 0.1, "batch_size": 5},
+        prune={"budget": {"max_loss_increase": 0.1}, "rounds": 3},
+    )
+    result = ez.compress(dropout_mlp(), classification(), told, folder=tmp_path)
+    most_right = []
+    for outcome in result.record["outcomes"][2:]:
+        epochs = [m for m in metrics_of(tmp_path) if m["round"] == outcome["round"]]
+        assert outcome["loss"] == min(m["validation_loss"] for m in epochs)
+        most_right.append(outcome["score"] == max(m["validation_score"] for m in epochs))
+    assert not all(most_right), "choose a problem where accuracy would have chosen otherwise"
 
 
 class Watching(nn.Dropout):

@@ -12,10 +12,14 @@ __version__ = version("ellzero")
 
 _PUBLIC = {
     "Affine": "ellzero.data.data",
+    "BudgetError": "ellzero.errors",
     "Budget": "ellzero.pruning.budget",
     "Curve": "ellzero.curves",
     "Data": "ellzero.data.data",
+    "DivergenceError": "ellzero.errors",
     "EllzeroError": "ellzero.errors",
+    "InputError": "ellzero.errors",
+    "SourceError": "ellzero.errors",
     "L0": "ellzero.penalties",
     "L1": "ellzero.penalties",
     "L2": "ellzero.penalties",
@@ -38,7 +42,11 @@ if TYPE_CHECKING:
     from ellzero.curves import Curve as Curve
     from ellzero.data.data import Affine as Affine
     from ellzero.data.data import Data as Data
+    from ellzero.errors import BudgetError as BudgetError
+    from ellzero.errors import DivergenceError as DivergenceError
     from ellzero.errors import EllzeroError as EllzeroError
+    from ellzero.errors import InputError as InputError
+    from ellzero.errors import SourceError as SourceError
     from ellzero.model_file import load as load
     from ellzero.model_file import load_masks as load_masks
     from ellzero.model_file import save as save

@@ -23,19 +23,42 @@ class InputError(EllzeroError, ValueError):
     """An argument, a recipe, a file or a data set that cannot be used as it is.
 
     It is a `ValueError` too, so that pydantic reports where in a recipe it arose.
+
+    Example:
+        >>> import ellzero as ez
+        >>> issubclass(ez.InputError, ValueError)
+        True
     """
 
 
 class BudgetError(EllzeroError):
-    """No pruned network stayed within the budget; the message names the best one found."""
+    """No pruned network stayed within the budget; the message names the best one found.
+
+    Example:
+        >>> import ellzero as ez
+        >>> issubclass(ez.BudgetError, ez.EllzeroError)
+        True
+    """
 
 
 class DivergenceError(EllzeroError):
-    """The loss or a weight became NaN or infinite; the last good checkpoint is kept."""
+    """The loss or a weight became NaN or infinite; the last good checkpoint is kept.
+
+    Example:
+        >>> import ellzero as ez
+        >>> issubclass(ez.DivergenceError, ez.EllzeroError)
+        True
+    """
 
 
 class SourceError(EllzeroError):
-    """The user's own function or module failed; the error it raised is the cause."""
+    """The user's own function or module failed; the error it raised is the cause.
+
+    Example:
+        >>> import ellzero as ez
+        >>> issubclass(ez.SourceError, ez.EllzeroError)
+        True
+    """
 
 
 def nearest(name: str, known: Sequence[str], count: int = 3) -> str:

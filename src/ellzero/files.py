@@ -21,6 +21,8 @@ METADATA_KEY = "ellzero"
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a whole file or nothing: a temporary one beside it takes its place when complete."""
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}")
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -44,6 +46,18 @@ def write_json(path: Path, document: Any) -> None:
     """Write one JSON document atomically; NaN and infinities are refused, they are no JSON."""
     text = json.dumps(document, indent=2, allow_nan=False)
     write_atomically(path, (text + "\n").encode())
+
+
+def check_format(path: str | Path, found: object, known: int) -> None:
+    """Refuse a file whose format is newer than the known one, or no number.
+
+    Raises:
+        InputError: it is.
+    """
+    if not isinstance(found, int) or found > known:
+        raise InputError(
+            f"{path} has format {found!r}; this ellzero reads up to {known}: install a newer one"
+        )
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ellzero.errors import InputError, nearest
-from ellzero.files import copied, read_tensors, tensors_to_bytes, write_atomically
+from ellzero.files import check_format, copied, read_tensors, tensors_to_bytes, write_atomically
 from ellzero.pruning import Masks
 from ellzero.selection import Selection, named_weights, select
 
@@ -82,7 +82,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         Linear(in_features=3, out_features=2, bias=True)
     """
     tensors, metadata = read_tensors(Path(path))
-    _check_format(path, metadata)
+    check_format(path, metadata.get("format", FORMAT), FORMAT)
     expected = model.state_dict()
     problems = [f"{name} is missing" for name in expected if name not in tensors] + [
         f"{name} is {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
@@ -116,7 +116,7 @@ def load_masks(path: str | Path, model: nn.Module) -> Masks:
         4
     """
     _, metadata = read_tensors(Path(path))
-    _check_format(path, metadata)
+    check_format(path, metadata.get("format", FORMAT), FORMAT)
     if "masks" not in metadata:
         return Masks.of(select(model))
     known = {name: weight for names, weight in named_weights(model) for name in names}
@@ -135,13 +135,5 @@ def load_masks(path: str | Path, model: nn.Module) -> Masks:
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata of a model file: data set, preprocessing, class names, where they are known."""
     _, metadata = read_tensors(Path(path))
-    _check_format(path, metadata)
+    check_format(path, metadata.get("format", FORMAT), FORMAT)
     return metadata
-
-
-def _check_format(path: str | Path, metadata: Mapping[str, Any]) -> None:
-    found = metadata.get("format", FORMAT)
-    if not isinstance(found, int) or found > FORMAT:
-        raise InputError(
-            f"{path} has format {found}; this ellzero reads up to {FORMAT}: install a newer one"
-        )

@@ -66,8 +66,10 @@ def _dataclass(cls: type[Any], **defaults: Any) -> BeforeValidator:
 
 def _read_penalty(value: Any) -> Any:
     """A penalty from `{l0 = {strength = 1e-5}, l2 = {...}}`; a list under a name gives several."""
-    if not isinstance(value, Mapping):
+    if value is None or isinstance(value, Penalty):
         return value
+    if not isinstance(value, Mapping):
+        raise InputError(f"got {value!r}; expected tables such as {{l0 = {{strength = 1e-5}}}}")
     _require_known(value, list(PENALTIES))
     terms = []
     for name in (name for name in PENALTIES if name in value):  # a sum's order, however written
@@ -278,7 +280,10 @@ class Recipe(Table):
         train = value.get("train", {})
         shared = {key: train[key] for key in Optimization.model_fields if key in train}
         if "penalty" in shared:
-            shared["penalty"] = _without_sparsifying(_read_penalty(shared["penalty"]))
+            try:
+                shared["penalty"] = _without_sparsifying(_read_penalty(shared["penalty"]))
+            except InputError as error:
+                raise InputError(f"train.penalty: {error}") from None
         inherited = {}
         for stage in ("reference", "finetune"):
             own = value.get(stage, {})

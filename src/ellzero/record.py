@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ellzero.errors import InputError
-from ellzero.files import write_atomically, write_json
+from ellzero.files import check_format, write_atomically, write_json
 from ellzero.selection import Selection
 
 try:
@@ -113,8 +113,9 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder} holds no run: there is no {RECORD} in it") from None
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from None
-    if not isinstance(record, dict) or record.get("format", 0) > FORMAT:
-        raise InputError(f"{path} is of a newer ellzero; this one reads up to format {FORMAT}")
+    if not isinstance(record, dict) or not {"format", "status"} <= record.keys():
+        raise InputError(f"{path} is no record of a run")
+    check_format(path, record["format"], FORMAT)
     return record
 
 

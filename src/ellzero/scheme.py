@@ -25,7 +25,6 @@ from ellzero.record import (
     CHECKPOINT,
     FORMAT,
     RECIPE,
-    REFERENCE,
     layer_table,
     locked,
     take_folder,
@@ -37,7 +36,7 @@ from ellzero.record import (
 from ellzero.selection import Selection, select
 from ellzero.training import checkpoint
 from ellzero.training.evaluation import Evaluation, evaluate
-from ellzero.training.run import Run, go
+from ellzero.training.run import Run, go, save_reference
 from ellzero.training.seeds import settings
 from ellzero.training.state import State
 
@@ -105,6 +104,7 @@ def compress(
         >>> ez.compress(model, data, recipe).masks.nonzeros
         40
     """
+    device = _device(recipe.device)
     path = None if folder is None else Path(folder)
     if resume and (path is None or not (path / CHECKPOINT).is_file()):
         raise InputError(f"resume needs the folder of a run with a {CHECKPOINT} in it; got {path}")
@@ -112,8 +112,8 @@ def compress(
         reference = None
     elif reference is None:
         reference = recipe.reference.file
-    with settings(recipe.threads):
-        state = _prepare(model, data, recipe, reference)
+    with settings(recipe.threads, device):
+        state = _prepare(model, data, recipe, reference, device)
         if path is not None and not resume:
             take_folder(path)
         with locked(path):
@@ -126,16 +126,23 @@ def compress(
                 _recorded(recipe, path) as record,
                 display(recipe, data, has_reference=has_reference, progress=progress) as shown,
             ):
-                go(Run(recipe, data, path, shown, has_reference), state)
-                record.update(_conclude(state, recipe, data, path))
+                run = Run(recipe, data, path, shown, has_reference, _about(recipe, data))
+                if has_reference and not resume:
+                    save_reference(run, state)
+                go(run, state)
+                record.update(_conclude(run, state))
         return Result(state.model, Masks.of(state.weights), dict(record), path)
 
 
 def _prepare(
-    model: nn.Module, data: Data, recipe: Recipe, reference: nn.Module | str | Path | None
+    model: nn.Module,
+    data: Data,
+    recipe: Recipe,
+    reference: nn.Module | str | Path | None,
+    device: torch.device,
 ) -> State:
     """A fresh state on a copy of the network, after all that can be checked beforehand."""
-    network = copy.deepcopy(model).to(_device(recipe.device))
+    network = copy.deepcopy(model).to(device)
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if reference is not None:
@@ -147,7 +154,7 @@ def _prepare(
         _require_accuracy(data)
     state = State(network, weights, start=copied(network))
     if reference is not None:
-        state.reference = state.snapshot(_validated(network, data))
+        state.reference = state.snapshot(_measured("reference", network, data, "validation"))
     return state
 
 
@@ -164,12 +171,11 @@ def _start_from(network: nn.Module, reference: nn.Module | str | Path) -> None:
         ) from None
 
 
-def _validated(reference: nn.Module, data: Data) -> Evaluation:
-    found = evaluate(reference, data, "validation")
+def _measured(who: str, network: nn.Module, data: Data, part: str) -> Evaluation:
+    found = evaluate(network, data, part)
     if not all(map(math.isfinite, found)):
         raise InputError(
-            f"the reference gives NaN or inf on validation data: score {found.score}, "
-            f"loss {found.loss}"
+            f"the {who} gives NaN or inf on {part} data: score {found.score}, loss {found.loss}"
         )
     return found
 
@@ -215,19 +221,29 @@ def _recorded(recipe: Recipe, folder: Path | None) -> Iterator[dict[str, Any]]:
     write()
     try:
         yield record
+        write(status="done")
     except KeyboardInterrupt:
         write(status="interrupted")
         raise
     except Exception as error:
         write(status="failed", error=str(error))
         raise
-    write(status="done")
     if folder is not None:
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _conclude(state: State, recipe: Recipe, data: Data, folder: Path | None) -> dict[str, Any]:
-    """Measure the reference and the chosen network, write the networks; what the record gains."""
+def _about(recipe: Recipe, data: Data) -> dict[str, Any]:
+    return {
+        "network": recipe.model and recipe.model.model_dump(),
+        "data": recipe.data and recipe.data.model_dump(),
+        "preprocess": data.preprocess and asdict(data.preprocess),
+        "classes": data.classes and list(data.classes),
+    }
+
+
+def _conclude(run: Run, state: State) -> dict[str, Any]:
+    """Write the chosen network and measure it and the reference on test data; for the record."""
+    recipe, data = run.recipe, run.data
     chosen = state.best if recipe.prune.budget is None else state.base
     reference = state.reference
     assert chosen is not None
@@ -235,18 +251,19 @@ def _conclude(state: State, recipe: Recipe, data: Data, folder: Path | None) -> 
     network, weights = state.model, state.weights
     network.eval()
 
-    state.restore(reference.tensors)
-    reference_test = None if data.test is None else evaluate(network, data, "test")
-    about = {
-        "network": recipe.model and recipe.model.model_dump(),
-        "data": recipe.data and recipe.data.model_dump(),
-        "preprocess": data.preprocess and asdict(data.preprocess),
-        "classes": data.classes and list(data.classes),
-    }
-    reference_bytes = model_file.to_bytes(network, masks=Masks.of(weights), metadata=about)
-
     state.restore(chosen.tensors)
-    test = None if data.test is None else evaluate(network, data, "test")
+    file_bytes = None
+    if run.folder is not None:  # before anything of the test data can go wrong
+        masks = Masks.of(weights)
+        content = model_file.to_bytes(network, masks=masks, metadata=run.about)
+        file_bytes = write_model(run.folder, content)
+        write_metrics(run.folder, state.history)
+    reference_test = test = None
+    if data.test is not None:
+        state.restore(reference.tensors)
+        reference_test = _measured("reference", network, data, "test")
+        state.restore(chosen.tensors)
+        test = _measured("compressed network", network, data, "test")
     float32_bytes = 4 * sum(p.numel() for p in network.parameters())
     gain: dict[str, Any] = {
         "weights": weights.numel,
@@ -267,13 +284,10 @@ def _conclude(state: State, recipe: Recipe, data: Data, folder: Path | None) -> 
     asked = _asked(recipe, weights)
     if asked is not None and chosen.nonzeros != asked:
         gain["note"] = f"{asked} weights were to be kept; {chosen.nonzeros} of them are nonzero"
-    if folder is not None:
-        content = model_file.to_bytes(network, masks=Masks.of(weights), metadata=about)
-        gain["file_bytes"] = write_model(folder, content)
-        gain["file_ratio"] = float32_bytes / gain["file_bytes"]
+    if file_bytes is not None:
         gain["file"] = "gzip of model.safetensors"
-        write_atomically(folder / REFERENCE, reference_bytes)
-        write_metrics(folder, state.history)
+        gain["file_bytes"] = file_bytes
+        gain["file_ratio"] = float32_bytes / file_bytes
     return gain
 
 

@@ -27,7 +27,7 @@ def build_model(source: Source | None, seed: int) -> nn.Module:
         SourceError: the user's own code failed.
     """
     function = _find("model", source, NETWORKS)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([]):  # a network is made on the CPU
         torch.manual_seed(seed)
         model = _call("model", function, source)
     if not isinstance(model, nn.Module):
@@ -109,6 +109,5 @@ def _call(what: str, function: Callable[..., Any], source: Source | None) -> Any
     except EllzeroError:
         raise
     except Exception as error:
-        raise SourceError(
-            f"{what} {source.name!r} failed: {type(error).__name__}: {error}"
-        ) from error
+        kind = SourceError if ":" in source.name else InputError
+        raise kind(f"{what} {source.name!r} failed: {type(error).__name__}: {error}") from error

@@ -163,3 +163,22 @@ def test_the_users_own_traceback_is_shown_before_the_line(text, error, ellzero, 
     assert traceback[-1].startswith(error)
     assert line.startswith("ellzero: model 'broken:f'")
     assert not (project / "runs").exists()
+
+
+@pytest.mark.parametrize("setting", ["model.dropout=2", "model.inputs=abc"])
+def test_a_wrong_option_of_a_built_in_network(setting, ellzero, project):
+    line = ellzero("run", "mine.toml", "--set", "model=lenet-300-100", "--set", setting).says()
+    assert "model 'lenet-300-100' failed" in line
+
+
+def test_a_loss_of_the_users_that_fails_is_shown_and_named(ellzero, project):
+    with (project / "own_project.py").open("a") as module:
+        module.write("""
+def badly():
+    parts = data().train._examples
+    return ez.Data(parts, parts, loss=lambda outputs, targets: outputs.no_such_thing)
+""")
+    done = ellzero("run", "mine.toml", "--set", "data=own_project:badly")
+    assert done.code == 1
+    assert "Traceback" in done.err
+    assert done.err.splitlines()[-1].startswith("ellzero: AttributeError: ")

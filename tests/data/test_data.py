@@ -38,7 +38,7 @@ def whole(part, batch_size=5, **options):
         ([X], "has 1 parts"),
         ((None, Y), "cannot be made into tensors"),
         ((X, ["a"] * 12), "cannot be made into tensors"),
-        ([(X, Y), (X, Y)], "cannot be made into tensors"),
+        ([[X, Y], [X, Y]], "cannot be made into tensors"),
         (((x, y) for x, y in [(X, Y)]), "is generator; expected .* with a length"),
         (None, "is NoneType; expected a pair of tensors"),
         (7, "is int; expected a pair of tensors"),
@@ -292,3 +292,35 @@ def test_checking_the_fit_leaves_every_module_in_its_mode(fails):
         ez.evaluate(model, classification())
     assert [m.training for m in model.modules()] == [True, True, False, True]
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_list_of_batches_is_gone_through_every_epoch():
+    batches = [blobs(5, 1), blobs(7, 2)]
+    data = ez.Data(batches, blobs(9, 3))
+    assert data.train.batch_count(128) == 2
+    for _ in range(2):
+        found = list(data.train.batches(128, CPU, shuffle=True))
+        assert all(x.equal(a) and y.equal(b) for (x, y), (a, b) in zip(found, batches, strict=True))
+
+
+@pytest.mark.parametrize("kind", [tuple, lambda pair: TensorDataset(*pair)])
+def test_a_last_batch_of_one_is_none_of_its_own(kind):
+    # batch normalization cannot be trained on one example
+    examples = blobs(9, 1)
+    part = ez.Data(kind(examples), kind(examples)).train
+    sizes = [len(y) for _, y in part.batches(4, CPU, shuffle=True)]
+    assert sizes == ([4, 5] if kind is tuple else [4, 4])
+    assert part.batch_count(4) == len(sizes)
+    assert sum(len(y) for _, y in part.batches(4, CPU)) == 9  # an evaluation takes all
+    assert [len(y) for _, y in part.batches(9, CPU, shuffle=True)] == [9]
+    assert [len(y) for _, y in part.batches(7, CPU, shuffle=True)] == [7, 2]
+
+
+def test_the_accuracy_of_a_single_output_is_refused():
+    def binary(outputs, targets):
+        return nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], targets.float())
+
+    x, y = blobs(20, 1)
+    data = ez.Data((x, y % 2), (x, y % 2), loss=binary)
+    with pytest.raises(InputError, match="score of your own"):
+        data.check_fit(nn.Linear(6, 1))

@@ -290,8 +290,21 @@ class TestRamp:
     def test_without_one_progress_is_of_no_account(self):
         model, _ = line([1.0, -1.0])
         regularizer = ez.Regularizer(model, ez.L1(1.0))
-        assert regularizer.progress == 0
+        assert regularizer.progress is None
         assert regularizer.value().item() == 2
+
+    def test_with_one_progress_must_be_said(self):
+        model, _ = line([1.0, -1.0])
+        regularizer = ez.Regularizer(model, ez.L1(1.0), ramp=ez.Curve("linear"))
+        with pytest.raises(ez.InputError, match="set progress"):
+            regularizer.add_gradient()
+
+
+def test_half_precision_does_not_overflow_in_the_sum():
+    model = nn.Linear(400, 400, bias=False, dtype=torch.float16)
+    nn.init.ones_(model.weight)
+    # 160,000 weights, beyond float16's largest number 65,504
+    assert ez.Regularizer(model, ez.L1(1.0)).value().item() == 160_000
 
 
 def test_works_after_a_gradient_scaler_unscaled():

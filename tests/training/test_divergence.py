@@ -8,9 +8,17 @@ import torch
 from torch import nn
 
 import ellzero as ez
-from ellzero.errors import DivergenceError
+from ellzero.errors import DivergenceError, InputError
 from ellzero.record import read_record
-from small import blobs, classification, metrics_of, mlp, recipe, tensors_equal
+from small import (
+    blobs,
+    classification,
+    metrics_of,
+    mlp,
+    nonzero_weights,
+    recipe,
+    tensors_equal,
+)
 
 
 class FailsLater:
@@ -94,8 +102,22 @@ def test_nan_in_a_dataset_that_was_not_looked_through():
     x, y = blobs(60, 1)
     x[40, 2] = math.nan
     data = ez.Data(torch.utils.data.TensorDataset(x, y), blobs(45, 2))
-    with pytest.raises(DivergenceError, match="train_loss became nan in epoch 1 of reference"):
+    with pytest.raises(InputError, match="train inputs hold NaN"):
         ez.compress(mlp(), data, recipe())
+
+
+def test_nan_in_the_test_data_costs_nothing_but_the_figures(tmp_path):
+    x, y = blobs(30, 3)
+    x[20, 2] = math.nan
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 10)
+    data = ez.Data(blobs(60, 1), blobs(45, 2), loader)
+    with pytest.raises(InputError, match="test inputs hold NaN"):
+        ez.compress(mlp(), data, recipe(), folder=tmp_path)
+    assert read_record(tmp_path)["status"] == "failed"
+    assert nonzero_weights(ez.load(tmp_path / "model.safetensors", mlp())) == 36
+    clean = ez.Data(blobs(60, 1), blobs(45, 2), blobs(30, 3))
+    again = ez.compress(mlp(), clean, recipe(), folder=tmp_path, resume=True)
+    assert again.record["status"] == "done"
 
 
 def test_a_score_of_ones_own_that_is_nan():

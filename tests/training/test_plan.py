@@ -95,6 +95,11 @@ def test_a_budget_ends_with_its_rounds_or_where_nothing_is_left_to_try():
     assert len(steps(budget(9), reached=[(3, True), (2, False)])) == 4
 
 
+def test_a_budget_ends_where_one_weight_is_left():
+    left = [Outcome("train", 0, 100, 1.0, 0.1), Outcome("finetune", 1, 1, 1.0, 0.1, 0.0, True)]
+    assert next_step(budget(5), 100, tuple(left), has_reference=True) is None
+
+
 def test_labels():
     assert [Step("train").label, Step("finetune", 1).label] == ["train", "finetune"]
     assert Step("finetune", 2).label == "finetune round 2"

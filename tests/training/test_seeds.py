@@ -10,6 +10,8 @@ import torch
 
 from ellzero.training.seeds import seed_epoch, settings
 
+CPU = torch.device("cpu")
+
 
 def numpy_state() -> list[int]:
     state: Any = np.random.get_state()
@@ -21,7 +23,7 @@ def draws():
 
 
 def test_each_epoch_has_its_own_numbers_and_the_same_ones_again():
-    with settings(None):
+    with settings(None, CPU):
         found = {}
         for key in itertools.product((0, 1), ("train", "finetune"), (1, 2), (0, 1, 11)):
             seed_epoch(*key)
@@ -38,7 +40,7 @@ def test_the_callers_states_come_back(fails):
     threads = torch.get_num_threads()
     states = torch.get_rng_state(), numpy_state(), random.getstate()
     try:
-        with settings(threads + 1):
+        with settings(threads + 1, CPU):
             assert torch.get_num_threads() == threads + 1
             seed_epoch(0, "train", 0, 0)
             draws()

@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(1)
     except OSError as error:  # no permission, no space
         _fail(error, 1)
+    except Exception as error:  # what the user's own loss, score or network raised in training
+        traceback.print_exception(error)
+        _fail(f"{type(error).__name__}: {error}", 1)
     sys.exit(0)
 
 

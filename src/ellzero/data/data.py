@@ -129,6 +129,12 @@ class Data:
             ) from error
         if not self._own_loss:
             self._check_outputs(outputs, targets)
+        elif self.scores_accuracy and (
+            not isinstance(outputs, Tensor) or outputs.shape[1:2] < (2,)
+        ):
+            raise InputError(
+                "the accuracy needs an output per class; give a score of your own beside your loss"
+            )
         if isinstance(outputs, Tensor) and outputs.ndim > 1:
             self._check_labels(outputs.shape[1])
 
@@ -198,7 +204,8 @@ class Part:
         self.name = name
         self._preprocess = preprocess
         self._label_limit: int | None = None
-        if isinstance(examples, tuple | list):
+        batches = isinstance(examples, list) and all(isinstance(b, tuple) for b in examples)
+        if isinstance(examples, tuple | list) and not batches:
             examples = _checked_pair(name, examples)
             first = examples
         else:
@@ -221,11 +228,13 @@ class Part:
 
     def batch_count(self, batch_size: int) -> int:
         """How many batches an epoch has."""
-        if isinstance(self._examples, tuple):
-            return -(-len(self._examples[1]) // batch_size)
-        if isinstance(self._examples, Dataset):
-            return len(DataLoader(self._examples, batch_size))
+        if isinstance(self._examples, tuple | Dataset):
+            return _batch_count(self._count(), batch_size)
         return len(self._examples)  # pyright: ignore[reportArgumentType]
+
+    def _count(self) -> int:
+        examples = self._examples[1] if isinstance(self._examples, tuple) else self._examples
+        return len(examples)  # pyright: ignore[reportArgumentType]
 
     def batches(
         self, batch_size: int, device: torch.device, *, shuffle: bool = False
@@ -239,12 +248,14 @@ class Part:
             self._examples = (inputs, targets)  # moved to the device once
             batches = _slices(inputs, targets, batch_size, shuffle)
         elif isinstance(self._examples, Dataset):
-            batches = iter(DataLoader(self._examples, batch_size, shuffle=shuffle))
+            alone = shuffle and self._count() > _batch_count(self._count(), batch_size) * batch_size
+            batches = iter(DataLoader(self._examples, batch_size, shuffle=shuffle, drop_last=alone))
         else:
             batches = iter(self._examples)
         for inputs, targets in batches:
-            if not isinstance(self._examples, tuple):
+            if not isinstance(self._examples, tuple):  # a pair was checked as a whole
                 self._check_labels(targets)
+                _require_finite(self.name, inputs, targets)
             inputs = inputs.to(device, non_blocking=True)
             if self._preprocess is not None:
                 inputs = self._preprocess(inputs)
@@ -261,12 +272,24 @@ class Part:
             )
 
 
+def _batch_count(examples: int, batch_size: int) -> int:
+    """Batches of a training epoch: a last one of a single example is none of its own.
+
+    Batch normalization cannot be trained on one example.
+    """
+    full, rest = divmod(examples, batch_size)
+    return full if rest == 1 and full else full + (rest > 0)
+
+
 def _slices(
     inputs: Tensor, targets: Tensor, batch_size: int, shuffle: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     if shuffle:
         order = torch.randperm(len(targets)).to(targets.device)
-        for chosen in order.split(batch_size):
+        chunks = list(order.split(batch_size))
+        if len(chunks) > _batch_count(len(order), batch_size):
+            chunks[-2:] = [torch.cat(chunks[-2:])]
+        for chosen in chunks:
             yield inputs[chosen], targets[chosen]
     else:
         yield from zip(inputs.split(batch_size), targets.split(batch_size), strict=True)

@@ -46,6 +46,10 @@ class Penalty(ABC):
             return NotImplemented
         return Sum(self.terms + other.terms)
 
+    def __radd__(self, other: object) -> Penalty:
+        # sum([...]) begins with the number 0
+        return self if type(other) is int and other == 0 else NotImplemented
+
 
 @dataclass(frozen=True)
 class Sum(Penalty):

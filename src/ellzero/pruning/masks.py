@@ -67,7 +67,7 @@ class Masks(Mapping[str, Tensor]):
         return cls(weights, masks)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._masks[name]
+        return self._masks[name].to(self.weights[name].device)  # the network may have moved
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._masks)
@@ -109,7 +109,8 @@ class Masks(Mapping[str, Tensor]):
         """Keep the pruned weights at zero through the optimizer's steps, inside a `with`.
 
         Through momentum and weight decay, foreach and fused alike. At the end of the `with` the
-        optimizer's state under the masks is cleared, so that no momentum revives a weight.
+        optimizer's state under the masks is cleared, so that no momentum revives a weight. (After
+        the hold, optimizers whose updates mix weights, such as Muon, fill zeros as any others.)
 
         Raises:
             InputError: a masked weight that no group of the optimizer owns.
@@ -118,7 +119,7 @@ class Masks(Mapping[str, Tensor]):
 
     def state_dict(self) -> dict[str, Tensor]:
         """The masks by weight name, for `load_state_dict`."""
-        return dict(self._masks)
+        return dict(self)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over masks that `state_dict` gave; the weights themselves do not change.

@@ -67,8 +67,8 @@ class Regularizer:
         self.penalty = penalty
         self.weights = select(model) if weights is None else weights
         self.ramp = ramp
-        self.progress = 0.0
-        """Progress of the training in [0, 1]; the loop sets it where a ramp is used."""
+        self.progress: float | None = None
+        """Progress of the training in [0, 1]; the loop has to set it where a ramp is used."""
         scales = layer_scales(self.weights, layer_scale)
         self._acts = [
             _Act(term, weight, scale if term.layer_scaled else 1.0)
@@ -123,21 +123,29 @@ class Regularizer:
 
     def _acting(self, *forms: Form) -> Iterator[tuple[Term, Weight, float]]:
         """Each term of these forms with each weight it acts on, and the factor of its strength."""
-        ramped = 1.0 if self.ramp is None else self.ramp(self.progress)
+        if self.ramp is not None and self.progress is None:
+            raise InputError("the ramp needs to know where the training is: set progress to 0..1")
+        ramped = 1.0 if self.ramp is None else self.ramp(self.progress or 0.0)
         for act in self._acts:
             if act.term.form in forms and act.weight.parameter.requires_grad:
                 yield act.term, act.weight, act.scale * ramped
 
     def _sum(self, *forms: Form) -> Tensor:
         values = [
-            term.value(weight.parameter) * factor for term, weight, factor in self._acting(*forms)
+            term.value(_at_least_float32(weight.parameter)) * factor
+            for term, weight, factor in self._acting(*forms)
         ]
-        # float32 at least, and on one device, however the weights are spread
+        # on one device, however the weights are spread
         device = self.weights.weights[0].parameter.device
         total = torch.zeros((), device=device)
         for value in values:
             total = total + value.to(device)
         return total
+
+
+def _at_least_float32(w: Tensor) -> Tensor:
+    """Half precision would overflow in a sum over a layer."""
+    return w.float() if w.dtype.itemsize < 4 else w
 
 
 def _blocks(w: Tensor, gradient: Tensor) -> Iterable[tuple[Tensor, Tensor]]:

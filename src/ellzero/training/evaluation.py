@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ellzero.data.data import Data, Part, device_of, evaluating
 from ellzero.errors import InputError
@@ -14,7 +14,7 @@ BATCH = 1000
 
 
 class Evaluation(NamedTuple):
-    """What a network reached on one part of the data; compares by score, then by lower loss."""
+    """What a network reached on one part of the data."""
 
     score: float
     loss: float
@@ -24,9 +24,17 @@ class Evaluation(NamedTuple):
         """Wrong answers in percent, where the score is an accuracy."""
         return 100 * (1 - self.score)
 
-    def better_than(self, other: Evaluation) -> bool:
-        """Whether the score is higher, or equal at a lower loss."""
+    def better_than(self, other: Evaluation, *, by_loss: bool = False) -> bool:
+        """Whether the score is higher, or equal at a lower loss; `by_loss` the other way round."""
+        if by_loss:
+            return (-self.loss, self.score) > (-other.loss, other.score)
         return (self.score, -self.loss) > (other.score, -other.loss)
+
+
+def running_sum(device: torch.device) -> Tensor:
+    """A zero to sum up an epoch's batches on, in double precision where the device has it."""
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return torch.zeros((), dtype=dtype, device=device)
 
 
 @torch.no_grad()
@@ -50,7 +58,7 @@ def evaluate(model: nn.Module, data: Data, part: str = "test") -> Evaluation:
         known = ", ".join(p.name for p in data.parts)
         raise InputError(f"the data has no part {part!r}; it has {known}")
     device = device_of(model)
-    score = loss = torch.zeros((), dtype=torch.float64, device=device)
+    score = loss = running_sum(device)
     count = 0
     with evaluating(model):
         for inputs, targets in examples.batches(BATCH, device):

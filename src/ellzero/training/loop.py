@@ -14,7 +14,7 @@ from ellzero.curves import learning_rate
 from ellzero.data.data import Data, device_of
 from ellzero.pruning import Masks, kept_count, largest
 from ellzero.recipe import Recipe
-from ellzero.training.evaluation import Evaluation, evaluate
+from ellzero.training.evaluation import Evaluation, evaluate, running_sum
 from ellzero.training.plan import kept_at
 from ellzero.training.seeds import seed_epoch
 from ellzero.training.state import State
@@ -77,7 +77,7 @@ def _train_epoch(
     table = step.optimization(recipe)
     device = device_of(model)
     batch_count = data.train.batch_count(table.batch_size)
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    total = running_sum(device)
     examples, rate = 0, 0.0
     model.train()
     if step.stage == "finetune" and not recipe.finetune.dropout:

@@ -83,6 +83,8 @@ def _under_budget(step: Step, numel: int, rounds: list[Outcome]) -> Step | None:
     ratios = [(math.log(numel / max(o.nonzeros, 1)), o.within) for o in rounds]
     low = max((ratio for ratio, within in ratios if within), default=0.0)
     high = min((ratio for ratio, within in ratios if not within), default=None)
+    if low >= math.log(numel):
+        return None  # one weight is left
     if high is None:
         return Step(step.stage, step.round, step.epochs, search=(low, math.log(numel)))
     count = round(numel / math.exp((low + high) / 2))

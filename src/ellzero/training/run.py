@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ellzero import model_file
 from ellzero.data.data import Data
 from ellzero.errors import BudgetError, DivergenceError, InputError
+from ellzero.pruning import Masks
 from ellzero.pruning.budget import Budget, bisect
 from ellzero.recipe import Recipe
-from ellzero.record import CHECKPOINT, write_metrics
+from ellzero.record import CHECKPOINT, REFERENCE, write_metrics
 from ellzero.training import checkpoint
 from ellzero.training.evaluation import Evaluation, evaluate
 from ellzero.training.loop import epochs, masks_for
@@ -51,6 +53,8 @@ class Run:
     folder: Path | None
     display: Display
     has_reference: bool
+    about: dict[str, Any]
+    """What a model file says of its origin."""
 
 
 def go(run: Run, state: State) -> None:
@@ -140,7 +144,10 @@ def _keep_best(run: Run, state: State, validation: Evaluation) -> None:
         kept = kept_at(run.recipe, step, state.weights.numel, state.epoch - 1)
         if kept is None or kept != step.nonzeros:
             return  # there is no gradual schedule, or it is not there yet
-    if state.best is None or validation.better_than(state.best.evaluation):
+    # what a budget promises is what the best is chosen by
+    budget = run.recipe.prune.budget
+    by_loss = budget is not None and budget.max_loss_increase is not None
+    if state.best is None or validation.better_than(state.best.evaluation, by_loss=by_loss):
         state.best = state.snapshot(validation)
 
 
@@ -152,6 +159,8 @@ def _finish(run: Run, state: State, validation: Evaluation) -> None:
         assert state.best is not None
         reached = state.reference = state.best
         state.best = None
+        state.restore(reached.tensors)
+        save_reference(run, state)
     else:
         reached = state.snapshot(validation)
         if step.stage == "finetune" and budget is not None:
@@ -166,6 +175,13 @@ def _finish(run: Run, state: State, validation: Evaluation) -> None:
     outcome = Outcome(step.stage, step.round, reached.nonzeros, score, loss, used, within)
     state.outcomes = (*state.outcomes, outcome)
     state.step = state.optimizer = state.regularizer = state.masks = None
+
+
+def save_reference(run: Run, state: State) -> None:
+    """Write the reference, which the network is at this moment, for this and for other runs."""
+    if run.folder is not None:
+        masks = Masks.of(state.weights)
+        model_file.save(state.model, run.folder / REFERENCE, masks=masks, metadata=run.about)
 
 
 def _require_measurable(run: Run, state: State) -> None:
@@ -202,11 +218,14 @@ def _require_within_budget(run: Run, state: State) -> None:
     if budget is None or any(outcome.within for outcome in rounds):
         return
     best = min(rounds, key=lambda outcome: math.inf if outcome.used is None else outcome.used)
+    spare = ""
+    if run.folder is not None:
+        spare = f"; reference.file = '{run.folder / REFERENCE}' spares training it again"
     unit = " points of accuracy" if budget.max_loss_increase is None else " (relative loss)"
     raise BudgetError(
         f"none of {len(rounds)} rounds stayed within the budget of {budget.limit:g}{unit}; the "
         f"best found lost {best.used:.3g} with {best.nonzeros} of {state.weights.numel} weights. "
-        "Allow more, prune in more rounds, or train and fine-tune longer"
+        f"Allow more, prune in more rounds, or train and fine-tune longer{spare}"
     )
 
 

@@ -21,14 +21,14 @@ def seed_epoch(seed: int, stage: str, round_: int, epoch: int) -> None:
 
 
 @contextmanager
-def settings(threads: int | None) -> Iterator[None]:
+def settings(threads: int | None, device: torch.device) -> Iterator[None]:
     """Give the caller back its random states and thread count when the block ends."""
     before = torch.get_num_threads()
     numpy_state, python_state = np.random.get_state(), random.getstate()
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
     finally:
         torch.set_num_threads(before)
