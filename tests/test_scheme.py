@@ -504,6 +504,14 @@ def test_an_epoch_of_gradual_training_can_be_the_best(prune, tmp_path):
     assert nonzero_weights(result.model) == 12
 
 
+def test_a_wide_budget_does_not_prune_everything_in_one_round():
+    told = recipe(prune={"budget": {"max_loss_increase": 100.0}, "rounds": 2})
+    result = ez.compress(mlp(), classification(), told)
+    first, second = (o["nonzeros"] for o in result.record["outcomes"][2:])
+    assert WEIGHTS / 32 <= first < WEIGHTS / 20
+    assert second == 1
+
+
 def test_under_a_loss_budget_the_best_is_the_one_of_least_loss(tmp_path):
     told = recipe(
         reference={"epochs": 30},

@@ -30,6 +30,9 @@ GUIDE = 4.0
 LEAST_PROGRESS = math.log(2)
 """The least that a guided round adds to the logarithm of the nonzero ratio."""
 
+MOST_PROGRESS = math.log(32)
+"""The most it adds: a wide budget may admit a network that gives one answer to everything."""
+
 
 class Display(Protocol):
     """What shows a run while it goes on."""
@@ -124,7 +127,7 @@ def _search(run: Run, state: State, bounds: tuple[float, float]) -> int:
         state.restore(base.tensors)
         return budget.allows(_used(budget, reference, validation), times=GUIDE)
 
-    low, high = bounds
+    low, high = bounds[0], min(bounds[1], bounds[0] + MOST_PROGRESS)
     found = max(bisect(near_budget, low, high), min(low + LEAST_PROGRESS, high))
     return max(1, round(numel / math.exp(found)))
 
