@@ -1,5 +1,6 @@
 import gc
 import hashlib
+import io
 import sys
 import threading
 import warnings
@@ -125,6 +126,21 @@ def test_downloads_into_the_cache_once(places, server):
     for file in CONTENT:
         (served / file).unlink()
     assert find_files(published(url)) == found
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_download_shows_a_bar_on_a_terminal(places, server, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    found = find_files(published(server[0]))
+    assert {file: path.read_bytes() for file, path in found.items()} == CONTENT
+    shown = sys.stderr.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert all(file in shown for file in CONTENT)
+    assert "100%" in shown
 
 
 # pooch leaves the socket of a refused request to the garbage collector.

@@ -3,8 +3,10 @@
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from ellzero.errors import InputError
 
@@ -107,4 +109,42 @@ def _download(published: Published, folder: Path) -> dict[str, Path]:
 
     registry = {file: f"sha256:{digest}" for file, digest in published.sha256.items()}
     downloads = pooch.create(folder, published.url, registry=registry)
-    return {file: Path(downloads.fetch(file)) for file in registry}
+    paths = {}
+    for file in registry:
+        with _Bar(file) if sys.stderr.isatty() else nullcontext() as bar:
+            shown: Any = bar or False
+            downloader: Any = pooch.HTTPDownloader(progressbar=shown)
+            paths[file] = Path(downloads.fetch(file, downloader=downloader))
+    return paths
+
+
+class _Bar:
+    """A download's bar with the time left, on standard error; of the shape that pooch asks for."""
+
+    total = 0
+
+    def __init__(self, label: str) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._progress = Progress(console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task(label, total=None)
+        self._progress.start()
+
+    def update(self, count: int) -> None:
+        """So many bytes more have come."""
+        self._progress.update(self._task, total=self.total, advance=count)
+
+    def reset(self) -> None:
+        """Begin to count anew."""
+        self._progress.reset(self._task)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()  # pooch closes it only where all went well
