@@ -75,8 +75,8 @@ def compress(
             reference is trained from the same initial weights as the compressed network.
         folder: where recipe, record, metrics, networks and checkpoints are written, new or empty;
             None writes nothing.
-        resume: go on with what `folder` holds, to bit-identical weights (same machine, same
-            number of threads).
+        resume: go on with what `folder` holds, to bit-identical weights (on the same CPU, with
+            the same number of threads).
         progress: show a bar on standard error; by default if that is a terminal.
 
     Returns:
