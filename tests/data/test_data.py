@@ -81,7 +81,8 @@ def test_nan_and_inf_are_refused_wherever_they_are(bad, what, part):
 
 def test_large_finite_values_are_not_taken_for_inf():
     x = torch.full((4, 2), 3e38)  # their float32 sum would overflow
-    ez.Data((x, torch.zeros(4)), (x, torch.zeros(4)))
+    data = ez.Data((x, torch.zeros(4)), (x, torch.zeros(4)))
+    assert whole(data.train)[0].equal(x)
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])

@@ -267,7 +267,10 @@ class TestFrozenWeights:
         model: Any = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
         regularizer = ez.Regularizer(model, ez.L1(1.0, form="decoupled"))
         model[1].weight.requires_grad_(False)
+        before = [layer.weight.detach().clone() for layer in model]
         regularizer.step(torch.optim.SGD(model[0].parameters(), lr=0.1))
+        assert not model[0].weight.equal(before[0])
+        assert model[1].weight.equal(before[1])
 
 
 class TestRamp:
