@@ -151,8 +151,7 @@ def _at_least_float32(w: Tensor) -> Tensor:
 def _blocks(w: Tensor, gradient: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
     """Weight and gradient in blocks that fit a CPU's cache, for a closed form takes several passes.
 
-    Half the time of whole tensors on LeNet-300-100 (benchmarks/step.py). On other devices, where
-    every block would be a launch of its own, the tensors stay whole.
+    On other devices, where every block would be a launch of its own, the tensors stay whole.
     """
     if w.device.type != "cpu" or not (w.is_contiguous() and gradient.is_contiguous()):
         return [(w, gradient)]
