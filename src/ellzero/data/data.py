@@ -243,7 +243,8 @@ class Part:
 
         Where a shuffled epoch would end in a batch of a single example, on which batch
         normalization cannot be trained, that one joins the batch before it (tensors) or is left out
-        (Dataset). Shuffling draws from torch's global generator, which the training reseeds every epoch.
+        (Dataset). Shuffling draws from torch's global generator, which the training reseeds every
+        epoch.
         """
         if isinstance(self._examples, tuple):
             inputs, targets = (tensor.to(device) for tensor in self._examples)
