@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ellzero.penalties import L0, L1, L2, Term
+from ellzero.penalties import L0, L1, L2, GroupLasso, HoyerSquare, Term
 
 LN2 = math.log(2)  # with beta = ln 2, exp(-beta |w|) = 2^-|w|, so hand values are plain fractions
 
@@ -21,16 +21,25 @@ SHRINK_LR = 0.5
 SHRINK_W = (0.0, 1.0, -2.0, 0.5, -0.25, 3.0)
 """The learning rate and the weights of the decoupled hand values below."""
 
+HAND_ROWS = ((1.0, -2.0, 2.0, 4.0), (0.0, 0.0, 0.0, 0.0), (0.0, -3.0, 0.0, 0.0))
+SHRINK_ROWS = (*HAND_ROWS, (0.25, -0.25, 0.0, 0.25))
+"""The same for penalties of a layer's units: rows whose norms are 5, 0, 3 and 0.43."""
+
 
 @dataclass(frozen=True)
 class PenaltyCase:
-    """One entry of `PENALTIES`: a penalty worked out by hand, and others for the properties."""
+    """One entry of `PENALTIES`: a penalty worked out by hand, and others for the properties.
+
+    The gradient and the weights after the decoupled step are in a row, whatever the weights' shape.
+    """
 
     hand: Term
     value: float
     gradient: tuple[float, ...]
     others: tuple[Term, ...]
     shrunk: tuple[float, ...] | None = None  # None: the penalty has no decoupled form
+    w: tuple[Any, ...] = HAND_W
+    shrink_w: tuple[Any, ...] = SHRINK_W
     bad: tuple[dict[str, Any], ...] = ()  # keyword arguments that are refused, beyond strengths
 
 
@@ -60,6 +69,26 @@ PENALTY_CASES = {
         gradient=(0, 1, -2, 3),
         others=(L2(1e-3), L2(0.0), L2(3)),
         bad=({"form": "decoupled"},),
+    ),
+    "hoyer_square": PenaltyCase(
+        # S = 6, Q = 14: 2 * 36 / 14
+        hand=HoyerSquare(2.0),
+        value=36 / 7,
+        # S/Q = 3/7: 2 * 2 * 3/7 (sign(w) - 3/7 w) = 12/7 (0, 4/7, -1/7, -2/7)
+        gradient=(0, 48 / 49, -12 / 49, -24 / 49),
+        others=(HoyerSquare(1e-3), HoyerSquare(0.0), HoyerSquare(3)),
+        bad=({"form": "decoupled"},),
+    ),
+    "group_lasso": PenaltyCase(
+        # four weights in a row, so sqrt(n) = 2: 0.5 * 2 * (5 + 0 + 3)
+        hand=GroupLasso(0.5),
+        value=8,
+        gradient=(0.2, -0.4, 0.4, 0.8, 0, 0, 0, 0, 0, -1, 0, 0),
+        others=(GroupLasso(1e-3), GroupLasso(0.0), GroupLasso(3)),
+        # lr strength 2 = 1/2 is taken off every norm: 5 -> 4.5, 3 -> 2.5, 0.43 -> 0
+        shrunk=(0.9, -1.8, 1.8, 3.6, 0, 0, 0, 0, 0, -2.5, 0, 0, 0, 0, 0, 0),
+        w=HAND_ROWS,
+        shrink_w=SHRINK_ROWS,
     ),
 }
 

@@ -20,13 +20,19 @@ _PUBLIC = {
     "EllzeroError": "ellzero.errors",
     "InputError": "ellzero.errors",
     "SourceError": "ellzero.errors",
+    "HardConcrete": "ellzero.regularizers",
+    "GroupLasso": "ellzero.penalties",
+    "HoyerSquare": "ellzero.penalties",
     "L0": "ellzero.penalties",
     "L1": "ellzero.penalties",
     "L2": "ellzero.penalties",
     "Masks": "ellzero.pruning",
+    "PMMP": "ellzero.regularizers",
     "Recipe": "ellzero.recipe",
     "Regularizer": "ellzero.regularizers",
     "Result": "ellzero.scheme",
+    "Study": "ellzero.study.study",
+    "compare": "ellzero.study.runner",
     "compress": "ellzero.scheme",
     "evaluate": "ellzero.training.evaluation",
     "load": "ellzero.model_file",
@@ -53,14 +59,20 @@ if TYPE_CHECKING:
     from ellzero.penalties import L0 as L0
     from ellzero.penalties import L1 as L1
     from ellzero.penalties import L2 as L2
+    from ellzero.penalties import GroupLasso as GroupLasso
+    from ellzero.penalties import HoyerSquare as HoyerSquare
     from ellzero.pruning import Masks as Masks
     from ellzero.pruning import prune as prune
     from ellzero.pruning.budget import Budget as Budget
     from ellzero.recipe import Recipe as Recipe
+    from ellzero.regularizers import PMMP as PMMP
+    from ellzero.regularizers import HardConcrete as HardConcrete
     from ellzero.regularizers import Regularizer as Regularizer
     from ellzero.scheme import Result as Result
     from ellzero.scheme import compress as compress
     from ellzero.selection import select as select
+    from ellzero.study.runner import compare as compare
+    from ellzero.study.study import Study as Study
     from ellzero.training.evaluation import evaluate as evaluate
 
 

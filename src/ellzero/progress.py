@@ -42,6 +42,7 @@ class Bar:
             (stage, 1 if stage != "finetune" else recipe.prune.rounds)
             for stage in ("reference", "train", "finetune")
             if not (stage == "reference" and has_reference)
+            and not (stage == "train" and recipe.train.file is not None)
         ]
         self._bar = Progress(
             TextColumn("{task.description}"),

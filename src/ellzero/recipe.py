@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,7 +25,7 @@ from ellzero.errors import InputError, nearest
 from ellzero.penalties import PENALTIES, Penalty, Sum
 from ellzero.pruning import Scope, kept_count
 from ellzero.pruning.budget import Budget
-from ellzero.regularizers import LayerScale
+from ellzero.regularizers import GATES, Gates, LayerScale
 
 
 class Table(BaseModel):
@@ -68,35 +68,56 @@ def _read_penalty(value: Any) -> Any:
     """A penalty from `{l0 = {strength = 1e-5}, l2 = {...}}`; a list under a name gives several."""
     if value is None or isinstance(value, Penalty):
         return value
+    terms = tuple(_read_named(value, PENALTIES))
+    if not terms:
+        return None
+    return terms[0] if len(terms) == 1 else Sum(terms)
+
+
+def _read_gates(value: Any) -> Any:
+    """Gates from `{hard_concrete = {strength = 1e-6}}`."""
+    if value is None or isinstance(value, Gates):
+        return value
+    found = list(_read_named(value, GATES))
+    if len(found) > 1:
+        raise InputError(f"got {len(found)} methods; a network can have one kind of gates")
+    return found[0] if found else None
+
+
+def _read_named(value: Any, registry: Mapping[str, type[Any]]) -> Iterator[Any]:
+    """Frozen dataclasses from tables under their registered names, in the registry's order."""
     if not isinstance(value, Mapping):
-        raise InputError(f"got {value!r}; expected tables such as {{l0 = {{strength = 1e-5}}}}")
-    _require_known(value, list(PENALTIES))
-    terms = []
-    for name in (name for name in PENALTIES if name in value):  # a sum's order, however written
-        tables = value[name]
+        example = next(iter(registry))
+        raise InputError(f"got {value!r}; expected tables such as {{{example} = {{strength = 1}}}}")
+    _require_known(value, list(registry))
+    for name, cls in registry.items():
+        tables = value.get(name, [])
         for table in tables if isinstance(tables, list) else [tables]:
             if not isinstance(table, Mapping):
                 raise InputError(
                     f"{name} is {table!r}; expected a table such as {{strength = 1e-5}}"
                 )
-            cls = PENALTIES[name]
             _require_known(table, [field.name for field in dataclasses.fields(cls)])
             if "strength" not in table:
                 raise InputError(f"{name} has no strength; write {name} = {{strength = 1e-5}}")
-            terms.append(cls(**table))
-    if not terms:
-        return None
-    return terms[0] if len(terms) == 1 else Sum(tuple(terms))
+            yield cls(**table)
 
 
 def _write_penalty(penalty: Penalty | None) -> Any:
     if penalty is None:
         return {}  # written out: an absent penalty would be inherited when read again
-    names = {cls: name for name, cls in PENALTIES.items()}
     tables: dict[str, Any] = {}
     for term in penalty.terms:
-        tables.setdefault(names[type(term)], []).append(dataclasses.asdict(term))
+        tables.setdefault(_name_of(term, PENALTIES), []).append(dataclasses.asdict(term))
     return {name: found[0] if len(found) == 1 else found for name, found in tables.items()}
+
+
+def _write_gates(gates: Gates | None) -> Any:
+    return None if gates is None else {_name_of(gates, GATES): dataclasses.asdict(gates)}
+
+
+def _name_of(item: object, registry: Mapping[str, type[Any]]) -> str:
+    return next(name for name, cls in registry.items() if cls is type(item))
 
 
 def _without_none(value: Any) -> Any:
@@ -107,6 +128,7 @@ def _without_none(value: Any) -> Any:
 PenaltyTable = Annotated[
     Penalty | None, BeforeValidator(_read_penalty), PlainSerializer(_write_penalty)
 ]
+GatesTable = Annotated[Gates | None, BeforeValidator(_read_gates), PlainSerializer(_write_gates)]
 Ramp = Annotated[Curve | None, _dataclass(Curve, shape="linear"), PlainSerializer(_without_none)]
 Gradual = Annotated[Curve | None, _dataclass(Curve, shape="cubic"), PlainSerializer(_without_none)]
 BudgetTable = Annotated[Budget | None, _dataclass(Budget), PlainSerializer(_without_none)]
@@ -172,9 +194,16 @@ class Reference(Optimization):
 
 
 class Train(Optimization):
-    """The regularized training."""
+    """The regularized training, or the file of a network that has been trained so.
+
+    It starts from a reference that was given, or else from the initial weights; `start` says which
+    where that is not what is wanted.
+    """
 
     epochs: int = Field(default=20, ge=0)
+    start: Literal["initial", "reference"] | None = None
+    file: Path | None = None
+    gates: GatesTable = None
     layer_scale: LayerScale | None = None
     ramp: Ramp = None
 
@@ -290,13 +319,27 @@ class Recipe(Table):
             inherited[stage] = {**shared, **own} if isinstance(own, Mapping) else own
         return {**value, **inherited}
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.prune.gradual and self.train.gates:
+            raise InputError(
+                "train.gates: gates choose the weights themselves while they train, so "
+                "prune.gradual does not go with them"
+            )
+        if self.prune.gradual and self.train.file:
+            raise InputError(
+                "train.file: the training is given, so prune.gradual, which prunes during it, "
+                "does not go with it"
+            )
+        return self
+
     @classmethod
     def parse(cls, table: Mapping[str, Any]) -> Recipe:
         """A recipe from nested tables, as they stand in TOML."""
         try:
             return cls.model_validate(table)
         except ValidationError as error:
-            raise InputError(_explain(error)) from None
+            raise InputError(explain(error)) from None
 
     @classmethod
     def read(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -371,7 +414,7 @@ def _override(table: dict[str, Any], text: str) -> None:
     table[keys[-1]] = parsed
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
     """All that is wrong, in one line."""
     found = []
     for item in error.errors():

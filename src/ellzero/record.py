@@ -30,7 +30,12 @@ RECORD = "record.json"
 METRICS = "metrics.jsonl"
 MODEL = "model.safetensors"
 REFERENCE = "reference.safetensors"
+TRAINED = "trained.safetensors"
+ANSWERS = "answers.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
+
+WRITTEN = (RECIPE, RECORD, METRICS, MODEL, f"{MODEL}.gz", REFERENCE, TRAINED, ANSWERS, CHECKPOINT)
+"""All that a run may write."""
 
 
 def new_folder(root: Path, name: str) -> Path:
@@ -94,6 +99,22 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     write_json(folder / RECORD, record)
 
 
+def fail(folder: Path, error: str) -> None:
+    """Write into a run's record that it failed, and why; where there is no record, make one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        record = read_record(folder)
+    except InputError:
+        record = {"format": FORMAT, "folder": str(folder), "versions": versions()}
+    write_record(folder, {**record, "status": "failed", "error": error})
+
+
+def clear_folder(folder: Path) -> None:
+    """Remove what a run left behind; other files stay."""
+    for name in WRITTEN:
+        (folder / name).unlink(missing_ok=True)
+
+
 def write_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
     """Write a line of JSON per epoch, all anew, so that a reader never sees half a line."""
     lines = "".join(json.dumps(metrics) + "\n" for metrics in history)
@@ -125,6 +146,31 @@ def write_model(folder: Path, content: bytes) -> int:
     write_atomically(folder / MODEL, content)
     write_atomically(folder / f"{MODEL}.gz", packed)
     return len(packed)
+
+
+SMALLEST, LARGEST, PER_DECADE = -8, 2, 10
+"""The histogram of magnitudes runs from 1e-8 to 1e2, in this many bins a decade."""
+
+
+def magnitudes(weights: Selection) -> dict[str, Any]:
+    """Histogram of the selected weights' magnitudes: count of zeros, and of each bin of log10 |w|.
+
+    Magnitudes beyond either end are counted in the bin at that end.
+    """
+    counts = torch.zeros((LARGEST - SMALLEST) * PER_DECADE, dtype=torch.int64)
+    zeros = 0
+    for w in weights.values():
+        found = w.detach().abs().float()
+        found = found[found > 0]
+        zeros += w.numel() - found.numel()
+        bins = found.log10_().sub_(SMALLEST).mul_(PER_DECADE).long().clamp_(0, len(counts) - 1)
+        counts += torch.bincount(bins, minlength=len(counts)).cpu()
+    return {
+        "zeros": zeros,
+        "smallest": SMALLEST,
+        "per_decade": PER_DECADE,
+        "counts": counts.tolist(),
+    }
 
 
 def versions() -> dict[str, str]:

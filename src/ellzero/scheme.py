@@ -12,21 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ellzero import model_file
 from ellzero.data.data import Data
 from ellzero.errors import InputError
-from ellzero.files import copied, write_atomically
+from ellzero.files import copied, tensors_to_bytes, write_atomically
 from ellzero.progress import display
 from ellzero.pruning import Masks, kept_count
 from ellzero.recipe import Recipe
 from ellzero.record import (
+    ANSWERS,
     CHECKPOINT,
     FORMAT,
     RECIPE,
     layer_table,
     locked,
+    magnitudes,
     take_folder,
     versions,
     write_metrics,
@@ -35,7 +37,7 @@ from ellzero.record import (
 )
 from ellzero.selection import Selection, select
 from ellzero.training import checkpoint
-from ellzero.training.evaluation import Evaluation, evaluate
+from ellzero.training.evaluation import Evaluation, evaluate, evaluate_each
 from ellzero.training.run import Run, go, save_reference
 from ellzero.training.seeds import settings
 from ellzero.training.state import State
@@ -145,6 +147,7 @@ def _prepare(
     network = copy.deepcopy(model).to(device)
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    initial = copied(network) if recipe.train.start == "initial" else None
     if reference is not None:
         _start_from(network, reference)
     data.check_fit(network)
@@ -152,9 +155,14 @@ def _prepare(
     recipe.prune.target(weights.numel)
     if recipe.prune.budget is not None and recipe.prune.budget.max_accuracy_drop is not None:
         _require_accuracy(data)
-    state = State(network, weights, start=copied(network))
+    state = State(network, weights, start=initial or copied(network))
     if reference is not None:
-        state.reference = state.snapshot(_measured("reference", network, data, "validation"))
+        state.reference = state.snapshot(_measured("reference network", network, data))
+    if recipe.train.file is not None:
+        model_file.load(recipe.train.file, network)
+        state.base = state.snapshot(_measured("trained network", network, data))
+        state.trained = {"magnitudes": magnitudes(weights)}
+        state.restore(state.start)
     return state
 
 
@@ -171,8 +179,11 @@ def _start_from(network: nn.Module, reference: nn.Module | str | Path) -> None:
         ) from None
 
 
-def _measured(who: str, network: nn.Module, data: Data, part: str) -> Evaluation:
-    found = evaluate(network, data, part)
+def _measured(who: str, network: nn.Module, data: Data) -> Evaluation:
+    return _finite(who, "validation", evaluate(network, data, "validation"))
+
+
+def _finite(who: str, part: str, found: Evaluation) -> Evaluation:
     if not all(map(math.isfinite, found)):
         raise InputError(
             f"the {who} gives NaN or inf on {part} data: score {found.score}, loss {found.loss}"
@@ -258,27 +269,37 @@ def _conclude(run: Run, state: State) -> dict[str, Any]:
         content = model_file.to_bytes(network, masks=masks, metadata=run.about)
         file_bytes = write_model(run.folder, content)
         write_metrics(run.folder, state.history)
-    reference_test = test = None
+    tests: dict[str, Evaluation] = {}
+    answers: dict[str, Tensor] = {}
     if data.test is not None:
-        state.restore(reference.tensors)
-        reference_test = _measured("reference", network, data, "test")
-        state.restore(chosen.tensors)
-        test = _measured("compressed network", network, data, "test")
+        for who, snapshot in (("reference", reference), ("compressed", chosen)):
+            state.restore(snapshot.tensors)
+            found, right = evaluate_each(network, data, "test")
+            tests[who] = _finite(f"{who} network", "test", found)
+            if right is not None:
+                answers[who] = right
+    if answers and run.folder is not None:
+        write_atomically(run.folder / ANSWERS, tensors_to_bytes(answers, {}))
     float32_bytes = 4 * sum(p.numel() for p in network.parameters())
     gain: dict[str, Any] = {
         "weights": weights.numel,
         "nonzeros": chosen.nonzeros,
         "sparsity": 1 - chosen.nonzeros / weights.numel,
         "nonzero_ratio": weights.numel / chosen.nonzeros if chosen.nonzeros else None,
-        "reference": _figures(reference.evaluation, reference_test),
-        "compressed": {**_figures(chosen.evaluation, test), "epoch": chosen.epoch},
+        "reference": _figures(reference.evaluation, tests.get("reference")),
+        "compressed": {
+            **_figures(chosen.evaluation, tests.get("compressed")),
+            "epoch": chosen.epoch,
+        },
         "validation_score": chosen.evaluation.score,
+        "trained": state.trained,
         "outcomes": [asdict(outcome) for outcome in state.outcomes],
         "layers": layer_table(weights),
         "float32_bytes": float32_bytes,
         "seconds": round(state.seconds, 1),
     }
-    for name, found in (("reference", reference_test), ("test", test)):
+    for name, who in (("reference", "reference"), ("test", "compressed")):
+        found = tests.get(who)
         wrong = found.error_percent if found is not None and data.scores_accuracy else None
         gain[f"{name}_error_percent"] = wrong
     asked = _asked(recipe, weights)

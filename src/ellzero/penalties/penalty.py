@@ -19,9 +19,10 @@ Form = Literal["gradient", "loss", "decoupled"]
   adaptive optimizer such as Adam then rescales it per weight, like any part of the gradient.
 - `loss`: a term of the loss, differentiated by autograd. The same mathematics, slower; right where
   something else needs to see the whole objective (L-BFGS, a line search, a logged loss).
-- `decoupled`: a step of its own after the optimizer's,
-  `w -> sign(w) max(|w| - lr penalty'(|w|), 0)`. No optimizer rescales it and weights become exactly
-  zero; its strengths are orders of magnitude larger than the other forms' and not comparable.
+- `decoupled`: a step of its own after the optimizer's. The magnitude `m` of a weight, or the norm
+  of a group of them, becomes `max(m - lr penalty'(m), 0)`; signs and directions stay. No optimizer
+  rescales it and weights become exactly zero; its strengths are orders of magnitude larger than the
+  other forms' and not comparable.
 """
 
 
@@ -126,7 +127,11 @@ class Term(Penalty):
         return (self,)
 
     def shrink_(self, w: Tensor, step: float | Tensor) -> None:
-        """Take the decoupled step on `w` in place: `sign(w) max(|w| - step penalty'(|w|), 0)`."""
+        """Take the decoupled step on `w` in place: `m <- max(m - step penalty'(m), 0)`.
+
+        `m` is the magnitude of a weight, or the norm of a group of them. No weight crosses zero and
+        zeros stay; a step of length 0 changes nothing.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no decoupled form")
 
 

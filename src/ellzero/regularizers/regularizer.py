@@ -1,9 +1,10 @@
-"""A penalty bound to the selected weights of a network: what a training loop calls."""
+"""A penalty, or gates, bound to the weights of a network: what a training loop calls."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ellzero.curves import Curve
 from ellzero.errors import InputError, nearest
 from ellzero.penalties import Form, Penalty, Term
+from ellzero.regularizers.gates import Gates
 from ellzero.selection import Selection, Weight, select
 
 BLOCK = 1 << 15
@@ -20,15 +22,18 @@ LayerScale = Literal["paper", "paper-code", "inverse"]
 
 
 class Regularizer:
-    """A penalty bound to a network, for a training loop of your own.
+    """A penalty, gates, or both, bound to a network, for a training loop of your own.
 
-    Each term acts in its own form: `loss()` is added to the loss before backward, `add_gradient()`
-    goes after backward (after unscaling and accumulation, before clipping), `step(optimizer)` after
-    the optimizer's step. A method whose form does not occur in the penalty does nothing.
+    Each term of the penalty acts in its own form: `loss()` is added to the loss before backward,
+    `add_gradient()` goes after backward (after unscaling and accumulation, before clipping),
+    `step(optimizer)` after the optimizer's step. A method whose form does not occur in the penalty
+    does nothing. Gates need all of `before_forward()`, `add_gradient()` and `step(optimizer)`, a
+    validation within `finalized()`, and `finalize()` at the end of the training.
 
     Args:
         model: the network; nothing of it changes.
         penalty: one penalty, or a sum of them.
+        gates: a method with parameters of its own, `ez.HardConcrete` or `ez.PMMP`.
         weights: what it acts on, from `ez.select`; by default the weights of linear and
             convolution layers.
         layer_scale: factor on each layer's l0 strength (METHOD; other terms are never scaled).
@@ -39,7 +44,8 @@ class Regularizer:
         ramp: a curve by which all strengths rise with `progress`; by default none.
 
     Raises:
-        InputError: a penalty that is none; an unknown layer scale; no weights selected.
+        InputError: neither penalty nor gates, or something else in their place; an unknown layer
+            scale; no weights selected.
 
     Example:
         >>> import torch, ellzero as ez
@@ -54,32 +60,48 @@ class Regularizer:
     def __init__(
         self,
         model: nn.Module,
-        penalty: Penalty,
+        penalty: Penalty | None = None,
         *,
+        gates: Gates | None = None,
         weights: Selection | None = None,
         layer_scale: LayerScale | None = None,
         ramp: Curve | None = None,
     ) -> None:
-        if not isinstance(penalty, Penalty):
+        if not isinstance(penalty, Penalty) and (gates is None or penalty is not None):
             raise InputError(
                 f"penalty is {penalty!r}; expected a penalty such as ez.L0(1e-5), or a sum of them"
             )
+        if gates is not None and not isinstance(gates, Gates):
+            raise InputError(f"gates is {gates!r}; expected gates such as ez.HardConcrete(1e-6)")
         self.penalty = penalty
         self.weights = select(model) if weights is None else weights
+        self.gates = None if gates is None else gates.bind(self.weights)
         self.ramp = ramp
         self.progress: float | None = None
         """Progress of the training in [0, 1]; the loop has to set it where a ramp is used."""
         scales = layer_scales(self.weights, layer_scale)
         self._acts = [
             _Act(term, weight, scale if term.layer_scaled else 1.0)
-            for term in penalty.terms
+            for term in (() if penalty is None else penalty.terms)
             for weight, scale in zip(self.weights.weights, scales, strict=True)
         ]
 
     def value(self) -> Tensor:
-        """The whole penalty of the network as it stands, all forms together: a 0-d tensor."""
+        """All that is added to the loss as the network stands, whatever its form: a 0-d tensor."""
         with torch.no_grad():
-            return self._sum("gradient", "loss", "decoupled")
+            total = self._sum("gradient", "loss", "decoupled")
+            return total if self.gates is None else total + self.gates.value().to(total.device)
+
+    def before_forward(self) -> None:
+        """Let gates put into the weights what the forward pass is to see.
+
+        Several forward and backward passes may follow (accumulation) before `add_gradient()`.
+
+        Raises:
+            InputError: `add_gradient()`, which puts the weights back, was not called in between.
+        """
+        if self.gates is not None:
+            self.gates.before_forward()
 
     def loss(self) -> Tensor:
         """The terms of form `loss`, as a 0-d tensor for autograd (0 where there are none)."""
@@ -89,8 +111,11 @@ class Regularizer:
     def add_gradient(self) -> None:
         """Add the gradient of the terms of form `gradient` to the weights' `.grad`.
 
-        A weight that has no gradient yet gets one, as it would from a term of the loss.
+        A weight that has no gradient yet gets one, as it would from a term of the loss. Gates put
+        the weights back first.
         """
+        if self.gates is not None:
+            self.gates.add_gradient(self._ramped())
         for term, weight, factor in self._acting("gradient"):
             w = weight.parameter
             if w.grad is None:
@@ -102,12 +127,15 @@ class Regularizer:
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take the step of the terms of form `decoupled`, with each group's learning rate.
 
-        `w -> sign(w) max(|w| - lr penalty'(|w|), 0)`; pruned weights stay at zero. Call it after
-        `optimizer.step()`, and not where a gradient scaler skipped that step.
+        `w -> sign(w) max(|w| - lr penalty'(|w|), 0)`, or the penalty's proximal step; pruned
+        weights stay at zero. Gates move their own parameters. Call it after `optimizer.step()`,
+        and not where a gradient scaler skipped that step.
 
         Raises:
             InputError: a weight that no group of the optimizer owns.
         """
+        if self.gates is not None:
+            self.gates.step(optimizer.param_groups[0]["lr"])
         rates: dict[Tensor, float | Tensor] = {}
         for term, weight, factor in self._acting("decoupled"):
             if not rates:
@@ -121,11 +149,31 @@ class Regularizer:
                 )
             term.shrink_(weight.parameter, rates[weight.parameter] * factor)
 
-    def _acting(self, *forms: Form) -> Iterator[tuple[Term, Weight, float]]:
-        """Each term of these forms with each weight it acts on, and the factor of its strength."""
+    @contextmanager
+    def finalized(self) -> Iterator[None]:
+        """The network as it would be at the end, for a validation inside the block.
+
+        Gates become plain weights there, and come back after it; without gates nothing changes.
+        """
+        if self.gates is None:
+            yield
+            return
+        with self.gates.finalized():
+            yield
+
+    def finalize(self) -> None:
+        """End the training: gates become plain weights for good; without gates nothing changes."""
+        if self.gates is not None:
+            self.gates.finalize()
+
+    def _ramped(self) -> float:
         if self.ramp is not None and self.progress is None:
             raise InputError("the ramp needs to know where the training is: set progress to 0..1")
-        ramped = 1.0 if self.ramp is None else self.ramp(self.progress or 0.0)
+        return 1.0 if self.ramp is None else self.ramp(self.progress or 0.0)
+
+    def _acting(self, *forms: Form) -> Iterator[tuple[Term, Weight, float]]:
+        """Each term of these forms with each weight it acts on, and the factor of its strength."""
+        ramped = self._ramped()
         for act in self._acts:
             if act.term.form in forms and act.weight.parameter.requires_grad:
                 yield act.term, act.weight, act.scale * ramped

@@ -29,6 +29,7 @@ def save(state: State, path: Path) -> None:
         "outcomes": [dataclasses.asdict(outcome) for outcome in state.outcomes],
         "history": state.history,
         "seconds": state.seconds,
+        "trained": state.trained,
         "snapshots": {},
     }
     for name in SNAPSHOTS:
@@ -39,20 +40,11 @@ def save(state: State, path: Path) -> None:
     if state.masks is not None:
         groups["masks"] = state.masks.state_dict()
     if state.optimizer is not None:
-        optimizer = state.optimizer.state_dict()
-        groups["optimizer"] = {
-            f"{index}/{key}": value
-            for index, values in optimizer["state"].items()
-            for key, value in values.items()
-            if isinstance(value, Tensor)
-        }
-        document["optimizer"] = {
-            "param_groups": optimizer["param_groups"],
-            "state": {
-                index: {k: v for k, v in values.items() if not isinstance(v, Tensor)}
-                for index, values in optimizer["state"].items()
-            },
-        }
+        groups["optimizer"], document["optimizer"] = _parts(state.optimizer)
+    gates = state.gates
+    if gates is not None:
+        groups["gates"] = gates.own
+        groups["gates_optimizer"], document["gates_optimizer"] = _parts(gates.optimizer)
     tensors = {
         f"{group}/{name}": tensor.detach().cpu().contiguous()
         for group, found in groups.items()
@@ -85,6 +77,7 @@ def load(state: State, path: Path, recipe: Recipe) -> None:
         state.outcomes = tuple(Outcome(**outcome) for outcome in document["outcomes"])
         state.history = document["history"]
         state.seconds = document["seconds"]
+        state.trained = document["trained"]
         for name, (evaluation, nonzeros, epoch) in document["snapshots"].items():
             snapshot = Snapshot(groups[name], Evaluation(*evaluation), nonzeros, epoch)
             setattr(state, name, snapshot)
@@ -96,10 +89,32 @@ def load(state: State, path: Path, recipe: Recipe) -> None:
             state.masks = Masks(state.weights, groups["masks"])
         if "optimizer" in document and state.optimizer is not None:
             _load_optimizer(state.optimizer, document["optimizer"], groups.get("optimizer", {}))
+        gates = state.gates
+        if gates is not None:
+            for name, tensor in gates.own.items():
+                tensor.copy_(groups["gates"][name])
+            moments = groups.get("gates_optimizer", {})
+            _load_optimizer(gates.optimizer, document["gates_optimizer"], moments)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"checkpoint {path} does not fit this recipe or network: {error}"
         ) from None
+
+
+def _parts(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of an optimizer's state, and all the rest of it."""
+    found = optimizer.state_dict()
+    tensors = {
+        f"{index}/{key}": value
+        for index, values in found["state"].items()
+        for key, value in values.items()
+        if isinstance(value, Tensor)
+    }
+    rest = {
+        index: {key: value for key, value in values.items() if not isinstance(value, Tensor)}
+        for index, values in found["state"].items()
+    }
+    return tensors, {"param_groups": found["param_groups"], "state": rest}
 
 
 def _load_optimizer(

@@ -37,7 +37,6 @@ def running_sum(device: torch.device) -> Tensor:
     return torch.zeros((), dtype=dtype, device=device)
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, data: Data, part: str = "test") -> Evaluation:
     """Score and mean loss of a network on the `train`, `validation` or `test` part of the data.
 
@@ -53,6 +52,22 @@ def evaluate(model: nn.Module, data: Data, part: str = "test") -> Evaluation:
         >>> ez.evaluate(torch.nn.Identity(), data, "validation").score
         1.0
     """
+    return _evaluate(model, data, part, None)
+
+
+def evaluate_each(model: nn.Module, data: Data, part: str) -> tuple[Evaluation, Tensor | None]:
+    """The same, and whether each example got its own class: bool, in the data's order, on the CPU.
+
+    So that two networks can be compared example by example. Where an example has several labels
+    (segmentation), one entry for each; None where the score is no accuracy.
+    """
+    right: list[Tensor] | None = [] if data.scores_accuracy else None
+    found = _evaluate(model, data, part, right)
+    return found, None if right is None else torch.cat(right).cpu()
+
+
+@torch.no_grad()
+def _evaluate(model: nn.Module, data: Data, part: str, right: list[Tensor] | None) -> Evaluation:
     examples: Part | None = getattr(data, part) if part in ("train", "validation", "test") else None
     if examples is None:
         known = ", ".join(p.name for p in data.parts)
@@ -66,4 +81,6 @@ def evaluate(model: nn.Module, data: Data, part: str = "test") -> Evaluation:
             score = score + data.score(outputs, targets) * len(targets)
             loss = loss + data.loss(outputs, targets) * len(targets)
             count += len(targets)
+            if right is not None:
+                right.append((outputs.argmax(1) == targets).flatten())
     return Evaluation(float(score) / count, float(loss) / count)

@@ -98,10 +98,12 @@ def _train_epoch(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
+            if regularizer is not None:
+                regularizer.progress = progress
+                regularizer.before_forward()
             loss = _loss(state, recipe, data, inputs, targets)
             objective = loss
             if regularizer is not None:
-                regularizer.progress = progress
                 objective = loss + regularizer.loss()
             objective.backward()
             if regularizer is not None:
@@ -129,16 +131,19 @@ def _metrics(
     state: State, data: Data, train_loss: float | None, rate: float, began: float
 ) -> tuple[dict[str, Any], Evaluation]:
     assert state.step is not None
-    validation = evaluate(state.model, data, "validation")
+    regularizer = state.regularizer
+    with nullcontext() if regularizer is None else regularizer.finalized():
+        validation = evaluate(state.model, data, "validation")
+        nonzeros = state.nonzeros
     metrics = {
         "stage": state.step.stage,
         "round": state.step.round,
         "epoch": state.epoch,
         "train_loss": train_loss,
-        "penalty": 0.0 if state.regularizer is None else float(state.regularizer.value()),
+        "penalty": 0.0 if regularizer is None else float(regularizer.value()),
         "validation_loss": validation.loss,
         "validation_score": validation.score,
-        "nonzeros": state.nonzeros,
+        "nonzeros": nonzeros,
         "learning_rate": rate,
         "seconds": round(time.perf_counter() - began, 3),
     }

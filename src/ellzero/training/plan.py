@@ -64,7 +64,7 @@ def next_step(
     target = recipe.prune.target(numel)
     if "reference" not in done and not has_reference:
         return Step("reference", epochs=recipe.reference.epochs)
-    if "train" not in done:
+    if "train" not in done and recipe.train.file is None:
         gradual = target if recipe.prune.gradual else None
         return Step("train", epochs=recipe.train.epochs, nonzeros=gradual)
     if len(rounds) == recipe.prune.rounds:

@@ -14,7 +14,7 @@ from ellzero.errors import BudgetError, DivergenceError, InputError
 from ellzero.pruning import Masks
 from ellzero.pruning.budget import Budget, bisect
 from ellzero.recipe import Recipe
-from ellzero.record import CHECKPOINT, REFERENCE, write_metrics
+from ellzero.record import CHECKPOINT, REFERENCE, TRAINED, magnitudes, write_metrics
 from ellzero.training import checkpoint
 from ellzero.training.evaluation import Evaluation, evaluate
 from ellzero.training.loop import epochs, masks_for
@@ -89,6 +89,8 @@ def go(run: Run, state: State) -> None:
                 if state.epoch > 0 and clock.since_checkpoint() > CHECKPOINT_SECONDS:
                     _checkpoint(run, state, clock)
             run.display.epoch(metrics)
+        if state.regularizer is not None:
+            state.regularizer.finalize()
         # no epoch was left where a step has none, or was resumed at its very end
         _finish(run, state, validation or evaluate(state.model, run.data, "validation"))
     state.seconds = clock.total()
@@ -99,7 +101,9 @@ def _begin(run: Run, state: State, step: Step) -> None:
     state.step, state.epoch = step, 0
     if step.stage == "train":
         _require_measurable(run, state)
-        state.restore(state.start)
+        from_reference = run.recipe.train.start == "reference"
+        assert state.reference is not None
+        state.restore(state.reference.tensors if from_reference else state.start)
         state.start = {}
         state.best = None
     if step.stage == "finetune":
@@ -166,6 +170,8 @@ def _finish(run: Run, state: State, validation: Evaluation) -> None:
         save_reference(run, state)
     else:
         reached = state.snapshot(validation)
+        if step.stage == "train":
+            save_trained(run, state)
         if step.stage == "finetune" and budget is not None:
             assert state.best is not None
             assert state.reference is not None
@@ -182,9 +188,19 @@ def _finish(run: Run, state: State, validation: Evaluation) -> None:
 
 def save_reference(run: Run, state: State) -> None:
     """Write the reference, which the network is at this moment, for this and for other runs."""
+    _save_network(run, state, REFERENCE)
+
+
+def save_trained(run: Run, state: State) -> None:
+    """Write the trained network before it is pruned, for other prunings of it, and its record."""
+    _save_network(run, state, TRAINED)
+    state.trained = {"magnitudes": magnitudes(state.weights)}
+
+
+def _save_network(run: Run, state: State, name: str) -> None:
     if run.folder is not None:
         masks = Masks.of(state.weights)
-        model_file.save(state.model, run.folder / REFERENCE, masks=masks, metadata=run.about)
+        model_file.save(state.model, run.folder / name, masks=masks, metadata=run.about)
 
 
 def _require_measurable(run: Run, state: State) -> None:
@@ -205,7 +221,9 @@ def _require_finite(run: Run, state: State, metrics: dict[str, Any]) -> None:
         return
     assert state.step is not None
     table = state.step.optimization(run.recipe)
-    terms = () if table.penalty is None else table.penalty.terms
+    terms = () if table.penalty is None else (*table.penalty.terms,)
+    if state.gates is not None and run.recipe.train.gates is not None:
+        terms = (*terms, run.recipe.train.gates)
     strengths = ", ".join(f"{type(t).__name__} strength {t.strength:g}" for t in terms)
     kept = f"; {run.folder / CHECKPOINT} holds the last good state" if run.folder else ""
     raise DivergenceError(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ellzero.files import copied
 from ellzero.pruning import Masks
 from ellzero.recipe import Optimization, Recipe
-from ellzero.regularizers import Regularizer
+from ellzero.regularizers import BoundGates, Regularizer
 from ellzero.selection import Selection
 from ellzero.training.evaluation import Evaluation
 from ellzero.training.plan import Outcome, Step
@@ -46,6 +46,8 @@ class State:
     reference: Snapshot | None = None
     base: Snapshot | None = None
     """What the next round prunes: the trained network, or the last one within the budget."""
+    trained: dict[str, Any] | None = None
+    """What the record tells of the weights after the regularized training, before any pruning."""
     best: Snapshot | None = None
     """The best so far at the asked sparsity (of the reference: at all)."""
 
@@ -53,6 +55,11 @@ class State:
     def nonzeros(self) -> int:
         """Count of the selected weights that are not zero."""
         return int(sum(w.count_nonzero() for w in self.weights.values()))
+
+    @property
+    def gates(self) -> BoundGates | None:
+        """The gates at work in this step, if it has any."""
+        return None if self.regularizer is None else self.regularizer.gates
 
     def snapshot(self, evaluation: Evaluation) -> Snapshot:
         """The network as it stands."""
@@ -68,11 +75,13 @@ class State:
         table = self.step.optimization(recipe)
         self.optimizer = _optimizer(self.model, table)
         self.regularizer = None
-        if table.penalty is not None:
-            train = recipe.train if self.step.stage == "train" else None
+        train = recipe.train if self.step.stage == "train" else None
+        gates = train and train.gates
+        if table.penalty is not None or gates is not None:
             self.regularizer = Regularizer(
                 self.model,
                 table.penalty,
+                gates=gates,
                 weights=self.weights,
                 layer_scale=train and train.layer_scale,
                 ramp=train and train.ramp,

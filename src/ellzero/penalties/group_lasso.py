@@ -1,0 +1,75 @@
+"""The group lasso: whole units go, not single weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ellzero.penalties.penalty import Form, Term
+
+
+@dataclass(frozen=True)
+class GroupLasso(Term):
+    """The group lasso, `strength * sum_g sqrt(n_g) ||w_g||`, over the units of a layer.
+
+    A group `w_g = w[g, ...]` is what comes into one unit or channel, `n_g` weights, and `||.||` is
+    the l2 norm. Entries of a vector are groups of their own, which makes it the l1 norm there. The
+    gradient is `strength * sqrt(n_g) w_g / ||w_g||`, and 0 at a group of zeros. The decoupled form
+    is the proximal step: a group shrinks as a whole and becomes zero as a whole, while zeros within
+    it stay.
+
+    Args:
+        strength: factor of the sum, >= 0.
+        form: `gradient`, `loss` or `decoupled`, see `ellzero.penalties.Form`.
+
+    Raises:
+        InputError: a strength that is negative or not finite; an unknown form.
+
+    Source:
+        Yuan and Lin, J. R. Statist. Soc. B 68 (2006) 49-67; on the filters of networks: Wen, Wu,
+        Wang, Chen and Li, NeurIPS 2016, arXiv 1608.03665.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> w = torch.tensor([[3.0, 0.0, 0.0, -4.0], [0.5, 0.5, -0.5, 0.5]])
+        >>> penalty = ez.GroupLasso(0.5, form="decoupled")
+        >>> penalty.value(w)  # 0.5 * 2 * (5 + 1)
+        tensor(6.)
+        >>> penalty.shrink_(w, 1.0)
+        >>> w
+        tensor([[ 2.4000,  0.0000,  0.0000, -3.2000],
+                [ 0.0000,  0.0000,  0.0000,  0.0000]])
+    """
+
+    forms: ClassVar[tuple[Form, ...]] = ("gradient", "loss", "decoupled")
+    elementwise: ClassVar[bool] = False
+
+    def value(self, w: Tensor) -> Tensor:
+        """`strength * sum_g sqrt(n_g) ||w_g||`, a 0-d tensor."""
+        return self._slope(w) * _norms(w).sum()
+
+    def gradient(self, w: Tensor) -> Tensor:
+        """`strength * sqrt(n_g) w_g / ||w_g||`, of the shape of `w`; 0 where `w_g` is 0."""
+        norms = _norms(w)
+        return (w / torch.where(norms > 0, norms, 1.0)).mul_(self._slope(w))
+
+    def shrink_(self, w: Tensor, step: float | Tensor) -> None:
+        """`w_g <- w_g max(1 - step * strength * sqrt(n_g) / ||w_g||, 0)` in place."""
+        norms, amount = _norms(w), step * self._slope(w)
+        # w - w is +0, as after every decoupled step, where w * 0 would keep the sign
+        w.sub_(w * torch.where(norms > amount, amount / norms, 1.0))
+
+    def _slope(self, w: Tensor) -> float:
+        """By how much the penalty grows with a group's norm; all groups of a tensor are equal."""
+        return self.strength * math.sqrt(math.prod(w.shape[1:]))
+
+
+def _norms(w: Tensor) -> Tensor:
+    """The l2 norm of each group, in a shape that broadcasts over `w`."""
+    within = tuple(range(1, w.dim()))
+    # an empty tuple of dimensions would mean all of them
+    return torch.linalg.vector_norm(w, dim=within, keepdim=True) if within else w.abs()

@@ -1,0 +1,128 @@
+"""Hard-concrete gates: the expected l0 norm under random gates that are learned."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from torch import Tensor
+
+from ellzero.errors import InputError
+from ellzero.regularizers.gates import BoundGates, Gates
+from ellzero.selection import Selection
+
+LOW, HIGH = -0.1, 1.1
+"""The interval (gamma, zeta) that the concrete variable is stretched to before it is clipped."""
+
+TEMPERATURE = 2 / 3
+"""Temperature (beta) of the concrete distribution; all three as in the paper's experiments."""
+
+SHIFT = TEMPERATURE * math.log(-LOW / HIGH)
+"""A gate is nonzero with probability `sigmoid(log_alpha - SHIFT)`."""
+
+
+@dataclass(frozen=True)
+class HardConcrete(Gates):
+    """Hard-concrete gates, `strength * sum(P(gate > 0))` over all weights.
+
+    Each weight is multiplied by a gate `z = clip(1.2 s - 0.1, 0, 1)` with
+    `s = sigmoid((log(u / (1 - u)) + log_alpha) / (2/3))`, `u` uniform on (0, 1), drawn anew for
+    every batch. `log_alpha` is learned; `P(z > 0) = sigmoid(log_alpha - 2/3 log(0.1 / 1.1))`.
+    Without noise the gate is `clip(1.2 sigmoid(log_alpha) - 0.1, 0, 1)`, and finalizing multiplies
+    each weight by that.
+
+    Args:
+        strength: factor of the expected count of nonzero weights, >= 0.
+        rate: how much faster than the weights `log_alpha` learns.
+        keep: the probability in (0, 1) by which all gates are nonzero in the beginning.
+
+    Raises:
+        InputError: a strength, rate or keep out of range.
+
+    Source:
+        Louizos, Welling and Kingma, ICLR 2018, arXiv 1712.01312, equations 10 to 13.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> model = torch.nn.Linear(3, 2)
+        >>> regularizer = ez.Regularizer(model, gates=ez.HardConcrete(1.0, keep=0.5))
+        >>> regularizer.value()  # half of six weights
+        tensor(3.)
+    """
+
+    _: KW_ONLY
+    rate: float = 10.0
+    keep: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.keep < 1:
+            raise InputError(f"HardConcrete: keep is {self.keep!r}; expected 0 < keep < 1")
+
+    def bind(self, weights: Selection) -> BoundHardConcrete:
+        return BoundHardConcrete(self, weights)
+
+
+class BoundHardConcrete(BoundGates):
+    """Hard-concrete gates on the weights of one network; `own` holds `log_alpha` of each."""
+
+    def __init__(self, told: HardConcrete, weights: Selection) -> None:
+        start = math.log(told.keep / (1 - told.keep)) + SHIFT
+        own = {name: torch.full_like(w, start).detach() for name, w in weights.items()}
+        super().__init__(weights, told.rate, own)
+        self._strength = told.strength
+        self._drawn: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def value(self) -> Tensor:
+        return self._strength * sum((nonzero(a).sum() for a in self.own.values()), torch.zeros(()))
+
+    @torch.no_grad()
+    def plain(self) -> list[Tensor]:
+        pairs = zip(self.weights.values(), self.own.values(), strict=True)
+        return [w * gate(torch.sigmoid(log_alpha)) for w, log_alpha in pairs]
+
+    @torch.no_grad()
+    def before_forward(self) -> None:
+        if self._drawn:
+            raise InputError(
+                "before_forward was called twice; add_gradient has to come between, as it puts "
+                "the weights back"
+            )
+        for w, log_alpha in zip(self.weights.values(), self.own.values(), strict=True):
+            s = concrete(log_alpha, torch.rand_like(w))
+            self._drawn.append((w.detach().clone(), s, gate(s)))
+            w.mul_(self._drawn[-1][2])
+
+    @torch.no_grad()
+    def add_gradient(self, ramped: float) -> None:
+        for w, log_alpha, (before, s, z) in zip(
+            self.weights.values(), self.own.values(), self._drawn, strict=True
+        ):
+            w.copy_(before)
+            p = nonzero(log_alpha)
+            log_alpha.grad = p * (1 - p) * (self._strength * ramped)
+            if w.grad is not None:
+                # the forward pass saw w z, so the chain rule splits its gradient between the two
+                inside = (z > 0) & (z < 1)
+                slope = s * (1 - s) * ((HIGH - LOW) / TEMPERATURE)
+                log_alpha.grad += w.grad * before * slope * inside
+                w.grad.mul_(z)
+        self._drawn = []
+
+
+def concrete(log_alpha: Tensor, u: Tensor) -> Tensor:
+    """The concrete variable in (0, 1) for uniform noise `u` (equation 10, before stretching)."""
+    # float32 noise holds exact zeros and ones, whose logits are infinite
+    logit = torch.logit(u, eps=torch.finfo(u.dtype).eps)
+    return torch.sigmoid((logit + log_alpha) / TEMPERATURE)
+
+
+def gate(s: Tensor) -> Tensor:
+    """A gate in [0, 1]: the concrete variable stretched and clipped (equation 11)."""
+    return (s * (HIGH - LOW) + LOW).clamp(0, 1)
+
+
+def nonzero(log_alpha: Tensor) -> Tensor:
+    """Probability that a gate is not zero (equation 12)."""
+    return torch.sigmoid(log_alpha - SHIFT)

@@ -1,0 +1,99 @@
+"""Probabilistic minimax pruning (PMMP): a random stand-in for each weight, tied to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from torch import Tensor
+
+from ellzero.regularizers.gates import BoundGates, Gates
+from ellzero.selection import Selection
+
+
+@dataclass(frozen=True)
+class PMMP(Gates):
+    """Probabilistic minimax pruning, `strength * sum(p) + sum(u (d^2 + w^2 p (1 - p)))`.
+
+    Beside each weight `a` of the network stand a value `w`, the probability `p` that it is kept,
+    and a multiplier `u` of the constraint that `a` equals the random `w z`, `z ~ Bernoulli(p)`:
+    `d = a - w p` is its bias and `w^2 p (1 - p)` its variance. The objective is minimized over `a`,
+    `w`, `p` and maximized over `u`, by Adam on the stand-ins; `p` is clamped to [0, 1] after each
+    step. In the beginning `w = a` and `p = 1`. Finalizing puts `w p` in place of each weight.
+
+    Args:
+        strength: factor of the expected count of nonzero weights, >= 0.
+        rate: how much faster than the weights the stand-ins learn.
+        multiplier: the value that `u` begins with, >= 0.
+
+    Raises:
+        InputError: a strength, rate or multiplier that is negative or not finite; a rate of zero.
+
+    Source:
+        Barth and von Petersenn, arXiv 2505.17469.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> model = torch.nn.Linear(3, 2)
+        >>> regularizer = ez.Regularizer(model, gates=ez.PMMP(0.5))
+        >>> regularizer.value()  # all six are kept, and no constraint is violated
+        tensor(3.)
+    """
+
+    _: KW_ONLY
+    rate: float = 1.0
+    multiplier: float = 1.0
+
+    def bind(self, weights: Selection) -> BoundPMMP:
+        return BoundPMMP(self, weights)
+
+
+class BoundPMMP(BoundGates):
+    """PMMP on the weights of one network; `own` holds `w/NAME`, `p/NAME` and `u/NAME` of each."""
+
+    def __init__(self, told: PMMP, weights: Selection) -> None:
+        own = {}
+        for name, a in weights.items():
+            own[f"w/{name}"] = a.detach().clone()
+            own[f"p/{name}"] = torch.ones_like(a).detach()
+            own[f"u/{name}"] = torch.full_like(a, told.multiplier).detach()
+        super().__init__(weights, told.rate, own)
+        self._strength = told.strength
+
+    def _stands(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        for name, a in self.weights.items():
+            yield a, self.own[f"w/{name}"], self.own[f"p/{name}"], self.own[f"u/{name}"]
+
+    @torch.no_grad()
+    def value(self) -> Tensor:
+        total = torch.zeros(())
+        for a, w, p, u in self._stands():
+            total = total + self._strength * p.sum() + (u * violation(a, w, p)).sum()
+        return total
+
+    @torch.no_grad()
+    def plain(self) -> list[Tensor]:
+        return [w * p for _, w, p, _ in self._stands()]
+
+    @torch.no_grad()
+    def add_gradient(self, ramped: float) -> None:
+        for a, w, p, u in self._stands():
+            d = a - w * p
+            pull = 2 * u * d
+            if a.grad is None:
+                a.grad = torch.zeros_like(a)
+            a.grad += pull
+            w.grad = -pull * p + 2 * u * w * p * (1 - p)
+            p.grad = -pull * w + u * w.square() * (1 - 2 * p) + self._strength * ramped
+            u.grad = -violation(a, w, p)  # u ascends
+
+    def step(self, learning_rate: float | Tensor) -> None:
+        super().step(learning_rate)
+        for _, _, p, _ in self._stands():
+            p.clamp_(0, 1)
+
+
+def violation(a: Tensor, w: Tensor, p: Tensor) -> Tensor:
+    """Squared bias and variance of the random stand-in, `(a - w p)^2 + w^2 p (1 - p)`."""
+    return (a - w * p).square() + w.square() * p * (1 - p)

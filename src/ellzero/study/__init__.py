@@ -1,0 +1,1 @@
+"""Studies: methods x strengths x seeds x targets under one protocol."""

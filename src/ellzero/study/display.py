@@ -1,0 +1,77 @@
+"""The bar of a study: epochs done of all epochs, with the time left, on a terminal only."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from ellzero.record import METRICS
+
+
+class Display:
+    """Counts the epochs of a study's cells, and shows them in a bar if that is wanted."""
+
+    def __init__(self, wanted: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+            transient=True,
+            disable=not wanted,
+        )
+        self._task = self._bar.add_task("starting", total=None, note="")
+        self._active: dict[Path, int] = {}
+        self._finished = self._cells = self._failed = 0
+
+    def expect(self, stage: str, epochs: int) -> None:
+        """A stage begins, and from now on this many epochs are still to come."""
+        self._bar.update(self._task, description=stage, total=self._finished + epochs)
+
+    def begin(self, folder: Path, epochs: int) -> None:
+        """A cell begins."""
+        self._active[folder] = epochs
+
+    def end(self, folder: Path, epochs: int, *, failed: bool) -> None:
+        """A cell has ended."""
+        self._active.pop(folder, None)
+        self._finished += epochs
+        self._cells += 1
+        self._failed += failed
+
+    def refresh(self) -> None:
+        """Look at the metrics of the cells that run at the moment."""
+        running = sum(min(_epochs(folder), work) for folder, work in [*self._active.items()])
+        failed = f", {self._failed} failed" if self._failed else ""
+        note = f"{self._cells} cells done{failed}; now {', '.join(f.name for f in self._active)}"
+        self._bar.update(self._task, completed=self._finished + running, note=note)
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+
+def _epochs(folder: Path) -> int:
+    try:
+        return (folder / METRICS).read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
+def display(progress: bool | None) -> Display:
+    """The display, shown if that is wanted, or by default if standard error is a terminal."""
+    return Display(sys.stderr.isatty() if progress is None else progress)

@@ -1,0 +1,128 @@
+"""Whether two methods differ: a paired bootstrap over the test examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ellzero.errors import InputError
+from ellzero.files import read_tensors
+from ellzero.record import ANSWERS
+from ellzero.study.results import Found, Results, Row
+from ellzero.study.study import Target
+
+RESAMPLES = 10_000
+LEVEL = 0.05
+"""Methods are said to differ where the adjusted p-value is below this."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A method beside the one that did best on validation data, at one target.
+
+    `difference` is its test error minus the best one's, in percentage points, a mean over the
+    seeds; `low` and `high` bound its 95 % bootstrap interval. `p` is two-sided and adjusted for the
+    number of methods (Holm).
+    """
+
+    target: Target
+    best: Row
+    other: Row
+    difference: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether the two are said to differ."""
+        return self.p < LEVEL
+
+
+def pairs(results: Results) -> list[Pair]:
+    """Each method beside the best one of its target, as far as the runs tell right from wrong.
+
+    The best is the one with the highest median validation score (under a budget: with the fewest
+    weights), so the test data has no say in who is compared. Only methods that are done on all
+    seeds take part. The test set's examples are drawn again, 10,000 times, the same for both
+    methods and for all seeds: the interval tells what other test examples might have said, not
+    what other seeds might.
+    """
+    found = []
+    for target in results.study.targets:
+        rows = [row for row in results.rows() if row.target == target]
+        complete = [row for row in rows if len(row.cells) == row.seeds]
+        wrong = {row.method: w for row in complete if (w := _wrong(row.cells)) is not None}
+        rows = [row for row in complete if row.method in wrong]
+        if len(rows) > 1:
+            best = max(rows, key=lambda row: _merit(row))
+            others = [row for row in rows if row is not best]
+            found += _compared(target, best, others, wrong)
+    return found
+
+
+def bootstrap(difference: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Bounds of the 95 % interval of a mean over examples, and the two-sided p-value of zero.
+
+    Args:
+        difference: a value for each example, float64 of shape (examples,).
+        seed: of the resampling.
+
+    Source:
+        Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 13 and 15.
+    """
+    # few values occur, so drawing examples is drawing how often each value comes
+    values, counts = np.unique(difference, return_counts=True)
+    examples = len(difference)
+    drawn = np.random.default_rng(seed).multinomial(examples, counts / examples, RESAMPLES)
+    means = drawn @ values / examples
+    low, high = np.quantile(means, [0.025, 0.975])
+    tail = min(np.mean(means <= 0), np.mean(means >= 0))
+    return float(low), float(high), min(1.0, 2 * max(float(tail), 1 / RESAMPLES))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """P-values adjusted for their number by Holm's step-down rule, in the order given."""
+    adjusted = [0.0] * len(p)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def _compared(
+    target: Target, best: Row, others: Sequence[Row], wrong: dict[str, np.ndarray]
+) -> list[Pair]:
+    differences = [100 * (wrong[other.method] - wrong[best.method]) for other in others]
+    bounds = [bootstrap(difference) for difference in differences]
+    adjusted = holm([p for _, _, p in bounds])
+    return [
+        Pair(target, best, other, float(difference.mean()), low, high, p)
+        for other, difference, (low, high, _), p in zip(
+            others, differences, bounds, adjusted, strict=True
+        )
+    ]
+
+
+def _wrong(cells: Sequence[Found]) -> np.ndarray | None:
+    """The share of the seeds that get each test example wrong; None where no run tells."""
+    rows = []
+    for cell in cells:
+        try:
+            answers, _ = read_tensors(cell.folder / ANSWERS)
+            rows.append(~answers["compressed"].numpy().astype(bool))
+        except (InputError, KeyError):
+            return None
+    if len({len(row) for row in rows}) != 1:
+        return None
+    return np.mean(rows, axis=0)
+
+
+def _merit(row: Row) -> float:
+    path = ("nonzeros",) if "budget" in row.target.prune else ("compressed", "validation", "score")
+    spread = row.spread(*path)
+    assert spread is not None
+    return -spread.median if path == ("nonzeros",) else spread.median

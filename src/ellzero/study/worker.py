@@ -1,0 +1,83 @@
+"""A worker: a process that runs the cells it is told of, one after another.
+
+Orders come on standard input, a line of JSON each; a line of JSON goes out when a cell has ended.
+When standard input closes, the worker ends at once: the run it is in can be resumed.
+"""
+
+from __future__ import annotations
+
+import _thread
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ellzero.data.data import Data
+from ellzero.recipe import Recipe, Source
+from ellzero.record import CHECKPOINT, clear_folder, fail, locked
+from ellzero.scheme import compress
+from ellzero.sources import build_data, build_model
+from ellzero.study.results import Found
+
+
+def main() -> None:
+    """Run what standard input says, until it closes."""
+    # what a user's own code prints must not mix with the answers; it goes to the log
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # a process started in the background may have been told to ignore interrupts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(orders,), daemon=True).start()
+    try:
+        while (order := orders.get()) is not None:
+            folder = Path(order["folder"])
+            error = run_cell(folder, Recipe.parse(order["recipe"]))
+            answers.write(json.dumps({"error": error}) + "\n")
+            answers.flush()
+    except KeyboardInterrupt:
+        pass  # standard input closed while a cell ran
+
+
+def _listen(orders: queue.SimpleQueue[dict[str, Any] | None]) -> None:
+    for line in sys.stdin:
+        orders.put(json.loads(line))
+    orders.put(None)
+    _thread.interrupt_main()
+
+
+def run_cell(folder: Path, recipe: Recipe) -> str | None:
+    """Run one cell, or go on with it where it stopped; why it failed, or None.
+
+    A failure is written into the cell's record as well.
+    """
+    try:
+        found = Found.at(folder)
+        resume = found.status in ("running", "interrupted") and (folder / CHECKPOINT).is_file()
+        if folder.is_dir() and not resume:
+            with locked(folder):
+                clear_folder(folder)
+        data = _data(json.dumps(recipe.data and recipe.data.model_dump()))
+        model = build_model(recipe.model, recipe.seed)
+        compress(model, data, recipe, folder=folder, resume=resume, progress=False)
+    except Exception as error:
+        traceback.print_exc()
+        message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        fail(folder, message)
+        return message
+    return None
+
+
+@lru_cache(maxsize=1)  # the cells of a study share their data
+def _data(source: str) -> Data:
+    return build_data(Source.model_validate(json.loads(source)) if source != "null" else None)
+
+
+if __name__ == "__main__":
+    main()
