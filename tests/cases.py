@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ellzero.penalties import L0, L1, L2, GroupLasso, HoyerSquare, Term
+from ellzero.regularizers import PMMP, Gates, HardConcrete
 
 LN2 = math.log(2)  # with beta = ln 2, exp(-beta |w|) = 2^-|w|, so hand values are plain fractions
 
@@ -89,6 +90,31 @@ PENALTY_CASES = {
         shrunk=(0.9, -1.8, 1.8, 3.6, 0, 0, 0, 0, 0, -2.5, 0, 0, 0, 0, 0, 0),
         w=HAND_ROWS,
         shrink_w=SHRINK_ROWS,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class GatesCase:
+    """One entry of `GATES`: a method, the same as a recipe's table, and what it says at first."""
+
+    gates: Gates
+    table: dict[str, Any]
+    beginning: float  # its value for each weight before any training
+
+
+GATES_CASES = {
+    # half of all gates are open, times the strength
+    "hard_concrete": GatesCase(
+        gates=HardConcrete(0.25, keep=0.5, rate=3.0),
+        table={"strength": 0.25, "keep": 0.5, "rate": 3},
+        beginning=1 / 8,
+    ),
+    # every weight is kept, and no constraint is violated
+    "pmmp": GatesCase(
+        gates=PMMP(0.25, multiplier=2.0),
+        table={"strength": 0.25, "multiplier": 2},
+        beginning=1 / 4,
     ),
 }
 

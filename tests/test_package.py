@@ -11,7 +11,17 @@ from pathlib import Path
 import ellzero
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("mlxtend", "pooch", "matplotlib", "pandas", "scipy", "sklearn", "requests", "hypothesis")
+EXTRAS = (
+    "mlxtend",
+    "pooch",
+    "matplotlib",
+    "jinja2",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "requests",
+    "hypothesis",
+)
 
 
 def run(*command: str | Path, **options) -> str:

@@ -76,6 +76,31 @@ def test_the_bar_counts_batches_and_ends_at_its_end():
     assert "0.5000, 1,234 nonzeros" in bar._bar.tasks[0].fields["note"]
 
 
+@pytest.mark.parametrize(("given", "total"), [(False, 4 * (3 + 2 * 3)), (True, 4 * 2 * 3)])
+def test_a_given_training_takes_no_part_of_the_bar(given, total):
+    told = recipe(train={"file": "trained.safetensors"}, prune={"nonzeros": 20, "rounds": 2})
+    bar = Bar(told, classification(), has_reference=given)
+    assert bar._bar.tasks[0].total == total
+    bar.begin(Step("finetune", 1, 3), 0)
+    assert position(bar) == total - 4 * 2 * 3
+    bar.begin(Step("finetune", 2, 3), 3)
+    assert position(bar) == total
+
+
+def test_the_bar_of_a_given_training_shows_the_stages_there_are(tmp_path, monkeypatch):
+    ez.compress(mlp(), classification(), recipe(), folder=tmp_path / "run")
+    told = recipe(train={"file": str(tmp_path / "run" / "trained.safetensors")})
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    shown = ez.compress(mlp(), classification(), told, progress=True)
+    monkeypatch.undo()
+    silent = ez.compress(mlp(), classification(), told, progress=False)
+    assert tensors_equal(shown.model, silent.model)
+    assert "finetune" in stream.getvalue()
+    assert "train" not in stream.getvalue()
+
+
 def test_a_given_reference_takes_no_part_of_the_bar():
     bar = Bar(recipe(), classification(), has_reference=True)
     assert bar._bar.tasks[0].total == 4 * (4 + 3)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ellzero as ez
+from cases import GATES_CASES
 from ellzero.errors import InputError
 from small import recipe
 
@@ -35,10 +36,18 @@ def read(tmp_path: Path, text: str, *overrides: str) -> ez.Recipe:
         ({"train": {"ramp": {"shap": "linear"}}, **PRUNE}, "'shap'", "shape"),
         ({"train": {"penalty": {"l00": {"strength": 1}}}, **PRUNE}, "'l00'", "l0"),
         ({"train": {"penalty": {"l0": {"strenght": 1}}}, **PRUNE}, "'strenght'", "strength"),
+        ({"train": {"gates": {"pmpp": {"strength": 1}}}, **PRUNE}, "'pmpp'", "pmmp"),
+        ({"train": {"gates": {"pmmp": {"strength": 1, "keep": 1}}}, **PRUNE}, "'keep'", None),
+        (
+            {"train": {"gates": {"hard_concrete": {"strength": 1, "kep": 1}}}, **PRUNE},
+            "'kep'",
+            "keep",
+        ),
     ],
 )
 def test_an_unknown_key_names_the_nearest_one(table, where, suggestion):
-    with pytest.raises(InputError, match=f"unknown key {where}; did you mean .*{suggestion}"):
+    said = "known: .*" if suggestion is None else f"did you mean .*{suggestion}"
+    with pytest.raises(InputError, match=f"unknown key {where}; {said}"):
         ez.Recipe.parse(table)
 
 
@@ -60,6 +69,46 @@ def test_an_unknown_key_names_the_nearest_one(table, where, suggestion):
         ({"train": {"penalty": {"l0": {"strength": -1e-5}}}, **PRUNE}, "strength is -1e-05"),
         ({"train": {"penalty": {"l0": {"strength": "x"}}}, **PRUNE}, "strength is 'x'"),
         ({"train": {"penalty": {"l2": {"strength": 1, "form": "decoupled"}}}, **PRUNE}, "form"),
+        ({"train": {"gates": 3}, **PRUNE}, "train.gates: got 3; .*hard_concrete"),
+        ({"train": {"gates": "pmmp"}, **PRUNE}, "train.gates: got 'pmmp'; expected tables"),
+        ({"train": {"gates": {"pmmp": 3}}, **PRUNE}, "train.gates: pmmp is 3; expected a table"),
+        ({"train": {"gates": {"pmmp": {}}}, **PRUNE}, "train.gates: pmmp has no strength"),
+        ({"train": {"gates": {"pmmp": {"strength": "x"}}}, **PRUNE}, "PMMP: strength is 'x'"),
+        ({"train": {"gates": {"pmmp": {"strength": True}}}, **PRUNE}, "PMMP: strength is True"),
+        ({"train": {"gates": {"pmmp": {"strength": -1}}}, **PRUNE}, "PMMP: strength is -1"),
+        (
+            {"train": {"gates": {"hard_concrete": {"strength": 1, "keep": 1}}}, **PRUNE},
+            "train.gates: HardConcrete: keep is 1",
+        ),
+        (
+            {"train": {"gates": {k: {"strength": 1} for k in ("pmmp", "hard_concrete")}}, **PRUNE},
+            "train.gates: got 2 methods",
+        ),
+        (
+            {"train": {"gates": {"pmmp": [{"strength": 1}, {"strength": 2}]}}, **PRUNE},
+            "train.gates: got 2 methods",
+        ),
+        *(
+            (
+                {stage: {"gates": {"pmmp": {"strength": 1}}}, **PRUNE},
+                f"{stage}.*unknown key 'gates'",
+            )
+            for stage in ("reference", "finetune")
+        ),
+        (
+            {
+                "train": {"gates": {"pmmp": {"strength": 1}}},
+                "prune": {"sparsity": 0.9, "gradual": {}},
+            },
+            "train.gates: .*prune.gradual does not go with them",
+        ),
+        (
+            {"train": {"file": "a.safetensors"}, "prune": {"sparsity": 0.9, "gradual": {}}},
+            "train.file: .*prune.gradual.*does not go with it",
+        ),
+        ({"train": {"start": "begin"}, **PRUNE}, "train.start: .*'begin'"),
+        ({"train": {"file": 3}, **PRUNE}, "train.file: .*3"),
+        ({"finetune": {"file": "a.safetensors"}, **PRUNE}, "unknown key 'file'"),
         ({"train": 5, **PRUNE}, "train: .*5"),
         ({"reference": "dense", **PRUNE}, "reference: .*'dense'"),
         ({"reference": {"epochs": 0}, **PRUNE}, "reference.epochs"),
@@ -200,6 +249,10 @@ ROUND_TRIPS: list[dict[str, Any]] = [
         **PRUNE,
     },
     {"train": {"penalty": {"l2": {"strength": 1}}}, "finetune": {"penalty": {}}, **PRUNE},
+    *({"train": {"gates": {name: c.table}}, **PRUNE} for name, c in GATES_CASES.items()),
+    {"train": {"gates": {}}, **PRUNE},
+    {"train": {"file": "some/trained.safetensors", "start": "initial"}, **PRUNE},
+    {"train": {"start": "reference"}, **PRUNE},
     {
         "name": "all of it",
         "model": {"name": "my.module:net", "width": 3, "deep": {"list": [1, 2.5, "x", True]}},
@@ -236,6 +289,20 @@ def test_an_explicitly_empty_penalty_is_not_inherited_when_read_again(tmp_path):
     again = read(tmp_path, ez.Recipe.parse(table).to_toml())
     assert again.finetune.penalty is None
     assert again.reference.penalty == ez.L2(1)
+
+
+@pytest.mark.parametrize("name", GATES_CASES)
+def test_gates_are_those_of_their_table_and_the_training_s_alone(name, tmp_path):
+    case = GATES_CASES[name]
+    told = ez.Recipe.parse({"train": {"gates": {name: case.table}}, **PRUNE})
+    assert told.train.gates == read(tmp_path, told.to_toml()).train.gates == case.gates
+    assert told.train.penalty is told.finetune.penalty is told.reference.penalty is None
+    again = read(tmp_path, f"train.gates.{name}.strength = 1\nprune.sparsity = 0.9")
+    assert again.train.gates == type(case.gates)(1)
+    changed = read(tmp_path, told.to_toml(), f"train.gates.{name}.strength=7")
+    assert changed.train.gates is not None
+    assert changed.train.gates.strength == 7
+    assert ez.Recipe.parse(PRUNE).train.gates is None
 
 
 strengths = st.floats(0, 1e6, allow_subnormal=False)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import ellzero as ez
@@ -401,12 +402,14 @@ def test_all_that_is_written_lies_in_the_folder(tmp_path, monkeypatch):
     assert result.folder == Path("some/where")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["before", "some"]
     assert sorted(os.listdir("some/where")) == [
+        "answers.safetensors",
         "metrics.jsonl",
         "model.safetensors",
         "model.safetensors.gz",
         "recipe.toml",
         "record.json",
         "reference.safetensors",
+        "trained.safetensors",
     ]
     assert list((tmp_path / "before").iterdir()) == []
 
@@ -429,6 +432,63 @@ def test_what_is_written_is_what_is_returned(tmp_path):
     assert record["status"] == "done"
     assert record["versions"]["torch"] == torch.__version__
     assert ez.Recipe.parse(record["recipe"]) == told
+
+
+@pytest.mark.parametrize("told", [{}, {"prune": {"nonzeros": 20, "rounds": 2}}, {"seed": 3}])
+def test_the_trained_network_is_the_one_before_any_pruning(told, tmp_path):
+    result = ez.compress(dropout_mlp(), classification(), recipe(**told), folder=tmp_path)
+    unpruned = recipe(**{**told, "prune": {"sparsity": 0.0}, "finetune": {"epochs": 0}})
+    expected = ez.compress(dropout_mlp(), classification(), unpruned)
+    trained = ez.load(tmp_path / "trained.safetensors", dropout_mlp(seed=8))
+    assert tensors_equal(trained, expected.model)
+    assert nonzero_weights(trained) == WEIGHTS
+    found = result.record["trained"]["magnitudes"]
+    assert found == expected.record["trained"]["magnitudes"]
+    logs = [np.log10(w.detach().abs().numpy().ravel()) for w in ez.select(trained).values()]
+    counts, _ = np.histogram(np.concatenate(logs), np.linspace(-8, 2, 101))
+    assert found["counts"] == counts.tolist()
+
+
+@pytest.mark.parametrize("classes", ["vector", "map"])
+def test_the_answers_say_which_test_examples_are_right(classes, tmp_path):
+    told, data = recipe(prune={"nonzeros": 10}), classification()
+    if classes == "map":  # two labels for each example, and the network gives both
+        parts = [(x, torch.stack([y, (y + 1) % 3], 1)) for x, y in (blobs(60, 1), blobs(30, 3))]
+        data = ez.Data(parts[0], parts[0], parts[1])
+    model = nn.Sequential(mlp(6), nn.Unflatten(1, (3, 2))) if classes == "map" else mlp()
+    result = ez.compress(model, data, told, folder=tmp_path)
+    answers = load_file(tmp_path / "answers.safetensors")
+    assert set(answers) == {"reference", "compressed"}
+    reference = ez.load(tmp_path / "reference.safetensors", copy.deepcopy(model)).eval()
+    assert data.test is not None
+    inputs, targets = next(data.test.batches(100, torch.device("cpu")))
+    for who, network in (("reference", reference), ("compressed", result.model)):
+        expected = []
+        for x, y in zip(inputs, targets, strict=True):
+            scores = network(x[None])[0].reshape(3, -1).tolist()
+            for place, label in enumerate(y.reshape(-1).tolist()):
+                column = [row[place] for row in scores]
+                expected.append(column.index(max(column)) == label)
+        assert answers[who].tolist() == expected
+        assert answers[who].dtype == torch.bool
+        assert len(set(expected)) == 2, "some right, some wrong"
+        score = result.record[who]["test"]["score"]
+        assert sum(expected) / len(expected) == pytest.approx(score)
+    assert not answers["reference"].equal(answers["compressed"])
+
+
+@pytest.mark.parametrize("why", ["regression", "a score of one's own", "no test data"])
+def test_where_there_are_no_answers_none_are_written(why, tmp_path):
+    model, data = mlp(), classification()
+    if why == "regression":
+        model, data = mlp(1), regression()
+    elif why == "no test data":
+        data = ez.Data(blobs(60, 1), blobs(45, 2))
+    else:
+        data = classification(score=lambda outputs, y: (outputs.argmax(1) == y).float().mean())
+    ez.compress(model, data, recipe(), folder=tmp_path)
+    assert not (tmp_path / "answers.safetensors").exists()
+    assert (tmp_path / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "is a file"])

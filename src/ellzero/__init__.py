@@ -40,6 +40,7 @@ _PUBLIC = {
     "prune": "ellzero.pruning",
     "save": "ellzero.model_file",
     "select": "ellzero.selection",
+    "write_report": "ellzero.report.page",
 }
 
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from ellzero.regularizers import PMMP as PMMP
     from ellzero.regularizers import HardConcrete as HardConcrete
     from ellzero.regularizers import Regularizer as Regularizer
+    from ellzero.report.page import write_report as write_report
     from ellzero.scheme import Result as Result
     from ellzero.scheme import compress as compress
     from ellzero.selection import select as select

@@ -160,11 +160,11 @@ def magnitudes(weights: Selection) -> dict[str, Any]:
     counts = torch.zeros((LARGEST - SMALLEST) * PER_DECADE, dtype=torch.int64)
     zeros = 0
     for w in weights.values():
-        found = w.detach().abs().float()
-        found = found[found > 0]
+        found = w.detach().abs()
+        found = found[found > 0].float()
         zeros += w.numel() - found.numel()
-        bins = found.log10_().sub_(SMALLEST).mul_(PER_DECADE).long().clamp_(0, len(counts) - 1)
-        counts += torch.bincount(bins, minlength=len(counts)).cpu()
+        bins = found.log10_().sub_(SMALLEST).mul_(PER_DECADE).clamp_(0, len(counts) - 1)
+        counts += torch.bincount(bins.long(), minlength=len(counts)).cpu()
     return {
         "zeros": zeros,
         "smallest": SMALLEST,

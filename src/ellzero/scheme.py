@@ -110,12 +110,13 @@ def compress(
     path = None if folder is None else Path(folder)
     if resume and (path is None or not (path / CHECKPOINT).is_file()):
         raise InputError(f"resume needs the folder of a run with a {CHECKPOINT} in it; got {path}")
-    if resume:  # the checkpoint has it
+    if resume:  # the checkpoint has it, as it has a trained network that was given
         reference = None
     elif reference is None:
         reference = recipe.reference.file
     with settings(recipe.threads, device):
-        state = _prepare(model, data, recipe, reference, device)
+        trained = None if resume else recipe.train.file
+        state = _prepare(model, data, recipe, reference, trained, device)
         if path is not None and not resume:
             take_folder(path)
         with locked(path):
@@ -141,6 +142,7 @@ def _prepare(
     data: Data,
     recipe: Recipe,
     reference: nn.Module | str | Path | None,
+    trained: Path | None,
     device: torch.device,
 ) -> State:
     """A fresh state on a copy of the network, after all that can be checked beforehand."""
@@ -158,11 +160,11 @@ def _prepare(
     state = State(network, weights, start=initial or copied(network))
     if reference is not None:
         state.reference = state.snapshot(_measured("reference network", network, data))
-    if recipe.train.file is not None:
-        model_file.load(recipe.train.file, network)
+    if trained is not None:
+        model_file.load(trained, network)
         state.base = state.snapshot(_measured("trained network", network, data))
         state.trained = {"magnitudes": magnitudes(weights)}
-        state.restore(state.start)
+        state.restore(state.start if state.reference is None else state.reference.tensors)
     return state
 
 

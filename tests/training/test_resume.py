@@ -36,6 +36,12 @@ LOSS_FORM = {
     "l1": {"strength": 1e-3, "form": "decoupled"},
 }
 
+HARD_CONCRETE = {
+    "penalty": {"l2": {"strength": 1e-5}},
+    "gates": {"hard_concrete": {"strength": 0.003}},
+}
+PMMP = {"penalty": {}, "gates": {"pmmp": {"strength": 0.01, "rate": 2}}, "ramp": {"end": 0.5}}
+
 CASES = {
     "one shot, Adam": (dropout_mlp, classification, {}),
     "gradual, momentum": (
@@ -67,6 +73,13 @@ CASES = {
         },
     ),
     "bfloat16": (convnet, images, {"precision": "bfloat16"}),
+    "hard concrete": (dropout_mlp, classification, {"train": HARD_CONCRETE}),
+    "PMMP, momentum": (dropout_mlp, classification, {"train": {**SGD, **PMMP}}),
+    "hard concrete, channels last": (
+        convnet,
+        images,
+        {"channels_last": True, "train": HARD_CONCRETE, "prune": {"nonzeros": 90, "rounds": 2}},
+    ),
 }
 
 
@@ -93,10 +106,12 @@ def scored(make, count: int | None = None) -> ez.Data:
 
 def assert_same(result: ez.Result, folder: Path, expected: ez.Result, whole: Path) -> None:
     assert tensors_equal(result.model, expected.model)
-    for name in ("model.safetensors", "reference.safetensors", "recipe.toml"):
+    stages = {m["stage"] for m in metrics_of(whole)}
+    names = ["model.safetensors", "reference.safetensors", "recipe.toml"]
+    for name in [*names, *(["trained.safetensors"] if "train" in stages else [])]:
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
     assert metrics_of(folder, "seconds") == metrics_of(whole, "seconds")
-    for key in ("outcomes", "compressed", "reference", "nonzeros"):
+    for key in ("outcomes", "compressed", "reference", "nonzeros", "trained"):
         assert result.record[key] == expected.record[key]
     assert result.record["status"] == "done"
     assert not (folder / "checkpoint.safetensors").exists()
@@ -164,7 +179,9 @@ def _interrupting(count: int):
     return write
 
 
-@pytest.mark.parametrize("case", ["gradual, momentum", "rounds, AdamW", "budget"])
+@pytest.mark.parametrize(
+    "case", ["gradual, momentum", "rounds, AdamW", "budget", "hard concrete", "PMMP, momentum"]
+)
 def test_a_run_that_is_stopped_again_and_again_in_mid_epoch(case, tmp_path, monkeypatch):
     monkeypatch.setattr("ellzero.training.run.CHECKPOINT_SECONDS", 0)
     model, _, tables = CASES[case]
@@ -199,6 +216,60 @@ def test_a_run_with_a_given_reference_needs_it_no_more_when_resumed(tmp_path):
         ez.compress(mlp(), data, told, reference=given, folder=tmp_path / "run")
     result = ez.compress(mlp(), classification(), told, folder=tmp_path / "run", resume=True)
     assert_same(result, tmp_path / "run", whole, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("gates", [HARD_CONCRETE, PMMP])
+@pytest.mark.parametrize("epoch", [1, 3, 4])
+def test_gates_go_on_with_what_they_had_learned(gates, epoch, tmp_path, monkeypatch):
+    monkeypatch.setattr("ellzero.training.run.CHECKPOINT_SECONDS", 0)
+    told, given = recipe(train=gates), mlp(seed=4)
+    whole = ez.compress(mlp(), classification(), told, reference=given, folder=tmp_path / "whole")
+    monkeypatch.setattr("ellzero.training.run.write_metrics", _interrupting(epoch))
+    for _ in range(2):  # stopped again where the first one was
+        with pytest.raises(KeyboardInterrupt):
+            ez.compress(
+                mlp(),
+                classification(),
+                told,
+                reference=given,
+                folder=tmp_path / "run",
+                resume=(tmp_path / "run").exists(),
+            )
+        assert len(metrics_of(tmp_path / "run")) in (epoch, epoch + 1)
+        monkeypatch.setattr("ellzero.training.run.write_metrics", _interrupting(epoch + 1))
+    monkeypatch.undo()
+    result = ez.compress(mlp(), classification(), told, folder=tmp_path / "run", resume=True)
+    assert_same(result, tmp_path / "run", whole, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("after", [3, 6, 9])
+def test_a_run_from_a_trained_file_needs_it_no_more_when_resumed(after, tmp_path):
+    ez.compress(mlp(), classification(), recipe(), folder=tmp_path / "trained")
+    file = tmp_path / "trained" / "trained.safetensors"
+    told = recipe(train={"file": str(file)}, prune={"nonzeros": 20, "rounds": 2})
+    whole = ez.compress(mlp(), classification(), told, folder=tmp_path / "whole")
+    data = classification(score=StopsAfter(after))
+    with pytest.raises(KeyboardInterrupt):
+        ez.compress(mlp(), data, told, folder=tmp_path / "run")
+    file.unlink()
+    result = ez.compress(mlp(), classification(), told, folder=tmp_path / "run", resume=True)
+    assert_same(result, tmp_path / "run", whole, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("start", ["initial", "reference"])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_training_that_starts_where_it_is_told(start, given, tmp_path):
+    told, reference = recipe(train={"start": start}), mlp(seed=4) if given else None
+    whole = ez.compress(
+        mlp(), classification(), told, reference=reference, folder=tmp_path / "whole"
+    )
+    for after in (2, 5, 8):
+        folder = tmp_path / str(after)
+        data = classification(score=StopsAfter(after))
+        with pytest.raises(KeyboardInterrupt):
+            ez.compress(mlp(), data, told, reference=reference, folder=folder)
+        result = ez.compress(mlp(), classification(), told, folder=folder, resume=True)
+        assert_same(result, folder, whole, tmp_path / "whole")
 
 
 def test_the_seconds_of_all_sessions_are_added(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, fields
 
@@ -54,22 +54,27 @@ class BoundGates(ABC):
     """Gates at work on the weights of one network; `Regularizer` calls them, users do not.
 
     What they learn stands in `own`, plain tensors keyed by name, moved by an Adam of its own
-    (`optimizer`); both are all the state there is.
+    (`optimizer`); both are all the state there is. A weight that is frozen later is left alone.
     """
 
     def __init__(self, weights: Selection, rate: float, own: dict[str, Tensor]) -> None:
         self.weights = weights
         self.own = own
-        self.optimizer = torch.optim.Adam(list(own.values()))
+        fused = True if all(p.device.type in ("cpu", "cuda") for p in own.values()) else None
+        self.optimizer = torch.optim.Adam(list(own.values()), fused=fused)
         self._rate = rate
 
     @abstractmethod
-    def value(self) -> Tensor:
-        """What the method adds to the loss as it stands, a 0-d tensor."""
+    def value(self, ramped: float) -> Tensor:
+        """What the method adds to the loss as it stands, a 0-d tensor; `ramped` times strength."""
 
     @abstractmethod
-    def plain(self) -> list[Tensor]:
-        """The network that the method stands for: a tensor for each weight, without noise."""
+    def plain(self) -> dict[str, Tensor]:
+        """The network that the method stands for: a tensor for each live weight, without noise."""
+
+    def live(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights that are not frozen, by name."""
+        return ((name, w) for name, w in self.weights.items() if w.requires_grad)
 
     def before_forward(self) -> None:  # noqa: B027
         """Put into the weights what the forward pass is to see; by default, what is there."""
@@ -82,11 +87,12 @@ class BoundGates(ABC):
         """Move the parameters of its own."""
         self.optimizer.param_groups[0]["lr"] = learning_rate * self._rate
         self.optimizer.step()
+        self.optimizer.zero_grad()  # so that those of a weight frozen later do not move again
 
     @contextmanager
     def finalized(self) -> Iterator[None]:
         """The weights are the plain ones inside the block, and what they were after it."""
-        before = [w.detach().clone() for w in self.weights.values()]
+        before = {name: w.detach().clone() for name, w in self.live()}
         self.finalize()
         try:
             yield
@@ -98,6 +104,13 @@ class BoundGates(ABC):
         self._put(self.plain())
 
     @torch.no_grad()
-    def _put(self, tensors: list[Tensor]) -> None:
-        for w, tensor in zip(self.weights.values(), tensors, strict=True):
-            w.copy_(tensor)
+    def _put(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            self.weights[name].copy_(tensor)
+
+
+def own_like(w: Tensor, value: float) -> Tensor:
+    """A parameter of a method's own for each weight; in half precision Adam would divide by 0."""
+    return torch.full_like(
+        w, value, dtype=torch.promote_types(w.dtype, torch.float32), requires_grad=False
+    )

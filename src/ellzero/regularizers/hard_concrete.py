@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ellzero.errors import InputError
-from ellzero.regularizers.gates import BoundGates, Gates
+from ellzero.regularizers.gates import BoundGates, Gates, own_like
 from ellzero.selection import Selection
 
 LOW, HIGH = -0.1, 1.1
@@ -69,36 +69,42 @@ class BoundHardConcrete(BoundGates):
 
     def __init__(self, told: HardConcrete, weights: Selection) -> None:
         start = math.log(told.keep / (1 - told.keep)) + SHIFT
-        own = {name: torch.full_like(w, start).detach() for name, w in weights.items()}
+        own = {name: own_like(w, start) for name, w in weights.items()}
         super().__init__(weights, told.rate, own)
         self._strength = told.strength
-        self._drawn: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._drawn: dict[str, tuple[Tensor, Tensor, Tensor]] | None = None
 
-    def value(self) -> Tensor:
-        return self._strength * sum((nonzero(a).sum() for a in self.own.values()), torch.zeros(()))
+    def value(self, ramped: float) -> Tensor:
+        counts = (nonzero(self.own[name]).sum() for name, _ in self.live())
+        return self._strength * ramped * sum(counts, torch.zeros(()))
 
     @torch.no_grad()
-    def plain(self) -> list[Tensor]:
-        pairs = zip(self.weights.values(), self.own.values(), strict=True)
-        return [w * gate(torch.sigmoid(log_alpha)) for w, log_alpha in pairs]
+    def plain(self) -> dict[str, Tensor]:
+        return {name: w * gate(torch.sigmoid(self.own[name])) for name, w in self.live()}
 
     @torch.no_grad()
     def before_forward(self) -> None:
-        if self._drawn:
+        if self._drawn is not None:
             raise InputError(
                 "before_forward was called twice; add_gradient has to come between, as it puts "
                 "the weights back"
             )
-        for w, log_alpha in zip(self.weights.values(), self.own.values(), strict=True):
-            s = concrete(log_alpha, torch.rand_like(w))
-            self._drawn.append((w.detach().clone(), s, gate(s)))
-            w.mul_(self._drawn[-1][2])
+        self._drawn = {}
+        for name, w in self.live():
+            log_alpha = self.own[name]
+            s = concrete(log_alpha, torch.rand_like(log_alpha))
+            self._drawn[name] = (w.detach().clone(), s, gate(s))
+            w.mul_(gate(s))
 
     @torch.no_grad()
     def add_gradient(self, ramped: float) -> None:
-        for w, log_alpha, (before, s, z) in zip(
-            self.weights.values(), self.own.values(), self._drawn, strict=True
-        ):
+        if self._drawn is None:
+            raise InputError(
+                "add_gradient has no gates to go by; before_forward, which draws them, has to come "
+                "before the forward pass"
+            )
+        for name, (before, s, z) in self._drawn.items():
+            w, log_alpha = self.weights[name], self.own[name]
             w.copy_(before)
             p = nonzero(log_alpha)
             log_alpha.grad = p * (1 - p) * (self._strength * ramped)
@@ -106,9 +112,9 @@ class BoundHardConcrete(BoundGates):
                 # the forward pass saw w z, so the chain rule splits its gradient between the two
                 inside = (z > 0) & (z < 1)
                 slope = s * (1 - s) * ((HIGH - LOW) / TEMPERATURE)
-                log_alpha.grad += w.grad * before * slope * inside
+                log_alpha.grad += w.grad.to(p.dtype) * before * slope * inside
                 w.grad.mul_(z)
-        self._drawn = []
+        self._drawn = None
 
 
 def concrete(log_alpha: Tensor, u: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from ellzero.regularizers.gates import BoundGates, Gates
+from ellzero.regularizers.gates import BoundGates, Gates, own_like
 from ellzero.selection import Selection
 
 
@@ -55,26 +55,26 @@ class BoundPMMP(BoundGates):
     def __init__(self, told: PMMP, weights: Selection) -> None:
         own = {}
         for name, a in weights.items():
-            own[f"w/{name}"] = a.detach().clone()
-            own[f"p/{name}"] = torch.ones_like(a).detach()
-            own[f"u/{name}"] = torch.full_like(a, told.multiplier).detach()
+            own[f"w/{name}"] = own_like(a, 0).copy_(a.detach())
+            own[f"p/{name}"] = own_like(a, 1)
+            own[f"u/{name}"] = own_like(a, told.multiplier)
         super().__init__(weights, told.rate, own)
         self._strength = told.strength
 
     def _stands(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        for name, a in self.weights.items():
+        for name, a in self.live():
             yield a, self.own[f"w/{name}"], self.own[f"p/{name}"], self.own[f"u/{name}"]
 
     @torch.no_grad()
-    def value(self) -> Tensor:
+    def value(self, ramped: float) -> Tensor:
         total = torch.zeros(())
         for a, w, p, u in self._stands():
-            total = total + self._strength * p.sum() + (u * violation(a, w, p)).sum()
+            total = total + self._strength * ramped * p.sum() + (u * violation(a, w, p)).sum()
         return total
 
     @torch.no_grad()
-    def plain(self) -> list[Tensor]:
-        return [w * p for _, w, p, _ in self._stands()]
+    def plain(self) -> dict[str, Tensor]:
+        return {name: self.own[f"w/{name}"] * self.own[f"p/{name}"] for name, _ in self.live()}
 
     @torch.no_grad()
     def add_gradient(self, ramped: float) -> None:

@@ -90,7 +90,9 @@ class Regularizer:
         """All that is added to the loss as the network stands, whatever its form: a 0-d tensor."""
         with torch.no_grad():
             total = self._sum("gradient", "loss", "decoupled")
-            return total if self.gates is None else total + self.gates.value().to(total.device)
+            if self.gates is not None:
+                total = total + self.gates.value(self._ramped()).to(total.device)
+            return total
 
     def before_forward(self) -> None:
         """Let gates put into the weights what the forward pass is to see.
@@ -127,9 +129,9 @@ class Regularizer:
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take the step of the terms of form `decoupled`, with each group's learning rate.
 
-        `w -> sign(w) max(|w| - lr penalty'(|w|), 0)`, or the penalty's proximal step; pruned
-        weights stay at zero. Gates move their own parameters. Call it after `optimizer.step()`,
-        and not where a gradient scaler skipped that step.
+        The magnitude `m` of a weight, or the norm of a group, becomes `max(m - lr penalty'(m), 0)`;
+        pruned weights stay at zero. Gates move their own parameters. Call it after
+        `optimizer.step()`, and not where a gradient scaler skipped that step.
 
         Raises:
             InputError: a weight that no group of the optimizer owns.

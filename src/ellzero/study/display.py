@@ -47,9 +47,10 @@ class Display:
 
     def refresh(self) -> None:
         """Look at the metrics of the cells that run at the moment."""
-        running = sum(min(_epochs(folder), work) for folder, work in [*self._active.items()])
+        active = dict(self._active)  # the workers' threads change it meanwhile
+        running = sum(min(_epochs(folder), work) for folder, work in active.items())
         failed = f", {self._failed} failed" if self._failed else ""
-        note = f"{self._cells} cells done{failed}; now {', '.join(f.name for f in self._active)}"
+        note = f"{self._cells} cells done{failed}; now {', '.join(f.name for f in active)}"
         self._bar.update(self._task, completed=self._finished + running, note=note)
 
     def __enter__(self) -> Display:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from ellzero.study.study import Cell, Study, Target, Training
 
 STUDY = "study.toml"
 CELLS = "cells"
+
+FIGURES = {"compressed", "reference", "nonzeros", "seconds"}
+"""What the record of a run that is done tells at least."""
 
 Status = Literal["missing", "running", "interrupted", "failed", "unreadable", "done"]
 
@@ -37,6 +41,9 @@ class Found:
             record = read_record(folder)
         except InputError as error:
             return cls(folder, "unreadable", {}, str(error))
+        if record["status"] == "done" and not record.keys() >= FIGURES:
+            missing = ", ".join(sorted(FIGURES - record.keys()))
+            return cls(folder, "unreadable", {}, f"{folder / RECORD} is not whole: no {missing}")
         return cls(folder, record["status"], record, record.get("error"))
 
     @property
@@ -45,11 +52,12 @@ class Found:
         return self.status == "done"
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The run's metrics, a row per epoch so far."""
-        path = self.folder / METRICS
-        if not path.is_file():
+        """The run's metrics, a row per epoch so far; none where the file cannot be read."""
+        try:
+            lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines()
+            return [json.loads(line) for line in lines]
+        except (OSError, ValueError):
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,15 @@ class Row:
     """The runs with that strength, one a seed, that are done."""
     seeds: int
     """How many there should be."""
+
+    @property
+    def merit(self) -> float:
+        """By what methods are ranked at a target: validation data only."""
+        if "budget" in self.target.prune:
+            nonzeros = self.spread("nonzeros")
+            return -nonzeros.median if nonzeros else -math.inf
+        score = self.spread("compressed", "validation", "score")
+        return score.median if score else -math.inf
 
     def spread(self, *path: str) -> Spread | None:
         """Median and range over the seeds of an entry of the records."""
@@ -167,16 +184,16 @@ class Results:
         efforts = []
         for name, method in self.study.methods.items():
             cells = [c for c in self.study.cells() if c.training.method == name]
-            done = [(cell, f) for cell in cells if (f := self.found[cell.name]).done]
-            metrics = [row for _, f in done for row in f.metrics()]
-            epochs = sum(1 for row in metrics if row["train_loss"] is not None)
-            trainings = {cell.training for cell, _ in done}
-            seconds = sum(f.record["seconds"] for _, f in done)
+            done = [found for cell in cells if (found := self.found[cell.name]).done]
+            metrics = [f.metrics() for f in done]
+            trained = [[row for row in m if row["train_loss"] is not None] for m in metrics]
+            epochs = sum(map(len, trained))
+            # of the cells that share a training only the first one has its epochs
+            trainings = sum(any(row["stage"] == "train" for row in rows) for rows in trained)
+            seconds = sum(f.record["seconds"] for f in done)
             strengths = len(method.strengths)
             label = self.study.label(name)
-            efforts.append(
-                Effort(name, label, strengths, len(trainings), len(done), epochs, seconds)
-            )
+            efforts.append(Effort(name, label, strengths, trainings, len(done), epochs, seconds))
         return efforts
 
     def failures(self) -> list[Found]:

@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import IO, Any
 
 from ellzero.errors import InputError
 from ellzero.files import write_atomically
@@ -107,22 +110,24 @@ def _take(study: Study, folder: Path) -> None:
             before = Recipe.read(cell / RECIPE)
         except InputError:
             continue  # half written, so nothing was run by it
-        if _essence(before) != _essence(recipe):
+        if _essence(before, recipe) != _essence(recipe, recipe):
             raise InputError(
                 f"{cell} was run by another recipe than this study's; name another folder, or "
                 "move that cell away"
             )
 
 
-def _essence(recipe: Recipe) -> Recipe:
-    """The recipe without what depends on where and how a cell was run."""
-    return recipe.model_copy(
-        update={
-            "threads": None,
-            "reference": recipe.reference.model_copy(update={"file": None}),
-            "train": recipe.train.model_copy(update={"file": None}),
-        }
-    )
+def _essence(recipe: Recipe, told: Recipe) -> Recipe:
+    """The recipe without what depends on where and how a cell was run.
+
+    Files are left out where the study does not tell them: then they are other cells'.
+    """
+    changes: dict[str, Any] = {"threads": None}
+    if recipe.name != f"reference-seed{recipe.seed}":
+        changes["reference"] = recipe.reference.model_copy(update={"file": None})
+    if told.train.file is None:
+        changes["train"] = recipe.train.model_copy(update={"file": None})
+    return recipe.model_copy(update=changes)
 
 
 def _reference(study: Study, folder: Path, seed: int) -> _Job:
@@ -218,6 +223,8 @@ class _Crew:
         traceback: TracebackType | None,
     ) -> None:
         self._stop()
+        for worker in self._workers:
+            worker.release()
         self._log.close()
 
     def run(self, stage: str, groups: list[list[_Job]], *, later: int = 0) -> None:
@@ -245,13 +252,16 @@ class _Crew:
             except BaseException:
                 self._stop()
                 raise
+            self._shown.refresh()
             for future in futures:
                 future.result()
 
     def _stop(self) -> None:
         self._stopped = True
-        for worker in self._workers:
+        for worker in self._workers:  # all of them are told before any is waited for
             worker.close()
+        for worker in self._workers:
+            worker.wait()
 
     def _one(self, worker: _Worker, job: _Job) -> None:
         if Found.at(job.folder).status not in ("done", "unreadable"):
@@ -272,6 +282,7 @@ class _Worker:
     def __init__(self, log: int) -> None:
         self._log = log
         self._closed = False
+        self._lock = threading.Lock()  # no process is started after `close`
         self._process = self._start()
 
     def _start(self) -> subprocess.Popen[str]:
@@ -281,6 +292,8 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
+            # modules of the user's are found wherever the caller finds them
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,  # Ctrl-C reaches the runner alone, which closes their input
         )
 
@@ -299,11 +312,28 @@ class _Worker:
             return
         code = self._process.wait()
         fail(folder, f"its process ended with exit code {code}; {LOG} may tell why")
-        self._process = self._start()
+        self.release()
+        with self._lock:
+            if not self._closed:
+                self._process = self._start()
 
     def close(self) -> None:
         """Let the process end: at once if it is idle, else as an interrupted run."""
-        self._closed = True
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        with self._lock:
+            self._closed = True
+        _close(self._process.stdin)
+
+    def wait(self) -> None:
+        """Wait until the process has ended."""
         self._process.wait()
+
+    def release(self) -> None:
+        """Close what led to a process that has ended."""
+        _close(self._process.stdin)
+        _close(self._process.stdout)
+
+
+def _close(pipe: IO[str] | None) -> None:
+    assert pipe is not None
+    with suppress(BrokenPipeError):  # an order that a dead process never read
+        pipe.close()

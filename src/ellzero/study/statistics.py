@@ -57,7 +57,7 @@ def pairs(results: Results) -> list[Pair]:
         wrong = {row.method: w for row in complete if (w := _wrong(row.cells)) is not None}
         rows = [row for row in complete if row.method in wrong]
         if len(rows) > 1:
-            best = max(rows, key=lambda row: _merit(row))
+            best = max(rows, key=lambda row: row.merit)
             others = [row for row in rows if row is not best]
             found += _compared(target, best, others, wrong)
     return found
@@ -119,10 +119,3 @@ def _wrong(cells: Sequence[Found]) -> np.ndarray | None:
     if len({len(row) for row in rows}) != 1:
         return None
     return np.mean(rows, axis=0)
-
-
-def _merit(row: Row) -> float:
-    path = ("nonzeros",) if "budget" in row.target.prune else ("compressed", "validation", "score")
-    spread = row.spread(*path)
-    assert spread is not None
-    return -spread.median if path == ("nonzeros",) else spread.median

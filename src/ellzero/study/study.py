@@ -15,6 +15,7 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from ellzero.errors import InputError, is_number, nearest
+from ellzero.recipe import TARGETS as RECIPE_TARGETS
 from ellzero.recipe import BudgetTable, Recipe, Table, explain
 
 TARGETS = ("sparsities", "nonzeros", "budgets")
@@ -151,6 +152,8 @@ class Study(Table):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if None in self.budgets:
+            raise InputError("budgets has an entry that is None; expected tables")
         kinds = [kind for kind in TARGETS if getattr(self, kind)]
         if len(kinds) != 1:
             raise InputError(
@@ -167,6 +170,21 @@ class Study(Table):
                 f"methods.{one} has {few} strengths and methods.{other} has {many}; give every "
                 "method equally many, or the comparison is not fair"
             )
+        for key in ("train", "finetune", "prune"):  # `merged` would put its own tables over them
+            if not isinstance(self.recipe.get(key, {}), Mapping):
+                raise InputError(f"recipe.{key} is {self.recipe[key]!r}; expected a table")
+        for key in ("seed", "name"):
+            if key in self.recipe:
+                raise InputError(f"recipe.{key}: a study sets it itself (seeds, name of the cell)")
+        for key in RECIPE_TARGETS:
+            if key in self.recipe.get("prune", {}):
+                raise InputError(f"recipe.prune.{key}: a study says it by {', '.join(TARGETS)}")
+        try:
+            self.to_toml()
+        except TypeError as error:
+            raise InputError(
+                f"a study is made of plain tables, as TOML has them: {error}"
+            ) from None
         try:
             self.reference_recipe(self.seeds[0])
         except InputError as error:
@@ -300,7 +318,8 @@ def _open_strengths(fragment: Mapping[str, Any]) -> list[dict[str, Any]]:
     train = fragment["train"]
     found = []
     for kind in ("penalty", "gates"):
-        for table in train.get(kind, {}).values():
+        tables = train.get(kind)
+        for table in tables.values() if isinstance(tables, dict) else ():
             if isinstance(table, dict) and "strength" not in table:
                 found.append(table)
     return found

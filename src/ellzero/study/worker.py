@@ -13,17 +13,22 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ellzero.data.data import Data
+from ellzero.errors import InputError
 from ellzero.recipe import Recipe, Source
-from ellzero.record import CHECKPOINT, clear_folder, fail, locked
+from ellzero.record import CHECKPOINT, WRITTEN, clear_folder, fail, locked
 from ellzero.scheme import compress
 from ellzero.sources import build_data, build_model
 from ellzero.study.results import Found
+
+WAIT_SECONDS = 60
+"""For so long a worker waits for another one to end its batch and let go of a cell."""
 
 
 def main() -> None:
@@ -58,6 +63,7 @@ def run_cell(folder: Path, recipe: Recipe) -> str | None:
     A failure is written into the cell's record as well.
     """
     try:
+        _make_ready(folder)
         found = Found.at(folder)
         resume = found.status in ("running", "interrupted") and (folder / CHECKPOINT).is_file()
         if folder.is_dir() and not resume:
@@ -72,6 +78,21 @@ def run_cell(folder: Path, recipe: Recipe) -> str | None:
         fail(folder, message)
         return message
     return None
+
+
+def _make_ready(folder: Path) -> None:
+    """Wait for the worker of a killed study to let go of the cell; remove half-written files."""
+    for _ in range(WAIT_SECONDS):
+        if not folder.is_dir():
+            return
+        try:
+            with locked(folder):
+                for name in WRITTEN:
+                    for half in folder.glob(f".{name}.*"):
+                        half.unlink()
+            return
+        except InputError:
+            time.sleep(1)
 
 
 @lru_cache(maxsize=1)  # the cells of a study share their data

@@ -99,8 +99,9 @@ def go(run: Run, state: State) -> None:
 
 def _begin(run: Run, state: State, step: Step) -> None:
     state.step, state.epoch = step, 0
-    if step.stage == "train":
+    if step.stage != "reference":
         _require_measurable(run, state)
+    if step.stage == "train":
         from_reference = run.recipe.train.start == "reference"
         assert state.reference is not None
         state.restore(state.reference.tensors if from_reference else state.start)
@@ -221,10 +222,10 @@ def _require_finite(run: Run, state: State, metrics: dict[str, Any]) -> None:
         return
     assert state.step is not None
     table = state.step.optimization(run.recipe)
-    terms = () if table.penalty is None else (*table.penalty.terms,)
-    if state.gates is not None and run.recipe.train.gates is not None:
-        terms = (*terms, run.recipe.train.gates)
-    strengths = ", ".join(f"{type(t).__name__} strength {t.strength:g}" for t in terms)
+    terms = () if table.penalty is None else table.penalty.terms
+    gates = run.recipe.train.gates if state.step.stage == "train" else None
+    named = (*terms, *(() if gates is None else (gates,)))
+    strengths = ", ".join(f"{type(n).__name__} strength {n.strength:g}" for n in named)
     kept = f"; {run.folder / CHECKPOINT} holds the last good state" if run.folder else ""
     raise DivergenceError(
         f"{wrong[0]} became {metrics[wrong[0]]} in epoch {state.epoch} of {state.step.label} "

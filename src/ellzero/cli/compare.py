@@ -1,0 +1,73 @@
+"""`ellzero compare`: methods by one protocol, and a report of what came of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def compare(
+    study: Path,
+    /,
+    *,
+    output: Path | None = None,
+    workers: int = 1,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Compare methods by a study: train, prune and fine-tune every cell, then write a report.
+
+    Cells that are done are not run again, so a study that was stopped goes on by the same command.
+
+    Example: ellzero compare studies/smoke.toml --workers 2
+
+    Parameters
+    ----------
+    study
+        TOML file that says which methods, strengths, seeds and sparsities or budgets.
+    output
+        Folder for the study, new or its own; by default runs/STUDY.
+    workers
+        Processes that run cells side by side; the machine's threads are shared out between them.
+    json_
+        Print one JSON document instead of tables.
+    """
+    from ellzero.cli.tables import show_rows
+    from ellzero.report.page import write_report
+    from ellzero.report.tables import comparison, comparison_texts, differences, efforts
+    from ellzero.study.runner import compare as run_study
+    from ellzero.study.study import Study
+
+    told = Study.read(study)
+    folder = output or Path("runs") / told.name
+    try:
+        results = run_study(told, folder, workers=workers)
+    except KeyboardInterrupt:
+        note = f"ellzero: interrupted; {folder} keeps what is done, and the same command goes on"
+        print(note, file=sys.stderr)
+        sys.exit(130)
+    page = write_report([folder])
+    failures = results.failures()
+    if json_:
+        document = {
+            "folder": str(folder),
+            "report": str(page),
+            "comparison": comparison(results),
+            "differences": differences(results),
+            "efforts": efforts(results),
+            "failures": {str(failed.folder): failed.error for failed in failures},
+        }
+        print(json.dumps(document, indent=2))
+    else:
+        for table in comparison_texts(results):
+            show_rows(table.title, table.rows, table.headings)
+            for note in table.notes:
+                print(note)
+        print(f"{page}: the report; tables and cells lie beside it")
+    for failed in failures:
+        print(f"ellzero: {failed.folder}: {failed.error}", file=sys.stderr)
+    if failures:
+        sys.exit(1)

@@ -1,0 +1,38 @@
+"""`ellzero report`: a page of studies and runs, from their records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def report(
+    folders: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    output: Path | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Write one HTML page of studies and runs, as far as they have come; nothing is trained.
+
+    Example: ellzero report studies/smoke-1
+
+    Parameters
+    ----------
+    folders
+        Folders of studies or runs; two or more runs are compared.
+    output
+        File for the page; by default report.html in the folder, if it is one.
+    json_
+        Print one JSON document instead of the paths.
+    """
+    from ellzero.report.page import write_all
+
+    written = [str(path) for path in write_all(folders, output)]
+    if json_:
+        print(json.dumps({"page": written[0], "tables": written[1:]}, indent=2))
+    else:
+        print("\n".join(written))

@@ -1,0 +1,1 @@
+"""Reports of studies and runs, made from their records alone."""

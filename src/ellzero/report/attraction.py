@@ -1,0 +1,218 @@
+"""How a penalty pulls on weights of each size, beside how large the trained weights became."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from ellzero.errors import EllzeroError
+from ellzero.files import read_tensors
+from ellzero.penalties import Penalty
+from ellzero.recipe import Recipe
+from ellzero.record import RECIPE, TRAINED
+from ellzero.report.figures import entry
+from ellzero.report.style import FAINT, INK, SOFT, Look, svg
+from ellzero.study.results import Found
+
+SIZE = (2.0, 2.2)
+"""Inches: two panels side by side fill a phone."""
+
+VISIBLE = 5e-4
+"""Bins with a smaller share of the weights than this do not widen the axis."""
+
+CAPTION = (
+    "Above: how large the trained weights are before pruning, the share of them in each tenth of "
+    "a decade of |w|; dashed: where pruning cuts. Below: how strongly the penalty pulls a weight "
+    "of that size to zero, relative to its largest pull in the range; below the line it pushes "
+    "away from zero. It is the penalty's own gradient, before an optimizer rescales it and without "
+    "layer scales; where it depends on a weight's neighbours, the median over the trained weights."
+)
+
+
+@dataclass(frozen=True)
+class Magnitudes:
+    """How large the weights were before pruning: the share of zeros and of each bin."""
+
+    zeros: float
+    edges: np.ndarray
+    """Bounds of the bins, log10 |w|; one more than there are shares."""
+    shares: np.ndarray
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Magnitudes | None:
+        """From the record of a run; None where it does not say."""
+        found = entry(record, "trained", "magnitudes")
+        if not found:
+            return None
+        counts = np.array(found["counts"], dtype=float)
+        total = max(counts.sum() + found["zeros"], 1.0)
+        edges = found["smallest"] + np.arange(len(counts) + 1) / found["per_decade"]
+        return cls(found["zeros"] / total, edges, counts / total)
+
+    def cut(self, density: float) -> float:
+        """The log10 |w| above which this fraction of the weights lies."""
+        above = np.cumsum(self.shares[::-1])[::-1]
+        return float(np.interp(-density, -above, self.edges[:-1]))
+
+
+@dataclass(frozen=True)
+class Pull:
+    """The zero attraction of a penalty for weights of each magnitude.
+
+    Its derivative along |w|: positive pulls a weight to zero, negative pushes it away.
+    """
+
+    magnitudes: np.ndarray
+    attraction: np.ndarray
+
+
+def bounds(histograms: Sequence[Magnitudes]) -> tuple[float, float]:
+    """What log10 |w| must span so that all of these can be compared."""
+    used = [h.edges[:-1][h.shares > VISIBLE] for h in histograms]
+    used = [edges for edges in used if len(edges)]
+    if not used:
+        return -3.0, 0.0
+    return min(e.min() for e in used) - 0.1, max(e.max() for e in used) + 0.3
+
+
+def pull(found: Found, trained: Path, low: float, high: float) -> Pull | str:
+    """The attraction of a run's penalty between these log10 |w|, or why there is no such curve.
+
+    `trained` is the folder that has the trained weights, which some penalties need.
+    """
+    try:
+        train = Recipe.read(found.folder / RECIPE).train
+    except EllzeroError:
+        return "recipe cannot be read"
+    if train.gates is not None:
+        return "learned gates"
+    if train.penalty is None or all(term.strength == 0 for term in train.penalty.terms):
+        return "no penalty"
+    if all(term.elementwise for term in train.penalty.terms):
+        magnitudes = np.logspace(low, high, 200)
+        w = torch.from_numpy(magnitudes)
+        return Pull(magnitudes, train.penalty.gradient(w).numpy())
+    layers = [layer["name"] for layer in found.record.get("layers", ())]
+    return _measured_pull(trained / TRAINED, train.penalty, layers, low, high)
+
+
+def _measured_pull(
+    trained: Path, penalty: Penalty, layers: Sequence[str], low: float, high: float
+) -> Pull | str:
+    """Where the attraction depends on a weight's neighbours: its median over trained weights."""
+    try:
+        tensors, _ = read_tensors(trained)
+        weights = [tensors[name] for name in layers]
+    except (EllzeroError, KeyError):
+        return "depends on the layer"
+    edges = np.arange(low, high, 0.1)
+    sizes, values = [], []
+    for w in weights:
+        sizes.append(w.abs().flatten().numpy())
+        values.append((penalty.gradient(w) * w.sign()).flatten().numpy())
+    size, value = np.concatenate(sizes), np.concatenate(values)
+    kept = size > 0
+    size, value = size[kept], value[kept]
+    bins = np.digitize(np.log10(size), edges)
+    # a median of a handful would be noise
+    full = [b for b in range(1, len(edges)) if (bins == b).sum() >= 5]
+    centres = np.array([10 ** (edges[b - 1] + 0.05) for b in full])
+    medians = np.array([np.median(value[bins == b]) for b in full])
+    return Pull(centres, medians)
+
+
+def panels(
+    cells: Mapping[str, tuple[str, Found, Path]],
+    found: Mapping[str, Look],
+    *,
+    name: str,
+    size: tuple[float, float] = SIZE,
+) -> Iterator[str]:
+    """A panel per method: histogram of the trained magnitudes, and the attraction below it.
+
+    Args:
+        cells: of each method its label, its run, and the folder with the trained weights.
+        found: how each method is drawn.
+        name: unique on the page.
+        size: of a panel, in inches.
+    """
+    histograms = {m: h for m, (_, run, _) in cells.items() if (h := Magnitudes.of(run.record))}
+    if not histograms:
+        return
+    low, high = bounds(list(histograms.values()))
+    in_range = [_within(h, low, high) for h in histograms.values()]
+    top = 1.12 * max((max(shares.max(), 0.01) for shares in in_range if len(shares)), default=0.01)
+    for method, histogram in histograms.items():
+        label, run, trained = cells[method]
+        weights, nonzeros = run.record.get("weights"), run.record.get("nonzeros")
+        density = nonzeros / weights if weights and nonzeros else None
+        attraction = pull(run, trained, low, high)
+        drawn = (label, found[method], histogram, attraction, density, (low, high, top))
+        yield svg(
+            f"{name} magnitudes {method}",
+            f"{label} magnitudes of the trained weights and the attraction to zero",
+            size,
+            lambda figure, drawn=drawn: _draw(figure, *drawn),
+        )
+
+
+def _within(histogram: Magnitudes, low: float, high: float) -> np.ndarray:
+    centres = (histogram.edges[:-1] + histogram.edges[1:]) / 2
+    return histogram.shares[(centres > low) & (centres < high)]
+
+
+def _draw(
+    figure: Figure,
+    label: str,
+    look: Look,
+    histogram: Magnitudes,
+    attraction: Pull | str,
+    density: float | None,
+    axis: tuple[float, float, float],
+) -> None:
+    low, high, top = axis
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.7, 1))
+    short = label if len(label) < 22 else label[:20] + "…"
+    above.set_title(short, fontsize=8.5, loc="left")
+    above.stairs(100 * histogram.shares, histogram.edges, fill=True, color=look.colour, alpha=0.85)
+    if histogram.zeros > 0:
+        above.text(0.03, 0.95, f"{100 * histogram.zeros:.3g} % are 0", transform=above.transAxes,
+                   va="top", fontsize=8)  # fmt: skip
+    above.set(xlim=(low, high), ylim=(0, 100 * top), ylabel="% of weights")
+    above.grid(axis="y")
+    above.tick_params(axis="x", length=0)
+    for axes in (above, below):
+        if density is not None:
+            axes.axvline(histogram.cut(density), color=INK, linewidth=1, linestyle=(0, (3, 2)))
+    below.axhline(0, color=SOFT, linewidth=0.7)
+    if isinstance(attraction, str):
+        below.text(0.5, 0.5, attraction, transform=below.transAxes, ha="center", va="center",
+                   fontsize=8, color=INK)  # fmt: skip
+        below.set_ylim(-0.15, 1.15)
+    else:
+        largest = attraction.attraction.max(initial=0.0) or 1.0
+        scaled = attraction.attraction / largest
+        x = np.log10(attraction.magnitudes)
+        below.plot(x, scaled, color=look.colour, linewidth=1.8)
+        below.fill_between(x, 0, scaled, color=look.colour, alpha=0.18, linewidth=0)
+        below.set_ylim(max(-1.0, min(-0.15, 1.15 * scaled.min(initial=0.0))), 1.15)
+    below.set_yticks([0, 1], ["0", "max"])
+    below.set_ylabel("pull to 0")
+    decades = range(int(np.ceil(low)), int(np.floor(high)) + 1)
+    step = 1 if len(decades) <= 4 else 2
+    shown = [d for d in decades if d % step == 0]
+    below.set_xticks(shown, [_power(d) for d in shown])
+    below.set_xlabel("|w|")
+    below.grid(axis="x", color=FAINT)
+
+
+def _power(exponent: int) -> str:
+    if -3 <= exponent <= 2:
+        return f"{10.0**exponent:g}"
+    return f"1e{exponent}"

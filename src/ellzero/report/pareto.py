@@ -1,0 +1,122 @@
+"""The Pareto picture: how well networks still do against how small they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ellzero.report.figures import Measure, reference_spread, spreads, study_measure
+from ellzero.report.style import DENSE, FAINT, WIDTH, Look, Picture, looks, marks, plain_ticks, svg
+from ellzero.study.results import Results, Spread
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method at a target: how small, and how well it still does."""
+
+    method: str
+    ratio: Spread
+    result: Spread
+
+
+def pareto_points(results: Results) -> list[Point]:
+    """What the Pareto picture shows, in the study's order."""
+    measure = study_measure(results)
+    points = []
+    for row in results.rows():
+        told = spreads(row, measure)
+        ratio, result = told.get("nonzero_ratio"), told.get("result")
+        if ratio is not None and result is not None:
+            points.append(Point(row.method, ratio, result))
+    return points
+
+
+def pareto(results: Results, *, name: str) -> Picture | None:
+    """Result against nonzero ratio, a line per method."""
+    points, measure = pareto_points(results), study_measure(results)
+    if not points:
+        return None
+    dense = reference_spread(results, measure)
+    found = looks(results.study.methods)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        draw_pareto(axes, points, found, dense, measure)
+        if not results.study.budgets:
+            medians = sorted({round(point.ratio.median, 1) for point in points})
+            plain_ticks(axes, "x", medians)
+
+    return Picture(
+        "Size against quality",
+        f"The {measure.part} {measure.noun} against the nonzero ratio (weights / nonzero "
+        "weights), a line per method with its chosen strengths: median and range over the seeds. "
+        "Methods are drawn a little apart. Dashed: the dense reference with its range. "
+        f"{measure.better.capitalize()} and further right is better.",
+        svg(f"{name} pareto", f"Pareto picture: {measure.label()} against nonzero ratio",
+            (WIDTH, 3.9), draw),
+    )  # fmt: skip
+
+
+def runs_pareto(
+    points: Sequence[Point], found: dict[str, Look], measure: Measure, *, name: str
+) -> Picture:
+    """Result against nonzero ratio, a marker per run."""
+
+    def draw(figure: Figure) -> None:
+        draw_pareto(figure.subplots(), points, found, None, measure)
+
+    caption = f"The {measure.part} {measure.noun} of each run against its nonzero ratio."
+    picture = svg(f"{name} pareto", caption, (WIDTH, 3.4), draw)
+    return Picture("Size against quality", caption, picture)
+
+
+def draw_pareto(
+    axes: Axes,
+    points: Sequence[Point],
+    found: dict[str, Look],
+    dense: Spread | None,
+    measure: Measure,
+) -> None:
+    """Draw a line per method through its points."""
+    if dense is not None:
+        axes.axhspan(dense.low, dense.high, color=FAINT, zorder=0)
+        axes.axhline(dense.median, color=DENSE, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
+    methods = [method for method in found if any(p.method == method for p in points)]
+    for index, method in enumerate(methods):
+        look = found[method]
+        own = sorted((p for p in points if p.method == method), key=lambda p: p.ratio.median)
+        apart = 1.012 ** (index - (len(methods) - 1) / 2)
+        x = np.array([p.ratio.median for p in own]) * apart
+        y = np.array([p.result.median for p in own])
+        for at, point in zip(x, own, strict=True):
+            axes.plot(
+                [at, at],
+                [point.result.low, point.result.high],
+                color=look.colour,
+                linewidth=look.width + 0.6,
+                alpha=0.45,
+                zorder=look.order,
+            )
+            if point.ratio.low < point.ratio.high:
+                axes.plot(
+                    [point.ratio.low * apart, point.ratio.high * apart],
+                    [point.result.median] * 2,
+                    color=look.colour,
+                    alpha=0.45,
+                )
+        axes.plot(x, y, color=look.colour, linewidth=look.width * 0.7, alpha=0.8)
+        axes.plot(x, y, **marks(look), linestyle="none", zorder=look.order)
+    axes.set(xscale="log", xlabel="nonzero ratio", ylabel=measure.label())
+    ratios = [p.ratio.median for p in points]
+    axes.set_xlim(min(ratios) / 1.25, max(ratios) * 1.25)
+    values = [v for p in points for v in (p.result.low, p.result.high)]
+    values += [] if dense is None else [dense.low]
+    if min(values) > 0 and max(values) / min(values) > 6:
+        axes.set_yscale("log")
+        plain_ticks(axes, "y")
+    axes.grid(axis="y")
+    plain_ticks(axes, "x")

@@ -1,0 +1,195 @@
+"""What a page says of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ellzero.report.attraction import CAPTION, panels
+from ellzero.report.figures import (
+    ranged,
+    reference_spread,
+    spreads,
+    study_measure,
+)
+from ellzero.report.pareto import pareto
+from ellzero.report.pictures import (
+    courses,
+    densities,
+    effort_bars,
+    first_cell,
+    ranking,
+    recovery,
+    trained_folder,
+)
+from ellzero.report.section import Group, Key, Section, there
+from ellzero.report.style import looks, marker
+from ellzero.report.tables import (
+    comparison_texts,
+    efforts_text,
+    pairs_texts,
+    probability,
+    signed,
+)
+from ellzero.study.results import Results, Row
+from ellzero.study.statistics import Pair, pairs
+from ellzero.study.study import Target
+
+
+def study_section(results: Results, name: str) -> Section:
+    """All there is to say of a study; `name` is unique on the page."""
+    study, rows = results.study, results.rows()
+    complete = len(rows) == len(study.methods) * len(study.targets)
+    complete &= all(len(row.cells) == row.seeds for row in rows)
+    section = Section("study", study.name, "done" if complete else "not complete")
+    found = pairs(results)
+    section.summary = [_headline(results, target, found) for target in study.targets]
+    if not complete:
+        section.warnings.append(
+            "The study is not complete: methods appear once all their strengths have been tried, "
+            "and figures may still change as more seeds are done."
+        )
+    edges = dict.fromkeys(row.label for row in rows if row.at_edge)
+    if edges:
+        section.warnings.append(
+            f"For {_listed(list(edges))} a chosen strength (*) is the lowest or highest of those "
+            "tried, so a better one may lie beyond them."
+        )
+    section.facts = _protocol(results)
+    drawn = looks(study.methods)
+    section.key = [Key(study.label(m), marker(drawn[m]), drawn[m].strong) for m in study.methods]
+    section.first = there(
+        pareto(results, name=name), *(ranking(results, t, name=name) for t in study.targets)
+    )
+    section.tables = [*comparison_texts(results), *pairs_texts(results), efforts_text(results)]
+    section.groups = _groups(results, name)
+    last = [row for row in rows if row.target == study.targets[-1]]
+    cells = {
+        row.method: (row.label, first_cell(results, row), trained_folder(results, row))
+        for row in last
+    }
+    section.panels = list(panels(cells, drawn, name=name))
+    section.panels_caption = (
+        f"{CAPTION} The first seed, with the strengths chosen for {study.targets[-1].label}."
+    )
+    section.failures = [(f.folder.name, f.status, f.error or "") for f in results.failures()]
+    section.source = ("The study", study.to_toml())
+    return section
+
+
+def _groups(results: Results, name: str) -> list[Group]:
+    targets, measure = results.study.targets, study_measure(results)
+    figure = f"validation {measure.noun}"
+    return [
+        Group(
+            "Before and after fine-tuning",
+            f"The {figure} of the network as pruning left it (hollow) and after fine-tuning "
+            "(filled), medians over the seeds. Where a penalty has already taken the weights to "
+            "zero, pruning costs little.",
+            there(*(recovery(results, target, name=name) for target in targets)),
+        ),
+        Group(
+            "Density per layer",
+            "The share of each layer's weights that is left, medians over the seeds; a layer with "
+            "none left has no marker.",
+            there(*(densities(results, target, name=name) for target in targets)),
+            needs_key=True,
+        ),
+        Group(
+            "The course of training",
+            f"The {figure} of the first seed with the chosen strengths. Dotted: the end of "
+            "training, where the networks are pruned and fine-tuning begins.",
+            there(*(courses(results, target, name=name) for target in targets)),
+            needs_key=True,
+        ),
+        Group(
+            "What it cost",
+            "Of all cells that are done, tuning included. Seconds depend on what else the machine "
+            "was doing.",
+            there(effort_bars(results, name=name)),
+        ),
+    ]
+
+
+def _headline(results: Results, target: Target, found: Sequence[Pair]) -> str:
+    measure = study_measure(results)
+    rows = [row for row in results.rows() if row.target == target and row.cells]
+    complete = [row for row in rows if len(row.cells) == row.seeds]
+    ranked = sorted(complete or rows, key=lambda row: row.merit, reverse=True)
+    if not ranked:
+        return f"{target.label}: no method has been tuned yet."
+    best = ranked[0]
+    told = spreads(best, measure)
+    result, drop, reached = told["result"], told["drop"], told["nonzero_ratio"]
+    text = f"{target.label}: {best.label} did best on validation data"
+    if reached is not None:
+        text += f" ({reached.median:.1f} times fewer weights)"
+    text += f", {measure.part} {measure.noun} {ranged(result, measure.with_unit)}"
+    if drop is not None and measure.accuracy:
+        way = "above" if drop.median >= 0 else "below"
+        text += f", {abs(drop.median):.2f} points {way} the dense reference"
+    text += "."
+    if len(ranked) > 1:
+        text += f" {_runner_up(ranked[1], best, target, found)}"
+    return text
+
+
+def _runner_up(second: Row, best: Row, target: Target, found: Sequence[Pair]) -> str:
+    for pair in found:
+        if (pair.target, pair.best.method, pair.other.method) == (
+            target,
+            best.method,
+            second.method,
+        ):
+            verdict = "they differ" if pair.differs else "the test data does not tell them apart"
+            way = "more" if pair.difference >= 0 else "less"
+            return (
+                f"The runner-up, {second.label}, has {abs(pair.difference):.2f} points {way} test "
+                f"error (95 % interval {signed(pair.low)} to {signed(pair.high)}, "
+                f"p {_equals(pair)}): {verdict}."
+            )
+    return f"The runner-up is {second.label}; there is no paired test of the two yet."
+
+
+def _equals(pair: Pair) -> str:
+    text = probability(pair)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _protocol(results: Results) -> list[tuple[str, str]]:
+    study = results.study
+    recipe = study.reference_recipe(study.seeds[0])
+    cell = study.cell_recipe(next(study.cells()))
+    measure = study_measure(results)
+    tried = max(len(method.strengths) for method in study.methods.values())
+    chosen = "by the fewest weights within the budget" if study.budgets else (
+        "by the validation score"
+    )  # fmt: skip
+    counts: dict[str, int] = {}
+    for found in results.found.values():
+        counts[found.status] = counts.get(found.status, 0) + 1
+    counts.pop("missing", None)
+    dense = reference_spread(results, measure)
+    names = {"network": recipe.model, "data": recipe.data}
+    facts = [(what, s.name) for what, s in names.items() if s is not None]
+    facts += [
+        ("dense reference",
+         f"{measure.part} {measure.noun} {ranged(dense, measure.with_unit)}"),
+        ("pruned to", _listed([target.label for target in study.targets])),
+        ("methods", f"{len(study.methods)}, with {tried} strengths each where they have one"),
+        ("seeds", _listed([str(seed) for seed in study.seeds])),
+        ("epochs", f"reference {recipe.reference.epochs}, training {cell.train.epochs}, "
+                   f"fine-tuning {cell.finetune.epochs}"),
+        ("optimizer", f"{cell.train.optimizer}, learning rate {cell.train.learning_rate:g}, "
+                      f"batches of {cell.train.batch_size}"),
+        ("strengths", f"chosen {chosen} on the first seed, for each target on its own; the test "
+                      "data has no say"),
+        ("intervals", "range over the seeds beside medians; 95 % bootstrap over the test examples "
+                      "in the paired tests, which says nothing of other seeds"),
+        ("cells", ", ".join(f"{n} {status}" for status, n in counts.items()) or "none yet"),
+    ]  # fmt: skip
+    return facts
+
+
+def _listed(names: Sequence[str]) -> str:
+    comma = "; " if any("," in name for name in names) else ", "
+    return names[0] if len(names) == 1 else f"{comma.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,250 @@
+"""Tables of a study: CSV for programs, Markdown for people, and the page shows the same rows."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ellzero.files import write_atomically
+from ellzero.report.figures import (
+    NONE,
+    Measure,
+    duration,
+    figures,
+    number,
+    ranged,
+    ratio,
+    reference_spread,
+    spreads,
+    strength,
+    study_measure,
+)
+from ellzero.study.results import Results, Row, Spread
+from ellzero.study.statistics import Pair, pairs
+
+EDGE = (
+    "* the chosen strength is the lowest or highest of those tried: a better one may lie beyond it."
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A table for people: a heading per column, and rows of text."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def markdown(self) -> str:
+        """The table in Markdown, with everything escaped that means something there."""
+        lines = [self.headings, ("---",) * len(self.headings), *self.rows]
+        table = "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
+        notes = "".join(f"\n\n{_escaped(note)}" for note in self.notes)
+        return f"## {_escaped(self.title)}\n\n{table}{notes}\n"
+
+
+def write_tables(results: Results, folder: Path) -> tuple[Path, ...]:
+    """Write all tables of a study; the files' paths."""
+    tables = (*comparison_texts(results), *pairs_texts(results), efforts_text(results))
+    contents = {
+        "comparison.csv": _csv(comparison(results)),
+        "comparison.md": f"# {_escaped(results.study.name)}\n\n"
+        + "\n".join(table.markdown() for table in tables),
+        "cells.csv": _csv(cells(results)),
+        "pairs.csv": _csv(differences(results)),
+        "efforts.csv": _csv(efforts(results)),
+    }
+    for name, content in contents.items():
+        write_atomically(folder / name, content.encode())
+    return tuple(folder / name for name in contents)
+
+
+def cells(results: Results) -> list[dict[str, Any]]:
+    """A row for every cell that there is anything of, whatever became of it."""
+    measure = study_measure(results)
+    rows = []
+    for cell in results.study.cells():
+        found = results.found[cell.name]
+        if found.status == "missing":
+            continue
+        told = figures(found, measure)
+        names = {"before": "validation_{}_before_finetuning", "after": "validation_{}"}
+        names |= {"result": f"{measure.part}_{{}}", "reference": "reference_{}"}
+        unit = f"{measure.noun}_percent" if measure.accuracy else measure.noun
+        validation = found.record.get("compressed", {}).get("validation", {})
+        rows.append(
+            {
+                "cell": cell.name,
+                "method": cell.training.method,
+                "strength": cell.training.strength,
+                "seed": cell.training.seed,
+                "target": cell.target.name,
+                "status": found.status,
+                "validation_score": validation.get("score"),
+                "validation_loss": validation.get("loss"),
+                **{names.get(key, key).format(unit): value for key, value in told.items()},
+                "error": found.error,
+            }
+        )
+    return rows
+
+
+def comparison(results: Results) -> list[dict[str, Any]]:
+    """A row per target and method: the chosen strength, and what it reached over the seeds."""
+    measure = study_measure(results)
+    dense = reference_spread(results, measure)
+    return [
+        {
+            "target": row.target.name,
+            "method": row.method,
+            "label": row.label,
+            "strength": row.strength,
+            "at_edge": row.at_edge,
+            "seeds_done": len(row.cells),
+            "seeds": row.seeds,
+            "measure": measure.label(),
+            "dense_reference": None if dense is None else dense.median,
+            **_flat(spreads(row, measure)),
+        }
+        for row in results.rows()
+    ]
+
+
+def differences(results: Results) -> list[dict[str, Any]]:
+    """A row per method and target: what tells it from the best one on validation data."""
+    return [
+        {
+            "target": pair.target.name,
+            "best": pair.best.method,
+            "method": pair.other.method,
+            "difference_points": pair.difference,
+            "low": pair.low,
+            "high": pair.high,
+            "adjusted_p": pair.p,
+            "differs": pair.differs,
+        }
+        for pair in pairs(results)
+    ]
+
+
+def efforts(results: Results) -> list[dict[str, Any]]:
+    """A row per method: what it cost, its tuning included."""
+    keys = ("method", "label", "strengths", "trainings", "cells", "epochs", "seconds")
+    return [{key: getattr(effort, key) for key in keys} for effort in results.efforts()]
+
+
+def comparison_texts(results: Results) -> list[Text]:
+    """The comparison for people, a table per target with the dense reference in its first row."""
+    measure = study_measure(results)
+    dense = reference_spread(results, measure)
+    drop = "drop, points" if measure.accuracy else "drop"
+    headings = ("method", measure.label(), drop, f"validation {measure.noun} before fine-tuning")
+    headings += ("and after", "nonzero ratio", "strength", "seeds", "time")
+    tables = []
+    for target in results.study.targets:
+        found = [row for row in results.rows() if row.target == target]
+        first = ("dense reference", ranged(dense, measure.text), *[NONE] * 3, "1x", *[NONE] * 3)
+        rows = [_row_text(row, spreads(row, measure), measure) for row in found]
+        notes = ["Medians over the seeds, with the range from lowest to highest in brackets."]
+        notes += [EDGE] if any(row.at_edge for row in found) else []
+        title = f"Comparison: {target.label}"
+        tables.append(Text(title, headings, (first, *rows), tuple(notes)))
+    return tables
+
+
+def _row_text(row: Row, told: Mapping[str, Spread | None], measure: Measure) -> tuple[str, ...]:
+    formats = {"result": measure.text, "drop": signed, "before": measure.text}
+    formats |= {"after": measure.text, "nonzero_ratio": ratio}
+    texts = [ranged(told.get(key), text) for key, text in formats.items()]
+    seconds = told.get("seconds")
+    return (
+        row.label,
+        *texts,
+        strength(row.strength, row.at_edge),
+        f"{len(row.cells)} of {row.seeds}",
+        duration(None if seconds is None else seconds.median),
+    )
+
+
+def pairs_texts(results: Results) -> list[Text]:
+    """The paired tests for people, a table per target."""
+    headings = ("method", "difference, points", "95 % interval", "adjusted p", "differs")
+    found = pairs(results)
+    tables = []
+    for target in results.study.targets:
+        own = [pair for pair in found if pair.target == target]
+        rows = tuple(
+            (
+                pair.other.label,
+                signed(pair.difference),
+                f"{signed(pair.low)} to {signed(pair.high)}",
+                probability(pair),
+                "yes" if pair.differs else "no",
+            )
+            for pair in own
+        )
+        if own:
+            best = own[0].best.label
+            title = f"Paired tests: {target.label}, against {best}"
+            note = (
+                f"Test error of a method minus that of {best}, which did best on validation data, "
+                "a mean over the seeds. The interval comes of drawing the test examples again, "
+                "the same for both; p is adjusted for the number of methods (Holm)."
+            )
+            tables.append(Text(title, headings, rows, (note,)))
+    return tables
+
+
+def efforts_text(results: Results) -> Text:
+    """The effort for people."""
+    rows = tuple(
+        (
+            e.label,
+            *map(number, (e.strengths, e.trainings, e.cells, e.epochs)),
+            duration(e.seconds),
+        )
+        for e in results.efforts()
+    )
+    headings = ("method", "strengths tried", "trainings", "cells", "epochs", "time")
+    return Text("Effort", headings, rows, ("Tuning included; of the cells that are done.",))
+
+
+def signed(value: float) -> str:
+    """A difference: `+0.12`, `−0.30`."""
+    text = f"{value:+.2f}" if abs(value) < 1000 else f"{value:+.3g}"
+    return text.replace("-", "−")
+
+
+def probability(pair: Pair) -> str:
+    """An adjusted p-value, to two digits."""
+    return "< 0.001" if pair.p < 0.001 else f"{pair.p:.2g}"
+
+
+def _flat(told: Mapping[str, Spread | None]) -> dict[str, float | None]:
+    return {
+        f"{key}_{end}": None if spread is None else getattr(spread, end)
+        for key, spread in told.items()
+        for end in ("median", "low", "high")
+    }
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    file = io.StringIO()
+    columns: Iterable[str] = dict.fromkeys(key for row in rows for key in row)
+    writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is, within one cell of a table."""
+    for character in "\\|*_`[]~":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(html.escape(text, quote=False).split())

@@ -1,0 +1,72 @@
+"""`ellzero report`: what it writes and prints, and what it says of a mistake."""
+
+import json
+
+import pytest
+
+from ellzero.cli.app import main
+
+
+@pytest.fixture
+def ellzero(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            main(["report", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return caught.value.code, out, err
+
+    return command
+
+
+def test_a_study_s_page_and_tables_are_written_into_its_folder(ellzero, folder):
+    code, out, err = ellzero("small")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "small/report.html"
+    names = ["comparison.csv", "comparison.md", "cells.csv", "pairs.csv", "efforts.csv"]
+    assert lines[1:] == [f"small/{name}" for name in names]
+    assert all((folder.parent / line).stat().st_size > 100 for line in lines)
+
+
+def test_a_run_and_an_output_of_one_s_own(ellzero, run, tmp_path):
+    code, out, _ = ellzero(run, "--output", "page.html", "--json")
+    assert code == 0
+    assert json.loads(out) == {"page": "page.html", "tables": []}
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    assert not (run / "report.html").exists()
+
+
+def test_mistakes_are_one_line_each(ellzero, folder, run):
+    half, newer, other = sorted(folder.glob("cells/magnitude-*"))[:3]
+    (half / "record.json").write_text('{"format": 1')
+    (newer / "record.json").write_text('{"format": 2, "status": "done"}')
+    (other / "record.json").write_text("[]")
+    (folder.parent / "empty").mkdir()
+    (folder.parent / "broken").mkdir()
+    (folder.parent / "broken" / "study.toml").write_text("seeds = 3")
+    cases = {
+        ("none",): "no folder none to report on",
+        (run / "record.json",): "to report on",
+        ("empty",): "holds neither a run nor a study",
+        (half,): "is not JSON",
+        (newer,): "has format 2; this ellzero reads up to 1",
+        (other,): "is no record of a run",
+        ("broken",): "study broken/study.toml",
+        (folder, run): "needs an output",
+        (run, half, "--output", "a.html"): "is not JSON",
+        (run, "--output", "nowhere/a.html"): "there is no folder nowhere",
+    }
+    for arguments, expected in cases.items():
+        code, out, err = ellzero(*arguments)
+        assert (code, out) == (1, ""), arguments
+        (line,) = err.splitlines()
+        assert expected in line
+    assert not list(folder.parent.glob("**/*.html"))
+
+
+def test_no_folder_is_a_command_written_wrong(ellzero):
+    code, out, err = ellzero()
+    assert (code, out) == (2, "")
+    assert "--help" in err

@@ -1,0 +1,125 @@
+"""The tables, recomputed from the records by a few lines of their own."""
+
+import csv
+import json
+import re
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+import ellzero as ez
+from ellzero.report.figures import Measure, figures
+from ellzero.report.pareto import pareto_points
+from ellzero.report.tables import Text, cells, comparison, write_tables
+from ellzero.study.results import Found, Results
+from small import mlp, recipe, regression
+
+
+def record(folder: Path, name: str) -> dict:
+    return json.loads((folder / "cells" / name / "record.json").read_text())
+
+
+def metrics(folder: Path, name: str) -> list[dict]:
+    lines = (folder / "cells" / name / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_cells_hold_what_the_records_say(folder):
+    write_tables(Results.read(folder), folder)
+    rows = read(folder / "cells.csv")
+    # 4 methods with 2 strengths and one without, 2 seeds, 2 targets
+    assert len(rows) == 9 * 2 * 2
+    for row in rows:
+        told = record(folder, row["cell"])
+        assert float(row["test_error_percent"]) == told["test_error_percent"]
+        assert float(row["reference_error_percent"]) == told["reference_error_percent"]
+        assert float(row["validation_score"]) == told["validation_score"]
+        assert float(row["file_ratio"]) == told["file_ratio"]
+        assert int(row["nonzeros"]) == told["nonzeros"]
+        assert row["status"] == "done"
+        lines = metrics(folder, row["cell"])
+        (pruned,) = [m for m in lines if m["stage"] == "finetune" and m["epoch"] == 0]
+        before = 100 * (1 - pruned["validation_score"])
+        assert float(row["validation_error_percent_before_finetuning"]) == pytest.approx(before)
+        # three of training and two of fine-tuning; the reference was given
+        assert int(row["epochs"]) == 5
+
+
+def test_the_comparison_has_median_and_range_of_the_chosen_strength(folder):
+    rows = comparison(Results.read(folder))
+    assert len(rows) == 5 * 2
+    for row in rows:
+        strength = "" if row["strength"] is None else f"-{row['strength']:g}"
+        names = [f"{row['method']}{strength}-seed{seed}-{row['target']}" for seed in (0, 1)]
+        records = [record(folder, name) for name in names]
+        errors = [told["test_error_percent"] for told in records]
+        assert row["result_median"] == pytest.approx(median(errors))
+        assert (row["result_low"], row["result_high"]) == pytest.approx((min(errors), max(errors)))
+        drops = [told["test_error_percent"] - told["reference_error_percent"] for told in records]
+        assert row["drop_median"] == pytest.approx(median(drops))
+        assert row["at_edge"] == (row["strength"] is not None)
+
+
+def test_pareto_points_are_the_comparison(folder):
+    results = Results.read(folder)
+    rows = comparison(results)
+    found = [
+        (p.method, p.ratio.median, p.result.low, p.result.high) for p in pareto_points(results)
+    ]
+    keys = ("method", "nonzero_ratio_median", "result_low", "result_high")
+    assert found == [tuple(row[key] for key in keys) for row in rows]
+    assert {ratio for _, ratio, _, _ in found} == {2.0, 4.0}
+
+
+def test_markdown_shows_names_as_they_are(folder):
+    write_tables(Results.read(folder), folder)
+    text = (folder / "comparison.md").read_text()
+    for line in text.splitlines():
+        if line.startswith("|") and "script" in line:
+            assert "<" not in line
+            assert "&lt;script&gt;" in line
+            columns = len(re.findall(r"(?<!\\)\|", line)) - 1
+            assert columns in (9, 5, 6)
+    assert "Comparison: 50 % zeros" in text
+    assert "## Effort" in text
+    text = Text("a", ("b",), (("c\n| d",),)).markdown()
+    assert text == "## a\n\n| b |\n| --- |\n| c \\| d |\n"
+
+
+def test_a_cell_that_failed_is_in_the_table_and_one_that_is_missing_is_not(folder):
+    names = sorted(path.name for path in (folder / "cells").glob("l1*"))
+    (folder / "cells" / names[0] / "record.json").write_text("{")
+    (folder / "cells" / names[1] / "record.json").unlink()
+    rows = {row["cell"]: row for row in cells(Results.read(folder))}
+    assert rows[names[0]]["status"] == "unreadable"
+    assert "is not JSON" in rows[names[0]]["error"]
+    assert rows[names[0]]["nonzeros"] is None
+    assert names[1] not in rows
+
+
+def test_a_score_that_is_no_accuracy_is_shown_as_it_is(tmp_path):
+    folder = tmp_path / "run"
+    ez.compress(mlp(outputs=1), regression(), recipe(), folder=folder)
+    found = Found.at(folder)
+    measure = Measure.of([found.record])
+    assert (measure.noun, measure.part, measure.label()) == ("score", "test", "test score")
+    told = figures(found, measure)
+    assert told["result"] == found.record["compressed"]["test"]["score"]
+    assert told["drop"] == found.record["reference"]["test"]["score"] - told["result"]
+
+
+def test_of_a_study_on_validation_data_alone(folder):
+    for path in folder.glob("cells/*/record.json"):
+        told = json.loads(path.read_text())
+        for who in ("reference", "compressed"):
+            del told[who]["test"]
+        told["test_error_percent"] = told["reference_error_percent"] = None
+        path.write_text(json.dumps(told))
+    rows = comparison(Results.read(folder))
+    assert {row["measure"] for row in rows} == {"validation score"}

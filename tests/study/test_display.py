@@ -1,0 +1,80 @@
+"""The bar of a study: what it counts."""
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from ellzero.study.display import Display, display
+
+
+def shown(bar: Display) -> Any:
+    bar.refresh()
+    (task,) = bar._bar.tasks
+    return task
+
+
+def test_epochs_of_done_and_running_cells_are_counted(tmp_path):
+    bar = Display(False)
+    bar.expect("references", 20)
+    assert (shown(bar).total, shown(bar).completed) == (20, 0)
+    assert shown(bar).description == "references"
+    for name, lines in (("one", 3), ("two", 50)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text("{}\n" * lines)
+        bar.begin(tmp_path / name, 5)
+    bar.begin(tmp_path / "three", 5)  # which has no metrics yet
+    # three epochs, and not more than the cell's work
+    assert shown(bar).completed == 3 + 5 + 0
+    assert shown(bar).fields["note"] == "0 cells done; now one, two, three"
+    bar.end(tmp_path / "one", 5, failed=False)
+    assert shown(bar).completed == 5 + 5 + 0
+    bar.end(tmp_path / "two", 5, failed=True)
+    bar.end(tmp_path / "four", 4, failed=False)  # one that was done before, and did not begin
+    assert shown(bar).completed == 14
+    assert shown(bar).fields["note"] == "3 cells done, 1 failed; now three"
+
+
+def test_a_new_stage_says_what_is_still_to_come(tmp_path):
+    bar = Display(False)
+    bar.expect("tuning", 30)
+    bar.end(tmp_path / "one", 6, failed=False)
+    bar.expect("seeds", 10)
+    task = shown(bar)
+    assert (task.description, task.total, task.completed) == ("seeds", 16, 6)
+
+
+def test_it_is_shown_where_it_is_wanted_or_on_a_terminal(monkeypatch, capfd):
+    for progress, terminal, expected in (
+        (True, False, True),
+        (False, True, False),
+        (None, True, True),
+        (None, False, False),
+    ):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal, raising=False)
+        assert display(progress)._bar.disable == (not expected)
+
+
+def test_a_bar_that_is_not_wanted_writes_nothing(tmp_path, capfd):
+    with Display(False) as bar:
+        bar.expect("tuning", 3)
+        bar.begin(tmp_path / "one", 3)
+        bar.refresh()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_bar_on_a_terminal(tmp_path):
+    bar = Display(True)
+    bar._bar.live.console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with bar:
+        bar.expect("tuning", 4)
+        bar.begin(tmp_path / "one", 2)
+        bar.end(tmp_path / "one", 2, failed=True)
+        bar.refresh()
+        bar._bar.refresh()
+    file = bar._bar.console.file
+    assert isinstance(file, io.StringIO)
+    text = file.getvalue()
+    assert "tuning" in text
+    assert "50 %" in text
+    assert "1 cells done, 1 failed; now" in text

