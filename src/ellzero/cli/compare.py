@@ -9,6 +9,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+SHOWN = ("method", "nonzero ratio", "strength")
+"""The columns on the terminal, beside the second, which is the result by whatever measure."""
+
 
 def compare(
     study: Path,
@@ -36,11 +39,12 @@ def compare(
         Print one JSON document instead of tables.
     """
     from ellzero.cli.tables import show_rows
-    from ellzero.report.page import write_report
+    from ellzero.report.page import require_libraries, write_report
     from ellzero.report.tables import comparison, comparison_texts, differences, efforts
     from ellzero.study.runner import compare as run_study
     from ellzero.study.study import Study
 
+    require_libraries()  # before hours of work, not after
     told = Study.read(study)
     folder = output or Path("runs") / told.name
     try:
@@ -63,7 +67,10 @@ def compare(
         print(json.dumps(document, indent=2))
     else:
         for table in comparison_texts(results):
-            show_rows(table.title, table.rows, table.headings)
+            # what fits a terminal; the page has the other columns
+            shown = [i for i, name in enumerate(table.headings) if name in SHOWN or i == 1]
+            rows = [tuple(row[i] for i in shown) for row in table.rows]
+            show_rows(table.title, rows, [table.headings[i] for i in shown])
             for note in table.notes:
                 print(note)
         print(f"{page}: the report; tables and cells lie beside it")

@@ -61,9 +61,7 @@ def write_all(
         raise InputError("a report of several folders needs an output: name the file to write")
     for folder in folders:
         _check(folder)
-    for module in ("jinja2", "matplotlib"):
-        if find_spec(module) is None:
-            raise InputError(f"a report needs {module}: pip install 'ellzero[report]'")
+    require_libraries()
     from ellzero.report.tables import write_tables
 
     page = folders[0] / PAGE if output is None else Path(output)
@@ -71,6 +69,17 @@ def write_all(
     if len(folders) == 1 and (folders[0] / STUDY).is_file():
         return (page, *write_tables(Results.read(folders[0]), page.parent))
     return (page,)
+
+
+def require_libraries() -> None:
+    """Make sure that a report can be made.
+
+    Raises:
+        InputError: the extra `report` is not installed.
+    """
+    for module in ("jinja2", "matplotlib"):
+        if find_spec(module) is None:
+            raise InputError(f"a report needs {module}: pip install 'ellzero[report]'")
 
 
 def _sections(folders: Sequence[Path]) -> list[Section]:

@@ -47,8 +47,11 @@ def pareto(results: Results, *, name: str) -> Picture | None:
         axes = figure.subplots()
         draw_pareto(axes, points, found, dense, measure)
         if not results.study.budgets:
-            medians = sorted({round(point.ratio.median, 1) for point in points})
-            plain_ticks(axes, "x", medians)
+            ticks: list[float] = []
+            for point in sorted(points, key=lambda point: point.ratio.median):
+                if not ticks or point.ratio.median > 1.3 * ticks[-1]:  # closer ones would overlap
+                    ticks.append(round(point.ratio.median, 1))
+            plain_ticks(axes, "x", ticks)
 
     return Picture(
         "Size against quality",

@@ -151,7 +151,10 @@ def comparison_texts(results: Results) -> list[Text]:
         found = [row for row in results.rows() if row.target == target]
         first = ("dense reference", ranged(dense, measure.text), *[NONE] * 3, "1x", *[NONE] * 3)
         rows = [_row_text(row, spreads(row, measure), measure) for row in found]
-        notes = ["Medians over the seeds, with the range from lowest to highest in brackets."]
+        notes = [
+            "Medians over the seeds, with the range from lowest to highest in brackets. The time "
+            "is a cell's own: a training that several targets share counts where it was run."
+        ]
         notes += [EDGE] if any(row.at_edge for row in found) else []
         title = f"Comparison: {target.label}"
         tables.append(Text(title, headings, (first, *rows), tuple(notes)))
