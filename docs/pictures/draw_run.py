@@ -1,7 +1,7 @@
 """Draw what a run came to, from its records alone: `python docs/pictures/draw_run.py RUN PICTURE`.
 
-For a network on 28 x 28 images whose first layer is dense (needs the extra `report`): where it still
-looks, its density per layer, and how error and nonzeros went over the epochs.
+For a network on 28 x 28 images whose first layer is dense (needs the extra `report`): where it
+still looks, its density per layer, and how error and nonzeros went over the epochs.
 """
 
 import json
