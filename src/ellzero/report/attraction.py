@@ -23,12 +23,16 @@ from ellzero.study.results import Found
 SIZE = (2.0, 2.2)
 """Inches: two panels side by side fill a phone."""
 
+FLOOR = 0.005
+"""Per cent of the weights where the histograms' logarithmic axis begins; room for text above."""
+
 VISIBLE = 5e-4
 """Bins with a smaller share of the weights than this do not widen the axis."""
 
 CAPTION = (
     "Above: how large the trained weights are before pruning, the share of them in each tenth of "
-    "a decade of |w|; dashed: where pruning cuts. Below: how strongly the penalty pulls a weight "
+    "a decade of |w|, on a logarithmic axis, the first one with all that is smaller still; dashed: "
+    "where pruning cuts. Below: how strongly the penalty pulls a weight "
     "of that size to zero, relative to its largest pull in the range; below the line it pushes "
     "away from zero. It is the penalty's own gradient, before an optimizer rescales it and without "
     "layer scales; where it depends on a weight's neighbours, the median over the trained weights."
@@ -146,25 +150,18 @@ def panels(
     if not histograms:
         return
     low, high = bounds(list(histograms.values()))
-    in_range = [_within(h, low, high) for h in histograms.values()]
-    top = 1.12 * max((max(shares.max(), 0.01) for shares in in_range if len(shares)), default=0.01)
     for method, histogram in histograms.items():
         label, run, trained = cells[method]
         weights, nonzeros = run.record.get("weights"), run.record.get("nonzeros")
         density = nonzeros / weights if weights and nonzeros else None
         attraction = pull(run, trained, low, high)
-        drawn = (label, found[method], histogram, attraction, density, (low, high, top))
+        drawn = (label, found[method], histogram, attraction, density, (low, high))
         yield svg(
             f"{name} magnitudes {method}",
             f"{label} magnitudes of the trained weights and the attraction to zero",
             size,
             lambda figure, drawn=drawn: _draw(figure, *drawn),
         )
-
-
-def _within(histogram: Magnitudes, low: float, high: float) -> np.ndarray:
-    centres = (histogram.edges[:-1] + histogram.edges[1:]) / 2
-    return histogram.shares[(centres > low) & (centres < high)]
 
 
 def _draw(
@@ -174,17 +171,20 @@ def _draw(
     histogram: Magnitudes,
     attraction: Pull | str,
     density: float | None,
-    axis: tuple[float, float, float],
+    axis: tuple[float, float],
 ) -> None:
-    low, high, top = axis
+    low, high = axis
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.7, 1))
     short = label if len(label) < 22 else label[:20] + "…"
     above.set_title(short, fontsize=8.5, loc="left")
-    above.stairs(100 * histogram.shares, histogram.edges, fill=True, color=look.colour, alpha=0.85)
+    percent = np.maximum(100 * histogram.shares, FLOOR)
+    above.stairs(percent, histogram.edges, baseline=FLOOR, fill=True, color=look.colour, alpha=0.85)
     if histogram.zeros > 0:
         above.text(0.03, 0.95, f"{100 * histogram.zeros:.3g} % are 0", transform=above.transAxes,
                    va="top", fontsize=8)  # fmt: skip
-    above.set(xlim=(low, high), ylim=(0, 100 * top), ylabel="% of weights")
+    above.set(xlim=(low, high), yscale="log", ylim=(FLOOR, 1500), ylabel="% of weights")
+    above.set_yticks([0.01, 1, 100], ["0.01", "1", "100"])
+    above.minorticks_off()
     above.grid(axis="y")
     above.tick_params(axis="x", length=0)
     for axes in (above, below):
