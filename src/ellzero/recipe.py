@@ -22,6 +22,7 @@ from pydantic import (
 
 from ellzero.curves import Curve, Shape
 from ellzero.errors import InputError, nearest
+from ellzero.files import read_toml
 from ellzero.penalties import PENALTIES, Penalty, Sum
 from ellzero.pruning import Scope, kept_count
 from ellzero.pruning.budget import Budget
@@ -351,12 +352,7 @@ class Recipe(Table):
             InputError: no such file; not TOML; an unknown key; a value that does not fit.
         """
         path = Path(path)
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"cannot read recipe {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"recipe {path} is not TOML: {error}") from None
+        table = read_toml(path, "recipe")
         table.setdefault("name", path.stem)
         for override in overrides:
             _override(table, override)

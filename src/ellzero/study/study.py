@@ -15,6 +15,7 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from ellzero.errors import InputError, is_number, nearest
+from ellzero.files import read_toml
 from ellzero.recipe import TARGETS as RECIPE_TARGETS
 from ellzero.recipe import BudgetTable, Recipe, Table, explain
 
@@ -277,12 +278,7 @@ class Study(Table):
             InputError: no such file; not TOML; whatever `Study` refuses.
         """
         path = Path(path)
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"cannot read study {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"study {path} is not TOML: {error}") from None
+        table = read_toml(path, "study")
         table.setdefault("name", path.stem)
         try:
             return cls.parse(table)
