@@ -160,6 +160,7 @@ def course(found: Found, measure: Measure, *, name: str) -> Picture | None:
             plain_ticks(above, "y")
         above.set_ylabel(measure.label("validation"))
         below.set(yscale="log", ylabel="nonzeros", xlabel="epoch")
+        below.xaxis.set_major_locator(MaxNLocator(integer=True))
         plain_ticks(below, "y")
         for axes in (above, below):
             axes.grid(axis="y")
