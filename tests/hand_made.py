@@ -57,9 +57,9 @@ def run(
         }
     (cell / "record.json").write_text(json.dumps(record))
     # the pruned network, before it is fine-tuned, is a row without a training loss
-    rows: list[dict[str, Any]] = [{"stage": "train", "train_loss": 0.7}] * trained
-    rows += [{"stage": "finetune", "train_loss": None}]
-    rows += [{"stage": "finetune", "train_loss": 0.5}] * tuned
+    rows: list[dict[str, Any]] = [{"stage": "train", "train_loss": 0.7, "seconds": 0.25}] * trained
+    rows += [{"stage": "finetune", "train_loss": None, "seconds": 0.25}]
+    rows += [{"stage": "finetune", "train_loss": 0.5, "seconds": 0.25}] * tuned
     (cell / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if right is not None:
         answers = torch.tensor(right, dtype=torch.bool)

@@ -99,14 +99,14 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     write_json(folder / RECORD, record)
 
 
-def fail(folder: Path, error: str) -> None:
+def fail(folder: Path, error: str, status: str = "failed") -> None:
     """Write into a run's record that it failed, and why; where there is no record, make one."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         record = read_record(folder)
     except InputError:
         record = {"format": FORMAT, "folder": str(folder), "versions": versions()}
-    write_record(folder, {**record, "status": "failed", "error": error})
+    write_record(folder, {**record, "status": status, "error": error})
 
 
 def clear_folder(folder: Path) -> None:

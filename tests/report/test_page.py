@@ -153,7 +153,7 @@ def test_a_study_that_is_still_going(folder):
 def test_a_study_that_has_not_begun(folder):
     shutil.rmtree(folder / "cells")
     text = Page(ez.write_report(folder)).text
-    assert "no method has been tuned yet" in text
+    assert "no method has come to a result" in text
     assert "none yet" in text
 
 
@@ -192,3 +192,15 @@ def test_without_the_extra_it_says_what_to_install(module, run, monkeypatch):
 def test_no_folder_at_all_is_an_error():
     with pytest.raises(ez.InputError, match="no folder was given"):
         ez.write_report([])
+
+
+def test_methods_that_are_not_trained_alike_are_named(folder):
+    text = (folder / "study.toml").read_text()
+    (folder / "study.toml").write_text(
+        text + "\n[methods.hoyer-square.finetune]\nlearning_rate = 0.125\n"
+    )
+    page = Page(ez.write_report(folder)).text
+    assert (
+        "Hoyer-square is not trained as the first method is: finetune.learning_rate = 0.125."
+        in page
+    )

@@ -247,7 +247,7 @@ def test_where_all_of_the_first_seed_fails_nothing_else_is_run(project):
     assert results.rows() == []
     found = {found.folder.name: found.status for found in results.found.values()}
     assert found == {
-        "magnitude-seed13-sparsity-0.9": "failed",
+        "magnitude-seed13-sparsity-0.9": "missing",
         "magnitude-seed0-sparsity-0.9": "missing",
     }
     # that reference needs no tuning, and is there for the next call
@@ -301,3 +301,21 @@ def test_a_cell_that_another_worker_still_holds_is_waited_for(whole):
     holder.join()
     assert results.failures() == []
     assert figures(results) == figures(whole)
+
+
+def test_a_cell_that_missed_its_budget_is_not_run_again(project):
+    study = a_study(
+        seeds=[0],
+        sparsities=[],
+        budgets=[{"max_loss_increase": 0.0}],
+        methods={"magnitude": {"train": {"learning_rate": 30.0}, "prune": {"rounds": 1}}},
+    )
+    results = ez.compare(study, "missed", progress=False)
+    (found,) = results.failures()
+    assert found.status == "missed"
+    assert "none of 1 rounds stayed within the budget" in str(found.error)
+    assert "reference.file" not in str(found.error)  # a study gives it already
+    before = stamps(Path("missed"))
+    again = ez.compare(study, "missed", progress=False)
+    assert [failed.status for failed in again.failures()] == ["missed"]
+    assert stamps(Path("missed")) == before

@@ -176,7 +176,7 @@ def test_a_spread_is_of_the_values_that_are_there():
     assert Spread.of([]) is None
 
 
-def test_efforts_are_trainings_epochs_and_seconds_of_what_is_done(folder):
+def test_efforts_are_trainings_epochs_and_seconds_of_failed_cells_too(folder):
     hand_made.study(folder, seeds=[0, 1], sparsities=[0.9, 0.97])
     hand_made.run(folder, "reference-seed0", trained=50, seconds=100.0)
     hand_made.run(folder, "magnitude-seed0-sparsity-0.9", trained=5, tuned=2, seconds=3.5)
@@ -190,8 +190,9 @@ def test_efforts_are_trainings_epochs_and_seconds_of_what_is_done(folder):
     assert (magnitude.method, magnitude.label) == ("magnitude", "no penalty")
     assert (magnitude.strengths, magnitude.trainings, magnitude.cells) == (0, 1, 2)
     assert (magnitude.epochs, magnitude.seconds) == (5 + 2 + 2, 5.0)
-    assert (found.strengths, found.trainings, found.cells) == (3, 3, 4)
-    assert (found.epochs, found.seconds) == (7 + 3 + 7 + 7, 4 + 1 + 4 + 2.0)
+    assert (found.strengths, found.trainings, found.cells) == (3, 4, 4)
+    # of the failed one its four epochs, and the seconds of its five rows of metrics
+    assert (found.epochs, found.seconds) == (7 + 3 + 7 + 4 + 7, 4 + 1 + 4 + 5 * 0.25 + 2.0)
 
 
 def test_an_empty_study_has_results_too(folder):

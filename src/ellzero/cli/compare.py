@@ -71,8 +71,6 @@ def compare(
             shown = [i for i, name in enumerate(table.headings) if name in SHOWN or i == 1]
             rows = [tuple(row[i] for i in shown) for row in table.rows]
             show_rows(table.title, rows, [table.headings[i] for i in shown])
-            for note in table.notes:
-                print(note)
         print(f"{page}: the report; tables and cells lie beside it")
     for failed in failures:
         print(f"ellzero: {failed.folder}: {failed.error}", file=sys.stderr)

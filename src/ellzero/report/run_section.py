@@ -32,8 +32,8 @@ def run_section(found: Found, name: str) -> Section:
     section = Section("run", str(title), found.status)
     if found.status == "done":
         section.summary = [_outcome(found, measure)]
-    elif found.status == "failed":
-        section.failures = [(found.folder.name, "failed", found.error or "")]
+    elif found.status in ("failed", "missed"):
+        section.failures = [(found.folder.name, found.status, found.error or "")]
     else:
         section.warnings.append(
             f"The run is {found.status}: its record has no results yet, only metrics."

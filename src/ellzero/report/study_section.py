@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ellzero.report.attraction import CAPTION, panels
 from ellzero.report.figures import (
@@ -25,6 +26,7 @@ from ellzero.report.section import Group, Key, Section, there
 from ellzero.report.style import looks, marker
 from ellzero.report.tables import (
     comparison_texts,
+    did_best,
     efforts_text,
     pairs_texts,
     probability,
@@ -32,7 +34,7 @@ from ellzero.report.tables import (
 )
 from ellzero.study.results import Results, Row
 from ellzero.study.statistics import Pair, pairs
-from ellzero.study.study import Target
+from ellzero.study.study import Cell, Study, Target
 
 
 def study_section(results: Results, name: str) -> Section:
@@ -43,11 +45,18 @@ def study_section(results: Results, name: str) -> Section:
     section = Section("study", study.name, "done" if complete else "not complete")
     found = pairs(results)
     section.summary = [_headline(results, target, found) for target in study.targets]
-    if not complete:
+    failed = results.failures()
+    if failed:
+        section.warnings.append(
+            f"{len(failed)} cells failed, see below; figures and choices do without them, and a "
+            "method all of whose cells failed does not appear."
+        )
+    elif not complete:
         section.warnings.append(
             "The study is not complete: methods appear once all their strengths have been tried, "
             "and figures may still change as more seeds are done."
         )
+    section.warnings += _unequal(study)
     edges = dict.fromkeys(row.label for row in rows if row.at_edge)
     if edges:
         section.warnings.append(
@@ -71,7 +80,7 @@ def study_section(results: Results, name: str) -> Section:
     section.panels_caption = (
         f"{CAPTION} The first seed, with the strengths chosen for {study.targets[-1].label}."
     )
-    section.failures = [(f.folder.name, f.status, f.error or "") for f in results.failures()]
+    section.failures = [(f.folder.name, f.status, f.error or "") for f in failed]
     section.source = ("The study", study.to_toml())
     return section
 
@@ -116,11 +125,11 @@ def _headline(results: Results, target: Target, found: Sequence[Pair]) -> str:
     complete = [row for row in rows if len(row.cells) == row.seeds]
     ranked = sorted(complete or rows, key=lambda row: row.merit, reverse=True)
     if not ranked:
-        return f"{target.label}: no method has been tuned yet."
+        return f"{target.label}: no method has come to a result."
     best = ranked[0]
     told = spreads(best, measure)
     result, drop, reached = told["result"], told["drop"], told["nonzero_ratio"]
-    text = f"{target.label}: {best.label} did best on validation data"
+    text = f"{target.label}: {best.label} {did_best(target)}"
     if reached is not None:
         text += f" ({reached.median:.1f} times fewer weights)"
     text += f", {measure.part} {measure.noun} {ranged(result, measure.with_unit)}"
@@ -147,7 +156,7 @@ def _runner_up(second: Row, best: Row, target: Target, found: Sequence[Pair]) ->
                 f"error (95 % interval {signed(pair.low)} to {signed(pair.high)}, "
                 f"p {_equals(pair)}): {verdict}."
             )
-    return f"The runner-up is {second.label}; there is no paired test of the two yet."
+    return f"The runner-up is {second.label}; there is no paired test of the two."
 
 
 def _equals(pair: Pair) -> str:
@@ -164,6 +173,7 @@ def _protocol(results: Results) -> list[tuple[str, str]]:
     chosen = "by the fewest weights within the budget" if study.budgets else (
         "by the validation score"
     )  # fmt: skip
+    grids = f", with {tried} strengths each where they have one" if tried else ""
     counts: dict[str, int] = {}
     for found in results.found.values():
         counts[found.status] = counts.get(found.status, 0) + 1
@@ -175,7 +185,7 @@ def _protocol(results: Results) -> list[tuple[str, str]]:
         ("dense reference",
          f"{measure.part} {measure.noun} {ranged(dense, measure.with_unit)}"),
         ("pruned to", _listed([target.label for target in study.targets])),
-        ("methods", f"{len(study.methods)}, with {tried} strengths each where they have one"),
+        ("methods", f"{len(study.methods)}{grids}"),
         ("seeds", _listed([str(seed) for seed in study.seeds])),
         ("epochs", f"reference {recipe.reference.epochs}, training {cell.train.epochs}, "
                    f"fine-tuning {cell.finetune.epochs}"),
@@ -188,6 +198,24 @@ def _protocol(results: Results) -> list[tuple[str, str]]:
         ("cells", ", ".join(f"{n} {status}" for status, n in counts.items()) or "none yet"),
     ]  # fmt: skip
     return facts
+
+
+def _unequal(study: Study) -> list[str]:
+    """A warning where methods are not all trained alike, as a method's own fragment may say."""
+    first: dict[tuple[str, str], Any] = {}
+    found: dict[str, list[str]] = {}
+    for method in study.methods:
+        training = next(t for t in study.tuning() if t.method == method)
+        recipe = study.cell_recipe(Cell(training, study.targets[0]))
+        for stage in ("train", "finetune"):
+            for key in ("epochs", "batch_size", "optimizer", "learning_rate"):
+                value = getattr(getattr(recipe, stage), key)
+                if value != first.setdefault((stage, key), value):
+                    found.setdefault(study.label(method), []).append(f"{stage}.{key} = {value}")
+    return [
+        f"{label} is not trained as the first method is: {', '.join(settings)}."
+        for label, settings in found.items()
+    ]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ from ellzero.report.figures import (
 )
 from ellzero.study.results import Results, Row, Spread
 from ellzero.study.statistics import Pair, pairs
+from ellzero.study.study import Target
 
 EDGE = (
     "* the chosen strength is the lowest or highest of those tried: a better one may lie beyond it."
@@ -51,7 +52,10 @@ class Text:
 
 def write_tables(results: Results, folder: Path) -> tuple[Path, ...]:
     """Write all tables of a study; the files' paths."""
-    tables = (*comparison_texts(results), *pairs_texts(results), efforts_text(results))
+    tables = [*comparison_texts(results), *pairs_texts(results), efforts_text(results)]
+    failures = [(f.folder.name, f.status, f.error or "") for f in results.failures()]
+    if failures:
+        tables.append(Text("Failed", ("cell", "status", "error"), tuple(failures)))
     contents = {
         "comparison.csv": _csv(comparison(results)),
         "comparison.md": f"# {_escaped(results.study.name)}\n\n"
@@ -196,10 +200,12 @@ def pairs_texts(results: Results) -> list[Text]:
             best = own[0].best.label
             title = f"Paired tests: {target.label}, against {best}"
             note = (
-                f"Test error of a method minus that of {best}, which did best on validation data, "
-                "a mean over the seeds. The interval comes of drawing the test examples again, "
-                "the same for both; p is adjusted for the number of methods (Holm)."
+                f"Test error of a method minus that of {best}, which {did_best(target)}, a mean "
+                "over the seeds. The interval comes of drawing the test examples again, the same "
+                "for both; p is adjusted for the number of methods (Holm)."
             )
+            if "budget" in target.prune:
+                note += " Under a budget the networks differ in size as well."
             tables.append(Text(title, headings, rows, (note,)))
     return tables
 
@@ -215,7 +221,14 @@ def efforts_text(results: Results) -> Text:
         for e in results.efforts()
     )
     headings = ("method", "strengths tried", "trainings", "cells", "epochs", "time")
-    return Text("Effort", headings, rows, ("Tuning included; of the cells that are done.",))
+    return Text("Effort", headings, rows, ("Tuning included, and cells that failed.",))
+
+
+def did_best(target: Target) -> str:
+    """What the best method of a target did: methods are ranked on validation data."""
+    if "budget" in target.prune:
+        return "left the fewest weights within the budget"
+    return "did best on validation data"
 
 
 def signed(value: float) -> str:

@@ -17,10 +17,13 @@ from ellzero.study.study import Cell, Study, Target, Training
 STUDY = "study.toml"
 CELLS = "cells"
 
+FAILED = ("failed", "missed", "unreadable")
+
 FIGURES = {"compressed", "reference", "nonzeros", "seconds"}
 """What the record of a run that is done tells at least."""
 
-Status = Literal["missing", "running", "interrupted", "failed", "unreadable", "done"]
+Status = Literal["missing", "running", "interrupted", "failed", "missed", "unreadable", "done"]
+"""`missed`: no network within the budget was found."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,11 @@ class Found:
         try:
             record = read_record(folder)
         except InputError as error:
-            return cls(folder, "unreadable", {}, str(error))
+            return cls(folder, "unreadable", {}, f"{error} (without that folder it is run anew)")
         if record["status"] == "done" and not record.keys() >= FIGURES:
             missing = ", ".join(sorted(FIGURES - record.keys()))
-            return cls(folder, "unreadable", {}, f"{folder / RECORD} is not whole: no {missing}")
+            return cls(folder, "unreadable", {}, f"{folder / RECORD} is not whole: no {missing} "
+                       "(without that folder it is run anew)")  # fmt: skip
         return cls(folder, record["status"], record, record.get("error"))
 
     @property
@@ -106,7 +110,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Effort:
-    """What a method cost: trainings and cells that are done, and their epochs and seconds."""
+    """What a method cost: trainings, cells that are done, epochs and seconds of all cells."""
 
     method: str
     label: str
@@ -184,22 +188,26 @@ class Results:
         efforts = []
         for name, method in self.study.methods.items():
             cells = [c for c in self.study.cells() if c.training.method == name]
-            done = [found for cell in cells if (found := self.found[cell.name]).done]
-            metrics = [f.metrics() for f in done]
+            every = [self.found[cell.name] for cell in cells]
+            metrics = [found.metrics() for found in every]  # those of failed cells were spent too
             trained = [[row for row in m if row["train_loss"] is not None] for m in metrics]
             epochs = sum(map(len, trained))
             # of the cells that share a training only the first one has its epochs
             trainings = sum(any(row["stage"] == "train" for row in rows) for rows in trained)
-            seconds = sum(f.record["seconds"] for f in done)
+            done = sum(found.done for found in every)
+            seconds = sum(
+                found.record["seconds"] if found.done else sum(r.get("seconds", 0) for r in rows)
+                for found, rows in zip(every, metrics, strict=True)
+            )
             strengths = len(method.strengths)
             label = self.study.label(name)
-            efforts.append(Effort(name, label, strengths, trainings, len(done), epochs, seconds))
+            efforts.append(Effort(name, label, strengths, trainings, done, epochs, seconds))
         return efforts
 
     def failures(self) -> list[Found]:
-        """Cells and references that failed, or whose records cannot be read."""
+        """Cells and references that failed or missed the budget, or have no record to be read."""
         every = (*self.references, *self.found.values())
-        return [found for found in every if found.status in ("failed", "unreadable")]
+        return [found for found in every if found.status in FAILED]
 
 
 def cell_folder(folder: Path, cell: Cell) -> Path:

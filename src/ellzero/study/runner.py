@@ -76,8 +76,9 @@ def compare(
             tuning = list(_tuning(study, folder, first))
             references = [[_reference(study, folder, seed)] for seed in study.seeds]
             crew.run("references", references, later=_work(tuning) + later)
-            crew.run("tuning", tuning, later=later)
-            crew.run("seeds", list(_others(study, folder, others)))
+            if (reference_folder(folder, first) / REFERENCE).is_file():  # else nothing can be tuned
+                crew.run("tuning", tuning, later=later)
+                crew.run("seeds", list(_others(study, folder, others)))
     return Results.read(folder, study)
 
 
@@ -264,7 +265,7 @@ class _Crew:
             worker.wait()
 
     def _one(self, worker: _Worker, job: _Job) -> None:
-        if Found.at(job.folder).status not in ("done", "unreadable"):
+        if Found.at(job.folder).status not in ("done", "missed", "unreadable"):
             self._shown.begin(job.folder, job.work)
             try:
                 recipe = job.recipe()

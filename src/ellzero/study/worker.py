@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ellzero.data.data import Data
-from ellzero.errors import InputError
+from ellzero.errors import BudgetError, InputError
 from ellzero.recipe import Recipe, Source
 from ellzero.record import CHECKPOINT, WRITTEN, clear_folder, fail, locked
 from ellzero.scheme import compress
@@ -75,7 +75,8 @@ def run_cell(folder: Path, recipe: Recipe) -> str | None:
     except Exception as error:
         traceback.print_exc()
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        fail(folder, message)
+        # another try would miss the budget again
+        fail(folder, message, "missed" if isinstance(error, BudgetError) else "failed")
         return message
     return None
 

@@ -241,7 +241,7 @@ def _require_within_budget(run: Run, state: State) -> None:
         return
     best = min(rounds, key=lambda outcome: math.inf if outcome.used is None else outcome.used)
     spare = ""
-    if run.folder is not None:
+    if run.folder is not None and run.recipe.reference.file is None:
         spare = f"; reference.file = '{run.folder / REFERENCE}' spares training it again"
     unit = " points of accuracy" if budget.max_loss_increase is None else " (relative loss)"
     raise BudgetError(
