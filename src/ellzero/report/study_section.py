@@ -112,8 +112,8 @@ def _groups(results: Results, name: str) -> list[Group]:
         ),
         Group(
             "What it cost",
-            "Of all cells that are done, tuning included. Seconds depend on what else the machine "
-            "was doing.",
+            "Of all cells, tuning and failed ones included. Seconds depend on what else the "
+            "machine was doing.",
             there(effort_bars(results, name=name)),
         ),
     ]

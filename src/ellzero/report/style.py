@@ -167,7 +167,7 @@ def plain_ticks(axis: Axes, which: str, ticks: Iterable[float] = ()) -> None:
         found.set_minor_locator(NullLocator())
     else:
         low, high = axis.get_xlim() if which == "x" else axis.get_ylim()
-        wide = high / low > 50
+        wide = high / low > 300
         found.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=8))
 
 
