@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ellzero.data.data import Data
 from ellzero.recipe import Recipe
 from ellzero.training.plan import Step
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+def rich_bar(*, shown: bool) -> Progress:
+    """A bar on standard error that goes away when it is done: what, how far, time left, a note."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not shown,
+    )
 
 
 class Silent:
@@ -34,9 +54,6 @@ class Bar:
     """One bar over the whole run, on standard error: stage, score, nonzeros, time left."""
 
     def __init__(self, recipe: Recipe, data: Data, *, has_reference: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
         self._recipe, self._data = recipe, data
         self._stages = [
             (stage, 1 if stage != "finetune" else recipe.prune.rounds)
@@ -44,15 +61,7 @@ class Bar:
             if not (stage == "reference" and has_reference)
             and not (stage == "train" and recipe.train.file is not None)
         ]
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
-            transient=True,
-        )
+        self._bar = rich_bar(shown=True)
         self._total = sum(self._batches(stage) * times for stage, times in self._stages)
         self._task = self._bar.add_task("starting", total=self._total, note="")
         self._label = ""

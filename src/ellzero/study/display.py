@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+from ellzero.progress import rich_bar
 from ellzero.record import METRICS
 
 
@@ -13,19 +14,7 @@ class Display:
     """Counts the epochs of a study's cells, and shows them in a bar if that is wanted."""
 
     def __init__(self, wanted: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not wanted,
-        )
+        self._bar = rich_bar(shown=wanted)
         self._task = self._bar.add_task("starting", total=None, note="")
         self._active: dict[Path, int] = {}
         self._finished = self._cells = self._failed = 0

@@ -39,15 +39,17 @@ def main() -> None:
     # a process started in the background may have been told to ignore interrupts
     signal.signal(signal.SIGINT, signal.default_int_handler)
     orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(orders,), daemon=True).start()
-    try:
+    try:  # from here on an interrupt means that standard input has closed
+        threading.Thread(target=_listen, args=(orders,), daemon=True).start()
         while (order := orders.get()) is not None:
             folder = Path(order["folder"])
             error = run_cell(folder, Recipe.parse(order["recipe"]))
             answers.write(json.dumps({"error": error}) + "\n")
             answers.flush()
+        # the listener interrupts whatever this thread is at, also where nothing is left to stop
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
-        pass  # standard input closed while a cell ran
+        pass
 
 
 def _listen(orders: queue.SimpleQueue[dict[str, Any] | None]) -> None:
