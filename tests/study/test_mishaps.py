@@ -132,7 +132,9 @@ def test_an_interrupted_study_saves_its_cells_and_goes_on(whole):
     assert not {"running", "failed", "unreadable"} & set(found)
     stopped = [n for n, r in records(Path("interrupted")).items() if r["status"] == "interrupted"]
     for name in stopped:
-        assert (Path("interrupted/cells") / name / "checkpoint.safetensors").is_file()
+        cell = Path("interrupted/cells") / name
+        # one that had only just begun has neither: it starts from the beginning
+        assert (cell / "checkpoint.safetensors").is_file() or not (cell / "metrics.jsonl").exists()
     assert "Traceback" not in Path("interrupted/workers.log").read_text()
     assert not Path("interrupted/.lock").exists()
     # with one worker, which has more threads
