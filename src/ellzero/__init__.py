@@ -40,6 +40,7 @@ _PUBLIC = {
     "prune": "ellzero.pruning",
     "save": "ellzero.model_file",
     "select": "ellzero.selection",
+    "trace": "ellzero.graph",
     "write_report": "ellzero.report.page",
 }
 
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from ellzero.errors import EllzeroError as EllzeroError
     from ellzero.errors import InputError as InputError
     from ellzero.errors import SourceError as SourceError
+    from ellzero.graph import trace as trace
     from ellzero.model_file import load as load
     from ellzero.model_file import load_masks as load_masks
     from ellzero.model_file import save as save

@@ -1,0 +1,89 @@
+"""Quantized weights as codes and values, found in the weights themselves.
+
+A weight is quantized if it holds few distinct values. Nothing marks it as such: what packs or
+exports a network reads the values off it, as masks are read off the zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MAX_VALUES = 256
+"""Distinct values besides zero that a quantized weight may have: 8 bits."""
+
+_HALF_TOP = 15  # float16 reaches 65504, so magnitudes are brought below 2^15
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """A weight with few distinct values: which value stands where.
+
+    Args:
+        values: the distinct nonzero values, float (k,), ascending; k <= 256.
+        codes: int16, of the weight's shape: 0 where it is zero, i + 1 where it is `values[i]`.
+        scale: where every value is a multiple q * scale, -127 <= q <= 127 and one |q| is 127, the
+            scale, which is uniform int8; None elsewhere.
+    """
+
+    values: Tensor
+    codes: Tensor
+    scale: float | None
+
+    @property
+    def integers(self) -> Tensor | None:
+        """The values as int8 multiples of the scale, where there is one."""
+        if self.scale is None:
+            return None
+        return torch.round(self.values.double() / self.scale).to(torch.int8)
+
+
+def find_codebook(weight: Tensor) -> Codebook | None:
+    """The codebook of a weight, or None if it has more than 256 distinct nonzero values.
+
+    Example:
+        >>> found = find_codebook(torch.tensor([0.5, 0.0, -1.0, 0.5]))
+        >>> found.values, found.codes
+        (tensor([-1.0000,  0.5000]), tensor([2, 0, 1, 2], dtype=torch.int16))
+    """
+    nonzero = weight.detach() != 0
+    values, codes = torch.unique(weight.detach()[nonzero], return_inverse=True)
+    if len(values) > MAX_VALUES:
+        return None
+    every = torch.zeros(weight.shape, dtype=torch.int16, device=weight.device)
+    every[nonzero] = (codes + 1).to(torch.int16)
+    return Codebook(values, every, _scale(values))
+
+
+def _scale(values: Tensor) -> float | None:
+    if not len(values):
+        return None
+    exact = values.double()
+    scale = exact.abs().max() / 127
+    return float(scale) if torch.equal(torch.round(exact / scale) * scale, exact) else None
+
+
+def half_exponent(values: Tensor) -> int:
+    """The exponent e with which values are held as float16 times 2^e: the largest fits just."""
+    top = float(values.detach().abs().max()) if values.numel() else 0.0
+    if top == 0:
+        return 0
+    _, exponent = torch.frexp(torch.tensor(top, dtype=torch.float64))
+    return int(exponent) - _HALF_TOP
+
+
+def round_half(values: Tensor) -> Tensor:
+    """Values rounded to 16 bits: float16 times a power of two that the whole tensor shares.
+
+    The shared exponent keeps tensors of tiny or huge values as exact as any: 11 significant bits
+    down to 2^-29 of the largest magnitude, fewer below; under 2^-40 of it a value becomes 0.
+
+    Example:
+        >>> round_half(torch.tensor([1e-9, 3.14159]))
+        tensor([9.9681e-10, 3.1406e+00])
+    """
+    exponent = half_exponent(values)
+    scaled = torch.ldexp(values.detach().double(), torch.tensor(-exponent))
+    return torch.ldexp(scaled.half().double(), torch.tensor(exponent)).to(values.dtype)

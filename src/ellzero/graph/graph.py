@@ -1,0 +1,143 @@
+"""A network's architecture as plain data: nodes in the order they run, and back from JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ellzero.data.data import Affine as Preprocess
+from ellzero.errors import InputError
+from ellzero.graph.ops import AnyOp, Input, Opaque, Shape
+
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
+_PLAIN = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Node(BaseModel):
+    """One step of a network: an operation, what it works on, and the names of its weights."""
+
+    model_config = _PLAIN
+
+    name: Name
+    op: AnyOp
+    inputs: tuple[Name, ...] = ()
+    weights: dict[str, Name] = {}
+    """Role in the operation ("weight", "bias") -> name in the state_dict."""
+
+
+class Graph(BaseModel):
+    """A network's architecture: its nodes, in an order in which they can run.
+
+    The first node is the input, the last one's result is the network's. Weights are not in it, only
+    their names. `preprocess` turns raw values into what the input takes; it is not applied, it
+    travels with the network, and so do the names of the classes.
+    """
+
+    model_config = _PLAIN
+
+    nodes: tuple[Node, ...]
+    preprocess: Preprocess | None = None
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of one example."""
+        op = self.nodes[0].op
+        assert isinstance(op, Input)
+        return op.size
+
+    @property
+    def opaque(self) -> list[Node]:
+        """The nodes that are no data; while there are any, the network cannot be written."""
+        return [node for node in self.nodes if isinstance(node.op, Opaque)]
+
+    def consumers(self) -> dict[str, list[Node]]:
+        """Who reads each node's result, in order; once for each time it is read."""
+        found: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for name in node.inputs:
+                found[name].append(node)
+        return found
+
+    def weight_names(self) -> Iterator[str]:
+        """Names of the weights in order of use, each once."""
+        yield from dict.fromkeys(n for node in self.nodes for n in node.weights.values())
+
+    def shapes(self, weights: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Shape of one example at every node, and with it whether all of the graph makes sense.
+
+        Args:
+            weights: shape of each weight, by its name.
+
+        Raises:
+            InputError: no nodes; a name twice; an input that comes later or nowhere; weights that
+                are missing, left over, or of another shape than the operation takes.
+        """
+        found: dict[str, Shape] = {}
+        if not self.nodes or not isinstance(self.nodes[0].op, Input):
+            raise InputError("the graph's first node is not an input")
+        for node in self.nodes:
+            if node.name in found:
+                raise InputError(f"two nodes are named {node.name!r}")
+            if isinstance(node.op, Input) and found:
+                raise InputError(f"{node.name!r} is a second input")
+            self._check(node, found, weights)
+            inputs = [found[name] for name in node.inputs]
+            try:
+                found[node.name] = node.op.shape(
+                    inputs, {role: weights[name] for role, name in node.weights.items()}
+                )
+            except InputError as error:
+                raise InputError(f"{node.name} ({node.op.kind}): {error}") from None
+        unused = set(weights) - set(self.weight_names())
+        if unused:
+            raise InputError(f"no node uses the weight {min(unused)!r}")
+        return found
+
+    def _check(self, node: Node, known: Mapping[str, Shape], weights: Mapping[str, Shape]) -> None:
+        op = node.op
+        if op.ARITY is not None and len(node.inputs) != op.ARITY:
+            raise InputError(
+                f"{node.name} ({op.kind}) has {len(node.inputs)} inputs; expected {op.ARITY}"
+            )
+        for name in node.inputs:
+            if name not in known:
+                raise InputError(f"{node.name} reads {name!r}, which is not before it")
+            if not known[name] and not isinstance(op, Opaque):
+                raise InputError(f"{node.name} reads {name!r}, which is no tensor")
+        for role, name in node.weights.items():
+            if role not in (*op.REQUIRED, *op.OPTIONAL) and not isinstance(op, Opaque):
+                raise InputError(f"{node.name} ({op.kind}) has a weight {role!r}")
+            if name not in weights:
+                raise InputError(f"{node.name}: there is no weight {name!r}")
+        for role in op.REQUIRED:
+            if role not in node.weights:
+                raise InputError(f"{node.name} ({op.kind}) lacks its {role}")
+
+    def to_json(self) -> bytes:
+        """The graph as compact JSON; defaults are left out.
+
+        Raises:
+            InputError: an operation that is no data.
+        """
+        if self.opaque:
+            node = self.opaque[0]
+            assert isinstance(node.op, Opaque)
+            raise InputError(f"{node.name} ({node.op.target}) cannot be written as data")
+        return self.model_dump_json(exclude_defaults=True).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Graph:
+        """The graph that `to_json` wrote; `shapes` says whether it makes sense.
+
+        Raises:
+            InputError: not JSON, or no graph.
+        """
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InputError(f"the architecture is no graph: {where}: {first['msg']}") from None
