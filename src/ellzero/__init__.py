@@ -32,12 +32,18 @@ _PUBLIC = {
     "Regularizer": "ellzero.regularizers",
     "Result": "ellzero.scheme",
     "Study": "ellzero.study.study",
+    "compact": "ellzero.compaction",
     "compare": "ellzero.study.runner",
+    "compile_c": "ellzero.export.c.compiled",
     "compress": "ellzero.scheme",
+    "export_c": "ellzero.export.c.source",
     "evaluate": "ellzero.training.evaluation",
+    "export_onnx": "ellzero.export.onnx_file",
     "load": "ellzero.model_file",
     "load_masks": "ellzero.model_file",
+    "pack": "ellzero.export.packed",
     "prune": "ellzero.pruning",
+    "quantize": "ellzero.quantization",
     "save": "ellzero.model_file",
     "select": "ellzero.selection",
     "trace": "ellzero.graph",
@@ -47,6 +53,7 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
+    from ellzero.compaction import compact as compact
     from ellzero.curves import Curve as Curve
     from ellzero.data.data import Affine as Affine
     from ellzero.data.data import Data as Data
@@ -55,6 +62,10 @@ if TYPE_CHECKING:
     from ellzero.errors import EllzeroError as EllzeroError
     from ellzero.errors import InputError as InputError
     from ellzero.errors import SourceError as SourceError
+    from ellzero.export.onnx_file import export_onnx as export_onnx
+    from ellzero.export.packed import pack as pack
+    from ellzero.export.c.compiled import compile_c as compile_c
+    from ellzero.export.c.source import export_c as export_c
     from ellzero.graph import trace as trace
     from ellzero.model_file import load as load
     from ellzero.model_file import load_masks as load_masks
@@ -67,6 +78,7 @@ if TYPE_CHECKING:
     from ellzero.pruning import Masks as Masks
     from ellzero.pruning import prune as prune
     from ellzero.pruning.budget import Budget as Budget
+    from ellzero.quantization import quantize as quantize
     from ellzero.recipe import Recipe as Recipe
     from ellzero.regularizers import PMMP as PMMP
     from ellzero.regularizers import HardConcrete as HardConcrete

@@ -1,0 +1,88 @@
+"""The test beside generated C: raw inputs, and the outputs that PyTorch gave for them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import ellzero
+from ellzero.data.data import Affine as Preprocess
+from ellzero.export.c.arrays import floats
+from ellzero.export.c.plan import with_preprocessing
+from ellzero.graph import Network
+
+EXAMPLES = 8
+"""Examples in the test, at most."""
+
+TOLERANCE = 1e-4
+"""How far the C may be from PyTorch, relative to the largest output or 1."""
+
+
+def test_cases(network: Network, example: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Raw inputs (N, inputs) and PyTorch's outputs (N, outputs) for them, float32."""
+    prepare = network.graph.preprocess
+    if example is None:
+        generator = torch.Generator().manual_seed(0)
+        example = torch.randn((2, *network.graph.input_shape), generator=generator)
+    raw = _unprepared(example[:EXAMPLES].detach().cpu().float(), prepare)
+    whole = with_preprocessing(network).float().cpu().eval()
+    with torch.no_grad():
+        outputs = whole(raw)
+    return raw.flatten(1), outputs.flatten(1)
+
+
+def _unprepared(x: Tensor, prepare: Preprocess | None) -> Tensor:
+    """Raw values that the preprocessing turns into these, as exactly as float32 can."""
+    if prepare is None:
+        return x
+    view = (1, -1) + (1,) * (x.ndim - 2)
+    scale, shift = (
+        torch.as_tensor(value, dtype=torch.float64).reshape(-1).view(view)
+        for value in (prepare.scale, prepare.shift)
+    )
+    safe = torch.where(scale == 0, torch.ones_like(scale), scale)
+    return ((x.double() - shift) / safe).float()
+
+
+def test_source(inputs: Tensor, outputs: Tensor, name: str) -> str:
+    """A C program that says whether the network's C does what PyTorch does."""
+    upper = name.upper()
+    classes = outputs.argmax(1).tolist()
+    arrays = "\n".join(
+        floats(what, tensor.numpy()).source()
+        for what, tensor in (("inputs", inputs), ("expected", outputs))
+    )
+    return f"""/* {name} against PyTorch; written by ellzero {ellzero.__version__}. */
+#include "{name}.h"
+
+#include <math.h>
+#include <stdio.h>
+
+{arrays}
+static const int classes[{len(classes)}] = {{{", ".join(map(str, classes))}}};
+
+int main(void)
+{{
+    static float output[{upper}_OUTPUTS];
+    float worst = 0.0f;
+    int wrong = 0;
+    for (int n = 0; n < {len(classes)}; ++n) {{
+        const float *const right = expected + n * {upper}_OUTPUTS;
+        const int found = {name}_predict(inputs + n * {upper}_INPUTS, output);
+        float size = 1.0f;
+        for (int i = 0; i < {upper}_OUTPUTS; ++i) {{
+            if (fabsf(right[i]) > size) size = fabsf(right[i]);
+        }}
+        for (int i = 0; i < {upper}_OUTPUTS; ++i) {{
+            const float difference = fabsf(output[i] - right[i]) / size;
+            if (!(difference <= worst)) worst = difference;
+        }}
+        /* two outputs may be as large as float can tell */
+        const float lead = fabsf(right[found] - right[classes[n]]);
+        if (found != classes[n] && !(lead <= {TOLERANCE}f * size)) ++wrong;
+    }}
+    printf("{name}: {len(classes)} examples, largest difference %g, wrong classes %d\\n",
+           (double)worst, wrong);
+    return worst <= {TOLERANCE}f && wrong == 0 ? 0 : 1;
+}}
+"""

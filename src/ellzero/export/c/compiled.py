@@ -1,0 +1,151 @@
+"""Generated C as a Python callable: built by the system's compiler, called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ellzero.errors import InputError
+
+FLAGS = ("-std=c99", "-O3", "-march=native", "-ffp-contract=fast")
+"""Standard C, but for products and sums in one rounding."""
+
+COMPILERS = ("cc", "gcc", "clang")
+
+
+class Compiled:
+    """A network in C, loaded; `compile_c` makes it.
+
+    Calling it takes raw inputs, a tensor or array (N, ...) of as many values each as the network
+    has inputs, and gives float32 outputs (N, outputs).
+    """
+
+    def __init__(self, library: ctypes.CDLL, name: str, inputs: int, outputs: int) -> None:
+        self.name, self.inputs, self.outputs = name, inputs, outputs
+        self._library = library
+        self._predict = getattr(library, f"{name}_predict")
+        self._predict.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+        self._predict.restype = ctypes.c_int
+
+    def __call__(self, x: Tensor | np.ndarray) -> Tensor:
+        """Outputs of raw inputs, one example after the other."""
+        batch = np.ascontiguousarray(np.asarray(x, dtype=np.float32))
+        if not len(batch) or batch.size != len(batch) * self.inputs:
+            raise InputError(
+                f"inputs of shape {batch.shape}; expected (N, ...) of {self.inputs} values each"
+            )
+        outputs = np.empty((len(batch), self.outputs), np.float32)
+        for n in range(len(batch)):
+            self.predict(batch, outputs, n)
+        return torch.from_numpy(outputs)
+
+    def predict(self, batch: np.ndarray, outputs: np.ndarray, n: int = 0) -> int:
+        """One example of a float32 batch in memory; the C function and nothing else.
+
+        Args:
+            batch: contiguous, `inputs` values an example.
+            outputs: contiguous float32 (N, outputs); row n is written.
+            n: which example.
+
+        Returns:
+            The index of the largest output.
+        """
+        return self._predict(
+            batch.ctypes.data + 4 * n * self.inputs, outputs.ctypes.data + 4 * n * self.outputs
+        )
+
+
+def compile_c(
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    compiler: str | None = None,
+    flags: Sequence[str] = FLAGS,
+) -> Compiled:
+    """Build what `export_c` wrote with the system's C compiler, into a Python callable.
+
+    Nothing is written into the folder; the library lives in a temporary one until it is loaded.
+
+    Args:
+        folder: the folder, or what `export_c` returned has as `folder`.
+        name: which network, where there are several in the folder.
+        compiler: by default the environment's CC, else cc, gcc or clang.
+        flags: how to compile; by default for this machine, at its fastest.
+
+    Raises:
+        InputError: no such network; no compiler; it failed.
+
+    Example:
+        >>> import tempfile, torch, ellzero as ez
+        >>> model = torch.nn.Linear(2, 2)
+        >>> source = ez.export_c(model, tempfile.mkdtemp(), example=torch.zeros(1, 2))
+        >>> x = torch.ones(1, 2)
+        >>> torch.allclose(ez.compile_c(source.folder)(x), model(x), atol=1e-4)
+        True
+    """
+    folder = Path(folder)
+    name = name or _only_name(folder)
+    header, source = folder / f"{name}.h", folder / f"{name}.c"
+    if not header.is_file() or not source.is_file():
+        raise InputError(f"there is no {name}.c and {name}.h in {folder}; export_c writes them")
+    text = header.read_text(encoding="utf-8", errors="replace")
+    inputs, outputs = (_defined(text, name, what) for what in ("INPUTS", "OUTPUTS"))
+    with tempfile.TemporaryDirectory(prefix="ellzero-") as temporary:
+        library = Path(temporary) / f"{name}.so"
+        command = [find_compiler(compiler), *flags, "-shared", "-fPIC", str(source), "-lm"]
+        run_compiler([*command, "-o", str(library)])
+        loaded = ctypes.CDLL(str(library))
+    return Compiled(loaded, name, inputs, outputs)
+
+
+def find_compiler(compiler: str | None = None) -> str:
+    """The C compiler's command.
+
+    Raises:
+        InputError: there is none.
+    """
+    wanted = compiler or os.environ.get("CC")
+    tried = (wanted,) if wanted else COMPILERS
+    for candidate in tried:
+        if shutil.which(candidate) is not None:
+            return candidate
+    raise InputError(
+        f"no C compiler found (tried {', '.join(tried)}); install gcc or clang, or name one with CC"
+    )
+
+
+def run_compiler(command: Sequence[str]) -> None:
+    """Run a compiler.
+
+    Raises:
+        InputError: it failed; with the first of its complaints.
+    """
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
+        raise InputError(f"{command[0]} failed: {lines[0].strip() or done.returncode}")
+
+
+def _only_name(folder: Path) -> str:
+    names = [path.stem for path in sorted(folder.glob("*.h")) if path.with_suffix(".c").is_file()]
+    if len(names) != 1:
+        found = ", ".join(names) if names else "none"
+        raise InputError(f"{folder} holds {found} of export_c's networks; name one with name=")
+    return names[0]
+
+
+def _defined(header: str, name: str, what: str) -> int:
+    found = re.search(rf"^#define {name.upper()}_{what} (\d+)", header, re.MULTILINE)
+    if found is None:
+        raise InputError(f"{name}.h defines no {name.upper()}_{what}; export_c did not write it")
+    return int(found[1])

@@ -1,0 +1,240 @@
+"""C99 source of a network: one .c, one .h, and a test with the outputs that PyTorch gave."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+import ellzero
+from ellzero.compaction import compact
+from ellzero.errors import InputError
+from ellzero.export.c.check import test_cases, test_source
+from ellzero.export.c.function import Aim, Function, comment
+from ellzero.export.c.plan import Plan, plan
+from ellzero.export.c.steps import emit
+from ellzero.files import write_atomically
+from ellzero.graph import Network, trace
+
+
+@dataclass(frozen=True)
+class CLayer:
+    """One layer with a weight in the generated C.
+
+    Args:
+        name: the node.
+        weights: entries of the weight.
+        nonzeros: those that are not zero.
+        storage: gaps, indices, bitmap, dense or sliced.
+        values: float32, codebook or int8.
+        size_bytes: bytes of its constant arrays, bias included.
+    """
+
+    name: str
+    weights: int
+    nonzeros: int
+    storage: str
+    values: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class CSource:
+    """What `export_c` wrote.
+
+    Args:
+        folder: where it is.
+        name: of the files and functions.
+        layers: how each weight is stored.
+        constant_bytes: bytes of all constant arrays.
+        scratch_bytes: bytes of working memory, beside input and output.
+        kept: what could not be compacted, and why.
+    """
+
+    folder: Path
+    name: str
+    layers: tuple[CLayer, ...]
+    constant_bytes: int
+    scratch_bytes: int
+    kept: tuple[str, ...]
+
+
+def export_c(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    example: Tensor | None = None,
+    name: str = "net",
+    aim: Aim = "size",
+) -> CSource:
+    """Write a network as C99 that needs nothing but `math.h`: NAME.c, NAME.h and NAME_test.c.
+
+    `int NAME_predict(const float *input, float *output)` takes one raw example (the network's
+    preprocessing is compiled in) and returns the index of the largest output. No memory is
+    allocated: working memory is static, or with `NAME_predict_in` the caller's. What is removed
+    beforehand is what `ez.compact` removes.
+
+    Args:
+        model: a network, or what `ez.trace`, `ez.compact` or `ez.load` gave.
+        folder: where the files go; made if it is missing, files of these names are replaced.
+        example: a batch (N, ...) of inputs, as the network takes them; up to eight of them become
+            the test. Without it (a traced network) the test has random inputs.
+        name: a C identifier, of files and functions.
+        aim: "size", the fewest bytes of constants; "speed", for a processor with vector registers;
+            "dense", every weight zero or not, which is what the others are measured against.
+
+    Returns:
+        What was written, layer by layer.
+
+    Raises:
+        InputError: a layer there is no C for, by its name; weights with NaN; a name that is no C
+            identifier; no such folder's parent.
+
+    Example:
+        >>> import tempfile, torch, ellzero as ez
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU())
+        >>> masks = ez.prune(model, sparsity=0.75)
+        >>> folder = tempfile.mkdtemp()
+        >>> source = ez.export_c(model, folder, example=torch.zeros(1, 8))
+        >>> source.layers[0].nonzeros
+        8
+    """
+    _check_name(name)
+    if aim not in ("size", "speed", "dense"):
+        raise InputError(f"aim is {aim!r}; expected 'size', 'speed' or 'dense'")
+    network, kept = trace(model, example), ()
+    if aim != "dense" and not network.graph.opaque:
+        compacted = compact(network)
+        network, kept = compacted.model, compacted.kept
+    planned = plan(network)
+    functions = _functions(planned, name, aim)
+    inputs, outputs = test_cases(network, example)
+
+    folder = Path(folder)
+    if not folder.parent.is_dir():
+        raise InputError(f"cannot write {folder}: there is no folder {folder.parent}")
+    folder.mkdir(exist_ok=True)
+    files = {
+        f"{name}.h": _header(network, planned, name),
+        f"{name}.c": _source(network, planned, functions, name),
+        f"{name}_test.c": test_source(inputs, outputs, name),
+    }
+    for file, text in files.items():
+        write_atomically(folder / file, text.encode())
+    return CSource(
+        folder,
+        name,
+        tuple(_layer(f) for f in functions if f.matrix is not None),
+        sum(array.size_bytes for f in functions for array in f.arrays),
+        4 * planned.scratch,
+        kept,
+    )
+
+
+_KEYWORDS = """
+auto break case char const continue default do double else enum extern float for goto if inline int
+long main register restrict return short signed sizeof static struct switch typedef union unsigned
+void volatile while
+"""
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", name) or name in _KEYWORDS.split():
+        raise InputError(
+            f"name is {name!r}; expected a C identifier: letters, digits and _, a letter first, at "
+            "most 31, no keyword"
+        )
+
+
+def _functions(planned: Plan, prefix: str, aim: Aim) -> list[Function]:
+    names: set[str] = set()
+    functions = []
+    for step in planned.steps:
+        name = re.sub(r"[^A-Za-z0-9]+", "_", step.node.name).strip("_") or "node"
+        name = f"{prefix}_{name}"
+        while name in names:
+            name += "_"
+        names.add(name)
+        functions.append(emit(step, planned, name, aim))
+    return functions
+
+
+def _layer(function: Function) -> CLayer:
+    assert function.matrix is not None
+    assert function.storage is not None
+    return CLayer(
+        function.step.node.name,
+        function.matrix.dense.size,
+        function.matrix.nonzeros,
+        function.storage.layout,
+        function.storage.values.kind,
+        sum(array.size_bytes for array in function.arrays),
+    )
+
+
+def _header(network: Network, planned: Plan, name: str) -> str:
+    upper = name.upper()
+    inputs = math.prod(network.graph.input_shape)
+    outputs = math.prod(network.shapes[network.graph.nodes[-1].name])
+    classes = network.graph.classes
+    named = ""
+    if classes is not None:
+        listed = ", ".join(comment(c) for c in classes)
+        named = f"\n/* Classes in order: {listed} */\n"
+    return f"""/* {name}: a network, written by ellzero {ellzero.__version__}. */
+#ifndef {upper}_H
+#define {upper}_H
+
+#define {upper}_INPUTS {inputs} /* {" x ".join(map(str, network.graph.input_shape))} */
+#define {upper}_OUTPUTS {outputs}
+#define {upper}_SCRATCH {max(planned.scratch, 1)} /* floats of working memory */
+{named}
+/* Outputs of one raw example, its last index fastest; returns the index of the largest output.
+   Its working memory is static: one call at a time. Left out if {upper}_NO_STATIC is defined. */
+int {name}_predict(const float *input, float *output);
+
+/* The same in working memory of the caller's, {upper}_SCRATCH floats. */
+int {name}_predict_in(const float *input, float *output, float *scratch);
+
+#endif
+"""
+
+
+def _source(network: Network, planned: Plan, functions: Sequence[Function], name: str) -> str:
+    upper = name.upper()
+    calls = []
+    for function in functions:
+        step = function.step
+        places = [planned.places[value] for value, _ in step.inputs]
+        calls.append(f"    {function.name}({', '.join([*places, planned.places[step.result]])});")
+    steps = "\n".join(function.source() for function in functions)
+    unused = "" if planned.scratch else "    (void)scratch;\n"
+    return f"""/* {name}: a network, written by ellzero {ellzero.__version__}. */
+#include "{name}.h"
+
+#include <math.h>
+#include <stdint.h>
+
+{steps}
+int {name}_predict_in(const float *input, float *output, float *scratch)
+{{
+    int best = 0;
+{unused}{chr(10).join(calls)}
+    for (int i = 1; i < {upper}_OUTPUTS; ++i) {{
+        if (output[i] > output[best]) best = i;
+    }}
+    return best;
+}}
+
+#ifndef {upper}_NO_STATIC
+int {name}_predict(const float *input, float *output)
+{{
+    static float scratch[{upper}_SCRATCH];
+    return {name}_predict_in(input, output, scratch);
+}}
+#endif
+"""
