@@ -62,10 +62,10 @@ if TYPE_CHECKING:
     from ellzero.errors import EllzeroError as EllzeroError
     from ellzero.errors import InputError as InputError
     from ellzero.errors import SourceError as SourceError
-    from ellzero.export.onnx_file import export_onnx as export_onnx
-    from ellzero.export.packed import pack as pack
     from ellzero.export.c.compiled import compile_c as compile_c
     from ellzero.export.c.source import export_c as export_c
+    from ellzero.export.onnx_file import export_onnx as export_onnx
+    from ellzero.export.packed import pack as pack
     from ellzero.graph import trace as trace
     from ellzero.model_file import load as load
     from ellzero.model_file import load_masks as load_masks

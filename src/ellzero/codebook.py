@@ -33,6 +33,25 @@ class Codebook:
     scale: float | None
 
     @property
+    def bits(self) -> int:
+        """Bits that tell the nonzero values apart: ceil(log2 k), 0 for a single one."""
+        return max(len(self.values) - 1, 0).bit_length()
+
+    def expand(self, values: Tensor) -> Tensor:
+        """The weight with other values (k,) in place of the codebook's; zeros stay zero.
+
+        Autograd goes through it: the gradient of a value is the sum of those of its weights.
+
+        Example:
+            >>> found = find_codebook(torch.tensor([[0.5, 0.0], [-1.0, 0.5]]))
+            >>> found.expand(torch.tensor([-3.0, 2.0]))
+            tensor([[ 2.,  0.],
+                    [-3.,  2.]])
+        """
+        table = torch.cat([values.new_zeros(1), values])
+        return table.index_select(0, self.codes.flatten().int()).view(self.codes.shape)
+
+    @property
     def integers(self) -> Tensor | None:
         """The values as int8 multiples of the scale, where there is one."""
         if self.scale is None:
@@ -70,8 +89,9 @@ def half_exponent(values: Tensor) -> int:
     top = float(values.detach().abs().max()) if values.numel() else 0.0
     if top == 0:
         return 0
-    _, exponent = torch.frexp(torch.tensor(top, dtype=torch.float64))
-    return int(exponent) - _HALF_TOP
+    mantissa, exponent = torch.frexp(torch.tensor(top, dtype=torch.float64))
+    # a largest magnitude that rounds up to a power of two counts as that: rounding twice is once
+    return int(exponent) + (float(mantissa.half()) == 1.0) - _HALF_TOP
 
 
 def round_half(values: Tensor) -> Tensor:
@@ -87,3 +107,13 @@ def round_half(values: Tensor) -> Tensor:
     exponent = half_exponent(values)
     scaled = torch.ldexp(values.detach().double(), torch.tensor(-exponent))
     return torch.ldexp(scaled.half().double(), torch.tensor(exponent)).to(values.dtype)
+
+
+def round_values(values: Tensor) -> Tensor:
+    """The values of a codebook rounded to 16 bits, of which none becomes zero.
+
+    One that cancelled or underflows becomes the smallest that 16 bits can say beside the others.
+    """
+    rounded = round_half(values)
+    smallest = torch.ldexp(values.new_ones(()), torch.tensor(half_exponent(rounded) - 24))
+    return torch.where(rounded == 0, smallest, rounded)

@@ -1,4 +1,4 @@
-"""Model files: a network's own keys in safetensors, with metadata; the zeros are the masks."""
+"""Model files: a network's own keys in safetensors, the zeros the masks; and loading any file."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ellzero.errors import InputError, nearest
+from ellzero.export.packed_reader import is_packed, read_packed
 from ellzero.files import check_format, copied, read_tensors, tensors_to_bytes, write_atomically
+from ellzero.graph import Network
 from ellzero.pruning import Masks
 from ellzero.selection import Selection, named_weights, select
 
@@ -63,16 +65,26 @@ def to_bytes(
     return tensors_to_bytes(tensors, document)
 
 
-def load(path: str | Path, model: nn.Module) -> nn.Module:
-    """Load a network's weights from a safetensors file into it, and return it.
+def load(
+    path: str | Path, model: nn.Module | None = None, *, max_bytes: int | None = None
+) -> nn.Module:
+    """Load a network from a packed file, or a network's weights from a file into it.
+
+    What a file is, its first bytes say. Nothing in it is ever run.
 
     Args:
-        path: a file of `ez.save`, or any safetensors file with the network's keys.
-        model: a network of the same architecture; its weights change in place.
+        path: a file of `ez.pack` or `ez.save`, or any safetensors file with the network's keys.
+        model: a network of the same architecture; its weights change in place. A packed file that
+            holds its architecture needs none.
+        max_bytes: memory that a packed file may take; by default 64 MiB or 4096 times the file's
+            bytes, whichever is more.
+
+    Returns:
+        The model that was given; without one a `Network` in evaluation mode.
 
     Raises:
-        InputError: no such file; truncated; a pickle (never unpickled); of another network; of a
-            newer version.
+        InputError: no such file; truncated or damaged; a pickle (never unpickled); of another
+            network; of a newer version; no model where the file needs one.
 
     Example:
         >>> import tempfile, pathlib, torch, ellzero as ez
@@ -81,8 +93,25 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         >>> ez.load(path, torch.nn.Linear(3, 2))
         Linear(in_features=3, out_features=2, bias=True)
     """
-    tensors, metadata = read_tensors(Path(path))
-    check_format(path, metadata.get("format", FORMAT), FORMAT)
+    path = Path(path)
+    graph = None
+    if is_packed(path):
+        graph, tensors = read_packed(path, max_bytes=max_bytes)
+    else:
+        tensors, metadata = read_tensors(path)
+        check_format(path, metadata.get("format", FORMAT), FORMAT)
+    if model is not None:
+        _load_into(model, tensors, path)
+        return model
+    if graph is None:
+        raise InputError(f"{path} holds weights only; give it the network: ez.load(path, model)")
+    try:
+        return Network(graph, tensors).requires_grad_(True).eval()
+    except InputError as error:
+        raise InputError(f"{path} cannot be loaded: {error}") from None
+
+
+def _load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     expected = model.state_dict()
     problems = [f"{name} is missing" for name in expected if name not in tensors] + [
         f"{name} is {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
@@ -98,7 +127,6 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
             f"{'; '.join(problems[:3])}{more}"
         )
     model.load_state_dict(tensors)
-    return model
 
 
 def load_masks(path: str | Path, model: nn.Module) -> Masks:

@@ -251,6 +251,7 @@ def _about(recipe: Recipe, data: Data) -> dict[str, Any]:
         "data": recipe.data and recipe.data.model_dump(),
         "preprocess": data.preprocess and asdict(data.preprocess),
         "classes": data.classes and list(data.classes),
+        "input_shape": list(data.train.example[0].shape[1:]),
     }
 
 

@@ -19,6 +19,14 @@ EMBEDDING = (nn.Embedding, nn.EmbeddingBag)
 ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
+class Holder(nn.Module):
+    """A module that only holds weights, and says of what kind they are, as a layer's class does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kinds: dict[str, Kind] = {}
+
+
 @dataclass(frozen=True, eq=False)
 class Weight:
     """One selected weight: its name in the network, the parameter itself, the kind of its layer."""
@@ -130,6 +138,8 @@ def named_weights(model: nn.Module) -> Iterator[tuple[list[str], Weight]]:
 
 
 def _kind(module: nn.Module, local: str) -> Kind:
+    if isinstance(module, Holder):
+        return module.kinds.get(local, "other")
     if isinstance(module, nn.MultiheadAttention):
         return "dense" if local in ATTENTION else "other"
     if local == "weight":

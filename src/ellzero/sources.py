@@ -15,17 +15,23 @@ from torch import nn
 from ellzero.data import DATA_SETS
 from ellzero.data.data import Data
 from ellzero.errors import EllzeroError, InputError, SourceError, nearest
+from ellzero.model_file import load
 from ellzero.networks import NETWORKS
 from ellzero.recipe import Source
 
+PACKED = ".ellz"
+"""How the name of a packed file ends, where a recipe names it as the network."""
+
 
 def build_model(source: Source | None, seed: int) -> nn.Module:
-    """The network that a recipe names, its weights drawn from the seed.
+    """The network that a recipe names, its weights drawn from the seed; or that of a packed file.
 
     Raises:
-        InputError: no such network; options it does not take; not a network.
+        InputError: no such network or file; options it does not take; not a network.
         SourceError: the user's own code failed.
     """
+    if source is not None and source.name.endswith(PACKED):
+        return _packed_model(source)
     function = _find("model", source, NETWORKS)
     with torch.random.fork_rng([]):  # a network is made on the CPU
         torch.manual_seed(seed)
@@ -33,6 +39,12 @@ def build_model(source: Source | None, seed: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"model {_name(source)} gave {type(model).__name__}; expected nn.Module")
     return model
+
+
+def _packed_model(source: Source) -> nn.Module:
+    if source.options:
+        raise InputError(f"model {source.name!r} is a packed file; it takes no options")
+    return load(source.name)
 
 
 def with_data_root(source: Source | None, data_root: Path | None) -> Source | None:

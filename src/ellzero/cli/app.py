@@ -13,7 +13,7 @@ from cyclopts import App, CycloptsError
 import ellzero
 from ellzero.errors import EllzeroError, SourceError
 
-COMMANDS = ("run", "evaluate", "inspect", "compare", "report")
+COMMANDS = ("run", "evaluate", "inspect", "compare", "report", "export", "bench")
 
 app = App(
     name="ellzero",

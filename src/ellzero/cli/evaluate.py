@@ -25,9 +25,10 @@ def evaluate(
     Parameters
     ----------
     model
-        Run folder, or a .safetensors in one.
+        Run folder, a .safetensors in one, or a packed file.
     data
-        Built-in data set or your own package.module:function; by default the run's.
+        Built-in data set or your own package.module:function; by default the run's, which a packed
+        file alone does not know.
     part
         Part of the data set.
     data_root
@@ -38,16 +39,13 @@ def evaluate(
     import ellzero as ez
     from ellzero.cli.model import open_model
     from ellzero.cli.tables import show_rows
-    from ellzero.recipe import Source
-    from ellzero.sources import build_data, with_data_root
 
-    network, recipe, file = open_model(model)
-    source = recipe.data if data is None else Source.model_validate(data)
-    examples = build_data(with_data_root(source, data_root))
-    examples.check_fit(network)
-    found = ez.evaluate(network, examples, part)
+    opened = open_model(model)
+    examples = opened.data(data, data_root)
+    source = opened.source(data)
+    found = ez.evaluate(opened.network, examples, part)
     document = {
-        "model": str(file),
+        "model": str(opened.file),
         "data": source and source.name,
         "part": part,
         "score": found.score,
@@ -60,4 +58,4 @@ def evaluate(
     rows = [("score", f"{found.score:.4f}"), ("loss", f"{found.loss:.4f}")]
     if examples.scores_accuracy:
         rows.insert(0, ("error", f"{found.error_percent:.2f} %"))
-    show_rows(f"{file} on {document['data']}, {part}", rows, ("", part))
+    show_rows(f"{opened.file} on {document['data']}, {part}", rows, ("", part))

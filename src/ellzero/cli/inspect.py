@@ -19,22 +19,21 @@ def inspect(
     Parameters
     ----------
     model
-        Run folder, or a .safetensors in one.
+        Run folder, a .safetensors in one, or a packed file.
     json_
         Print one JSON document instead of a table.
     """
     from ellzero.cli.model import open_model
     from ellzero.cli.tables import show_layers
-    from ellzero.model_file import load_masks
     from ellzero.record import layer_table
 
-    network, _, file = open_model(model)
-    masks = load_masks(file, network)
+    opened = open_model(model)
+    masks = opened.masks
     layers = layer_table(masks.weights)
     if json_:
         nonzeros = sum(layer["nonzeros"] for layer in layers)
         document = {
-            "model": str(file),
+            "model": str(opened.file),
             "weights": masks.numel,
             "nonzeros": nonzeros,
             "nonzero_ratio": masks.numel / nonzeros if nonzeros else None,

@@ -1,24 +1,109 @@
-"""What MODEL means on the command line: a run folder, or a .safetensors in one."""
+"""What MODEL means on the command line: a run folder, a .safetensors in one, or a packed file."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ellzero.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ellzero.data.data import Data
+    from ellzero.graph import Network
+    from ellzero.pruning import Masks
     from ellzero.recipe import Recipe
 
 
-def open_model(path: Path) -> tuple[nn.Module, Recipe, Path]:
-    """The network of a run with its weights loaded, the run's recipe, and the file of the weights.
+@dataclass(frozen=True)
+class Opened:
+    """A network with its weights, the file they are from, and the run's recipe if there is one."""
+
+    network: nn.Module
+    file: Path
+    recipe: Recipe | None
+
+    @property
+    def masks(self) -> Masks:
+        """The network's masks: its zeros, and what the file says of kept ones."""
+        from ellzero.export.packed_reader import is_packed
+        from ellzero.model_file import load_masks
+        from ellzero.pruning import Masks
+        from ellzero.selection import select
+
+        if is_packed(self.file):
+            return Masks.of(select(self.network))
+        return load_masks(self.file, self.network)
+
+    def data(self, name: str | None, data_root: Path | None) -> Data:
+        """The data set of that name, or else the one that the network was made with.
+
+        Raises:
+            InputError: neither is known; a data set that cannot be had, or does not fit.
+        """
+        from ellzero.recipe import Source
+        from ellzero.sources import build_data, with_data_root
+
+        source = self.source(name)
+        if source is None:
+            raise InputError(f"{self.file} does not say what data it was made with; give --data")
+        assert isinstance(source, Source)
+        data = build_data(with_data_root(source, data_root))
+        data.check_fit(self.network)
+        return data
+
+    def source(self, name: str | None) -> Any:
+        """What the recipe, or the command line, calls the data."""
+        from ellzero.recipe import Source
+
+        if name is not None:
+            return Source.model_validate(name)
+        return None if self.recipe is None else self.recipe.data
+
+    def traced(self, data_root: Path | None = None) -> Network:
+        """The network as layers, with the preprocessing and the classes it was trained with.
+
+        Raises:
+            InputError: a network that cannot be traced; an input whose shape nobody knows.
+        """
+        from ellzero.data.data import Affine
+        from ellzero.graph import Network, trace
+        from ellzero.model_file import read_metadata
+
+        if isinstance(self.network, Network):
+            return self.network
+        about = read_metadata(self.file)
+        prepare, classes = about.get("preprocess"), about.get("classes")
+        example = self._example(about.get("input_shape"), data_root)
+        try:
+            preprocess = None if prepare is None else Affine(**_tuples(prepare))
+        except TypeError as error:
+            raise InputError(f"{self.file}: its preprocessing makes no sense: {error}") from None
+        return trace(self.network, example, preprocess=preprocess, classes=classes)
+
+    def _example(self, shape: Any, data_root: Path | None) -> Any:
+        import torch
+
+        if isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape):
+            return torch.zeros(1, *shape)
+        data = self.data(None, data_root)  # a file from before the shape was noted
+        inputs = data.train.example[0]
+        return inputs if data.preprocess is None else data.preprocess(inputs)
+
+
+def _tuples(table: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+
+
+def open_model(path: Path) -> Opened:
+    """A network with its weights, from a run folder, a .safetensors in one, or a packed file.
 
     Raises:
         InputError: no such path; no recipe beside it; a file that is none, or of another network.
     """
+    from ellzero.export.packed_reader import is_packed, read_packed
     from ellzero.model_file import load
     from ellzero.recipe import Recipe
     from ellzero.record import MODEL, RECIPE
@@ -26,8 +111,13 @@ def open_model(path: Path) -> tuple[nn.Module, Recipe, Path]:
 
     file = path / MODEL if path.is_dir() else path
     if not file.is_file():
-        raise InputError(f"no model at {file}; expected a run folder, or a .safetensors in one")
-    if not (file.parent / RECIPE).is_file():
+        raise InputError(
+            f"no model at {file}; expected a run folder, a .safetensors in one, or an .ellz"
+        )
+    beside = file.parent / RECIPE
+    recipe = Recipe.read(beside) if beside.is_file() else None
+    if is_packed(file) and read_packed(file)[0] is not None:
+        return Opened(load(file), file, recipe)
+    if recipe is None:
         raise InputError(f"there is no {RECIPE} beside {file}, so its network is not known")
-    recipe = Recipe.read(file.parent / RECIPE)
-    return load(file, build_model(recipe.model, recipe.seed)), recipe, file
+    return Opened(load(file, build_model(recipe.model, recipe.seed)), file, recipe)

@@ -8,10 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from ellzero.errors import InputError
+from ellzero.graph import ops
 from ellzero.graph.graph import Graph
+from ellzero.selection import Holder, Kind
 
 
-class Network(nn.Module):
+class Network(Holder):
     """A network made of a graph and its weights.
 
     Args:
@@ -34,26 +36,31 @@ class Network(nn.Module):
         self.graph = graph
         self.shapes = graph.shapes({name: tuple(w.shape) for name, w in weights.items()})
         """Shape of one example at every node, by its name."""
-        for name, tensor in weights.items():
-            _register(self, name, tensor)
-        self._weights = {
-            node.name: {role: self._locate(name) for role, name in node.weights.items()}
-            for node in graph.nodes
-        }
         last = {name: node.name for node in graph.nodes for name in node.inputs}
         self._done = {
             node.name: [name for name in set(node.inputs) if last[name] == node.name]
             for node in graph.nodes
         }
+        self._weights: dict[str, dict[str, tuple[nn.Module, str]]] = {}
+        # from here on no attribute is set any more, for a weight may have its name
+        kinds = _kinds(graph)
+        for name, tensor in weights.items():
+            _register(self, name, tensor, kinds.get(name, "other"))
+        for node in graph.nodes:
+            self._weights[node.name] = {r: self._locate(name) for r, name in node.weights.items()}
 
     def _locate(self, name: str) -> tuple[nn.Module, str]:
-        path, _, local = name.rpartition(".")
-        return self.get_submodule(path), local
+        *path, local = name.split(".")
+        module: nn.Module = self
+        for part in path:
+            child = module._modules[part]
+            assert child is not None
+            module = child
+        return module, local
 
     def weight(self, name: str) -> Tensor:
         """A weight by its state_dict key: the parameter or buffer itself."""
-        module, local = self._locate(name)
-        return getattr(module, local)
+        return _held(*self._locate(name))
 
     def forward(self, x: Tensor) -> Tensor:
         """The network's output for a batch of the shape it was traced with, any batch size."""
@@ -66,7 +73,7 @@ class Network(nn.Module):
         values: dict[str, Any] = {first.name: x}
         for node in rest:
             # looked up anew each time, so that whatever replaces a parameter is seen
-            weights = {r: getattr(m, local) for r, (m, local) in self._weights[node.name].items()}
+            weights = {role: _held(*where) for role, where in self._weights[node.name].items()}
             values[node.name] = node.op.run([values[name] for name in node.inputs], weights)
             for name in self._done[node.name]:
                 del values[name]
@@ -80,20 +87,38 @@ class Network(nn.Module):
         )
 
 
-def _register(root: nn.Module, name: str, tensor: Tensor) -> None:
+def _kinds(graph: Graph) -> dict[str, Kind]:
+    """Kind of each weight that linear layers and convolutions multiply with, by its name."""
+    kinds: dict[type[ops.Op], Kind] = {ops.Linear: "dense", ops.Conv: "conv"}
+    return {
+        node.weights["weight"]: kinds[type(node.op)]
+        for node in graph.nodes
+        if type(node.op) in kinds
+    }
+
+
+def _register(root: Holder, name: str, tensor: Tensor, kind: Kind) -> None:
     *path, local = name.split(".")
+    if not all((*path, local)) or "training" in (*path, local):  # which train() and eval() set
+        raise InputError(f"no weight can be named {name!r}")
+    # put straight into the module's dictionaries: a key may be a name that the class has a use for,
+    # such as the "weight" of a network that is one layer
     module = root
-    try:
-        for part in path:
-            if part not in module._modules:
-                module.add_module(part, nn.Module())
-            child = module._modules[part]
-            assert child is not None
-            module = child
-        if tensor.is_floating_point():
-            wanted = isinstance(tensor, nn.Parameter) and tensor.requires_grad
-            module.register_parameter(local, nn.Parameter(tensor.detach(), requires_grad=wanted))
-        else:
-            module.register_buffer(local, tensor)
-    except KeyError as error:
-        raise InputError(f"no weight can be named {name!r}: {error.args[0]}") from None
+    for part in path:
+        child = module._modules.setdefault(part, Holder())
+        assert isinstance(child, Holder)
+        module = child
+    module.kinds[local] = kind
+    if tensor.is_floating_point():
+        wanted = isinstance(tensor, nn.Parameter) and tensor.requires_grad
+        module._parameters[local] = nn.Parameter(tensor.detach(), requires_grad=wanted)
+    else:
+        module._buffers[local] = tensor
+
+
+def _held(module: nn.Module, local: str) -> Tensor:
+    for held in (module._parameters, module._buffers):
+        tensor = held.get(local)
+        if tensor is not None:
+            return tensor
+    return getattr(module, local)

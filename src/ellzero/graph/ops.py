@@ -347,13 +347,13 @@ AnyOp = Annotated[
 def _windows(n: int, kernel: int, stride: int, padding: int, dilation: int, *, ceil=False) -> int:
     """How many windows fit into n values, as PyTorch counts them."""
     rest = n + 2 * padding - dilation * (kernel - 1) - 1
-    if rest < 0:
-        raise InputError(f"a kernel of {kernel} (dilation {dilation}) for {n} values")
-    if not ceil:
-        return rest // stride + 1
-    count = -(-rest // stride) + 1
+    count = (-(-rest // stride) if ceil else rest // stride) + 1
     # a window that would begin in the padding on the far side is left out
-    return count - 1 if (count - 1) * stride >= n + padding else count
+    if ceil and (count - 1) * stride >= n + padding:
+        count -= 1
+    if count < 1:
+        raise InputError(f"a kernel of {kernel} (dilation {dilation}) for {n} values")
+    return count
 
 
 def _dims(shape: Shape, count: int, what: str) -> Shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -93,13 +94,17 @@ class _Tracer:
         self.weights: dict[str, Tensor] = {}
         self.result: dict[Any, str] = {}  # fx node -> name of the node whose result it is
         self.lifted: dict[Any, str] = {}  # fx node -> name of the weight it stands for
+        self.tensors = {**self.program.state_dict, **self.program.constants}
+        first: dict[int, str] = {}  # a tied weight goes by its first name, as in named_parameters
+        for name, tensor in self.tensors.items():
+            first.setdefault(id(tensor), name)
         signature = self.program.graph_signature
-        self.keys = {
+        lifted = {
             **signature.inputs_to_parameters,
             **signature.inputs_to_buffers,
             **signature.inputs_to_lifted_tensor_constants,
         }
-        self.tensors = {**self.program.state_dict, **self.program.constants}
+        self.keys = {key: first[id(self.tensors[name])] for key, name in lifted.items()}
 
     def graph(self) -> tuple[Graph, dict[str, Tensor]]:
         """The graph, its unused nodes left out, and its weights."""
@@ -113,6 +118,8 @@ class _Tracer:
                 (output,) = fx_node.args[0]
         if not isinstance(output, fx.Node) or output not in self.result:
             raise InputError("the network's output does not depend on its input")
+        if not _is_batch(output):
+            raise InputError("the network's output is no tensor whose dimension 0 is the batch")
         nodes = _needed(self.nodes, self.result[output])
         graph = Graph(nodes=tuple(nodes))
         return graph, {name: self.weights[name] for name in graph.weight_names()}
@@ -153,7 +160,8 @@ class _Tracer:
             return _Ref(len(read) - 1)
 
         arguments = map_arg((fx_node.args, fx_node.kwargs), stand_in)
-        target = fx_node.target
+        # a view of what a clone, left out as an identity, would have made contiguous
+        target = aten.reshape.default if fx_node.target in VIEWS else fx_node.target
 
         def call(inputs: Sequence[Any], given: Mapping[str, Tensor]) -> Any:
             def fill(value: Any) -> Any:
@@ -164,13 +172,20 @@ class _Tracer:
             args, kwargs = tree_map(fill, arguments)
             return target(*args, **kwargs)
 
-        op = ops.Opaque(target=str(target), call=call, size=_size(fx_node))
+        op = ops.Opaque(target=str(fx_node.target), call=call, size=_size(fx_node))
         self.add(fx_node, op, read, weights)
 
     def weight(self, fx_node: Any) -> str:
         """The name of a weight, which is now in use."""
         name = self.lifted[fx_node]
         self.weights[name] = self.tensors[name]
+        return name
+
+    def new_weight(self, name: str, tensor: Tensor) -> str:
+        """The name of a weight that the network has under no name of its own."""
+        while name in self.weights or name in self.tensors:
+            name += "_"
+        self.weights[name] = tensor
         return name
 
     def tensor(self, fx_node: Any) -> Tensor:
@@ -216,13 +231,10 @@ def _export(model: nn.Module, example: Tensor) -> Any:
                 f"{type(model).__name__} cannot be traced with inputs {tuple(example.shape)} of "
                 f"any batch size: {reason[0]}"
             ) from error
-    outputs = program.graph_signature.user_outputs
-    inputs = program.graph_signature.user_inputs
-    if len(outputs) != 1 or len(inputs) != 1:
-        raise InputError(
-            f"{type(model).__name__} has {len(inputs)} inputs and {len(outputs)} outputs; expected "
-            "one tensor each"
-        )
+    outputs = program.call_spec.out_spec
+    if outputs is None or not outputs.is_leaf():
+        what = "nothing" if outputs is None else f"a {outputs.type.__name__}"
+        raise InputError(f"{type(model).__name__} gives {what}; expected one tensor")
     return program
 
 
@@ -243,14 +255,17 @@ def path_of(fx_node: Any) -> str:
     return path if path and not path.startswith("_empty") else fx_node.name
 
 
+def _is_batch(fx_node: Any) -> bool:
+    value = fx_node.meta.get("val")
+    return isinstance(value, Tensor) and value.ndim > 0 and not isinstance(value.shape[0], int)
+
+
 def _size(fx_node: Any) -> ops.Shape:
     """Shape of one example of a tensor, nothing for what is none or has no batch."""
-    value = fx_node.meta.get("val")
-    if not isinstance(value, Tensor) or not value.ndim or isinstance(value.shape[0], int):
+    if not _is_batch(fx_node):
         return ()
-    if not all(isinstance(n, int) for n in value.shape[1:]):
-        return ()
-    return tuple(int(n) for n in value.shape[1:])
+    size = fx_node.meta["val"].shape[1:]
+    return tuple(size) if all(isinstance(n, int) for n in size) else ()
 
 
 # A recognizer sees a call of one aten operation, and adds nodes if it can say it as data.
@@ -263,6 +278,11 @@ IDENTITIES = {
     aten.dropout.default,
 }
 
+VIEWS = {aten.view.default, aten._unsafe_view.default}
+
+BATCH_NORM = aten._native_batch_norm_legit_no_training.default
+WEIGHT_ROLES = ("weight", "bias", "running_mean", "running_var")
+
 
 def _recognized(tracer: _Tracer, fx_node: Any) -> bool:
     recognize = RECOGNIZERS.get(fx_node.target)
@@ -271,6 +291,11 @@ def _recognized(tracer: _Tracer, fx_node: Any) -> bool:
     arguments = _bound(fx_node)
     if arguments.get("self", arguments.get("input")) not in tracer.result:
         return False  # an operation on weights alone
+    if not _size(fx_node) and fx_node.target is not BATCH_NORM:  # which gives a tuple
+        return False
+    weights = [arguments[role] for role in WEIGHT_ROLES if arguments.get(role) is not None]
+    if not all(weight in tracer.lifted for weight in weights):
+        return False  # they are computed
     return recognize(tracer, fx_node, arguments)
 
 
@@ -284,7 +309,7 @@ def _bound(fx_node: Any) -> dict[str, Any]:
 
 
 def _linear(tracer: _Tracer, fx_node: Any, a: dict[str, Any]) -> bool:
-    if len(_size(fx_node)) != 1 or a["weight"] not in tracer.lifted:
+    if len(_size(fx_node)) != 1:
         return False
     weights = tracer.named({"weight": a["weight"], "bias": a["bias"]})
     tracer.add(fx_node, ops.Linear(), [tracer.result[a["input"]]], weights)
@@ -292,7 +317,7 @@ def _linear(tracer: _Tracer, fx_node: Any, a: dict[str, Any]) -> bool:
 
 
 def _conv(tracer: _Tracer, fx_node: Any, a: dict[str, Any]) -> bool:
-    if len(_size(fx_node)) != 3 or a["weight"] not in tracer.lifted:
+    if len(_size(fx_node)) != 3:
         return False
     stride, dilation = _pair(a["stride"]), _pair(a["dilation"])
     if isinstance(a["padding"], str):
@@ -323,11 +348,10 @@ def _batch_norm(tracer: _Tracer, fx_node: Any, a: dict[str, Any]) -> bool:
         shift = shift + tracer.tensor(a["bias"]).double()
     dtype = tracer.tensor(a["running_mean"]).dtype
     prefix = path_of(fx_node)
-    names = {"scale": f"{prefix}.scale", "shift": f"{prefix}.shift"}
-    if any(name in tracer.weights or name in tracer.tensors for name in names.values()):
-        return False
-    tracer.weights[names["scale"]] = scale.to(dtype)
-    tracer.weights[names["shift"]] = shift.to(dtype)
+    names = {
+        "scale": tracer.new_weight(f"{prefix}.scale", scale.to(dtype)),
+        "shift": tracer.new_weight(f"{prefix}.shift", shift.to(dtype)),
+    }
     tracer.add(fx_node, ops.Affine(), [tracer.result[a["input"]]], names)
     return True
 
@@ -335,7 +359,9 @@ def _batch_norm(tracer: _Tracer, fx_node: Any, a: dict[str, Any]) -> bool:
 def _activation(function: str, *roles: str) -> Callable[[_Tracer, Any, dict[str, Any]], bool]:
     def recognize(tracer: _Tracer, fx_node: Any, a: dict[str, Any]) -> bool:
         parameters = tuple(a[role] for role in roles)
-        if any(not isinstance(p, int | float) for p in parameters):
+        if any(not isinstance(p, int | float) or not math.isfinite(p) for p in parameters):
+            return False
+        if function == "clamp" and parameters[0] > parameters[1]:
             return False
         if function == "elu" and (a["scale"], a["input_scale"]) != (1, 1):
             return False  # SELU
@@ -355,15 +381,11 @@ def _relu6(tracer: _Tracer, fx_node: Any, a: dict[str, Any]) -> bool:
 
 
 def _prelu(tracer: _Tracer, fx_node: Any, a: dict[str, Any]) -> bool:
-    if a["weight"] not in tracer.lifted:
-        return False
-    slope = tracer.tensor(a["weight"])
-    channels = _size(fx_node)[0]
-    name = tracer.weight(a["weight"])
-    if slope.numel() != channels:  # one slope for all channels
-        del tracer.weights[name]
-        name = f"{path_of(fx_node)}.slope"
-        tracer.weights[name] = slope.detach().expand(channels)
+    slope, channels = tracer.tensor(a["weight"]), _size(fx_node)[0]
+    if slope.numel() == channels:
+        name = tracer.weight(a["weight"])
+    else:  # one slope for all channels
+        name = tracer.new_weight(f"{path_of(fx_node)}.slope", slope.detach().expand(channels))
     tracer.add(fx_node, ops.PReLU(), [tracer.result[a["self"]]], {"slope": name})
     return True
 
@@ -460,7 +482,7 @@ RECOGNIZERS: dict[Any, Callable[[_Tracer, Any, dict[str, Any]], bool]] = {
     aten.linear.default: _linear,
     aten.conv2d.default: _conv,
     aten.conv2d.padding: _conv,
-    aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    BATCH_NORM: _batch_norm,
     aten.relu.default: _activation("relu"),
     aten.relu6.default: _relu6,
     aten.leaky_relu.default: _activation("leaky_relu", "negative_slope"),
@@ -481,6 +503,9 @@ RECOGNIZERS: dict[Any, Callable[[_Tracer, Any, dict[str, Any]], bool]] = {
     aten.flatten.using_ints: _flatten,
     aten.view.default: _flatten,
     aten.reshape.default: _flatten,
+    aten._unsafe_view.default: _flatten,
+    aten.squeeze.default: _flatten,
+    aten.squeeze.dim: _flatten,
     aten.squeeze.dims: _flatten,
     aten.add.Tensor: _add,
     aten.softmax.int: _softmax,

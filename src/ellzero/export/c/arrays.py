@@ -27,13 +27,13 @@ class Array:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that the array takes in flash."""
-        return self.values.nbytes
+        """Bytes that the array takes in flash; C has none of length 0."""
+        return max(self.values.nbytes, self.values.itemsize)
 
     def source(self) -> str:
         """The definition, in lines of about 100 characters."""
         flat = self.values.ravel()
-        if not len(flat):  # C has no array of length 0
+        if not len(flat):
             flat = np.zeros(1, self.values.dtype)
         if self.values.dtype == np.float32:
             words = [c_float(value) for value in flat.tolist()]

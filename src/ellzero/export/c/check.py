@@ -75,7 +75,8 @@ int main(void)
         }}
         for (int i = 0; i < {upper}_OUTPUTS; ++i) {{
             const float difference = fabsf(output[i] - right[i]) / size;
-            if (!(difference <= worst)) worst = difference;
+            /* a NaN counts as the largest, or a later number would hide it */
+            if (!(difference <= worst)) worst = difference >= 0.0f ? difference : HUGE_VALF;
         }}
         /* two outputs may be as large as float can tell */
         const float lead = fabsf(right[found] - right[classes[n]]);

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,24 +45,29 @@ class Compiled:
                 f"inputs of shape {batch.shape}; expected (N, ...) of {self.inputs} values each"
             )
         outputs = np.empty((len(batch), self.outputs), np.float32)
-        for n in range(len(batch)):
-            self.predict(batch, outputs, n)
+        self.bound(batch, outputs)()
         return torch.from_numpy(outputs)
 
-    def predict(self, batch: np.ndarray, outputs: np.ndarray, n: int = 0) -> int:
-        """One example of a float32 batch in memory; the C function and nothing else.
+    def bound(self, batch: np.ndarray, outputs: np.ndarray) -> Callable[[], list[int]]:
+        """The C function on memory that stays where it is: a call costs no more than C's own.
 
         Args:
-            batch: contiguous, `inputs` values an example.
-            outputs: contiguous float32 (N, outputs); row n is written.
-            n: which example.
+            batch: contiguous float32, `inputs` values an example.
+            outputs: contiguous float32 (N, outputs); each call writes it.
 
         Returns:
-            The index of the largest output.
+            A function that gives the index of the largest output, for each example.
         """
-        return self._predict(
-            batch.ctypes.data + 4 * n * self.inputs, outputs.ctypes.data + 4 * n * self.outputs
-        )
+        first, into = batch.ctypes.data, outputs.ctypes.data
+        places = [
+            (first + 4 * n * self.inputs, into + 4 * n * self.outputs) for n in range(len(batch))
+        ]
+        predict, kept = self._predict, (batch, outputs)
+
+        def call(_: object = kept) -> list[int]:  # the arrays live as long as the function
+            return [predict(x, y) for x, y in places]
+
+        return call
 
 
 def compile_c(

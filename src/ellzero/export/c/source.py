@@ -117,6 +117,8 @@ def export_c(
     folder = Path(folder)
     if not folder.parent.is_dir():
         raise InputError(f"cannot write {folder}: there is no folder {folder.parent}")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"cannot write into {folder}: it is a file; expected a folder")
     folder.mkdir(exist_ok=True)
     files = {
         f"{name}.h": _header(network, planned, name),

@@ -1,0 +1,87 @@
+"""`ellzero bench`: bytes, multiply-adds and latency of a network."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from ellzero.errors import InputError
+
+if TYPE_CHECKING:
+    from ellzero.measure.measurement import Measurement, Timing
+
+
+def bench(
+    model: Path,
+    /,
+    *,
+    threads: int = 1,
+    data_root: Path | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Measure a network: its bytes, its multiply-adds, and how long it takes, run in every way.
+
+    Example: ellzero bench runs/demo-1
+
+    Parameters
+    ----------
+    model
+        Run folder, a .safetensors in one, or a packed file.
+    threads
+        Threads of PyTorch and onnxruntime; scipy and the compiled C take one.
+    data_root
+        Folder that holds data sets, each in a folder of its name.
+    json_
+        Print one JSON document instead of tables.
+    """
+    from ellzero.cli.model import open_model
+    from ellzero.measure.measurement import measure
+
+    if threads < 1:
+        raise InputError(f"--threads is {threads}; expected at least 1")
+    opened = open_model(model)
+    found = measure(opened.traced(data_root), threads=threads, shown=sys.stderr.isatty())
+    if json_:
+        print(json.dumps({"model": str(opened.file), **found.to_json()}, indent=2))
+    else:
+        _show(found, opened.file)
+
+
+def _show(found: Measurement, file: Path) -> None:
+    from ellzero.cli.tables import show_rows
+
+    size = found.size
+    packed = f"{size.packed_bytes:,} ({size.float32_bytes / size.packed_bytes:.1f}x smaller)"
+    macs = sum(layer.macs for layer in found.layers)
+    effective = sum(layer.effective_macs for layer in found.layers)
+    show_rows(
+        str(file),
+        [
+            ("parameters", f"{size.parameters:,}", f"{size.nonzeros:,} not zero"),
+            ("bytes", f"{size.float32_bytes:,}", f"packed {packed}"),
+            ("multiply-adds", f"{macs:,}", f"{effective:,} effective"),
+        ],
+        ("", "dense", "as it is"),
+    )
+    batches = list(dict.fromkeys(timing.batch for timing in found.timings))
+    ways = list(dict.fromkeys(timing.way for timing in found.timings))
+    by_place = {(timing.way, timing.batch): timing for timing in found.timings}
+    show_rows(
+        f"Microseconds a batch, median (quartiles); {found.threads} thread(s), {found.device}",
+        [(way, *(_figure(by_place[way, batch]) for batch in batches)) for way in ways],
+        ("", *(f"batch {batch}" for batch in batches)),
+    )
+
+
+def _figure(timing: Timing) -> str:
+    if timing.latency is None:
+        return timing.missing or "-"
+    median, low, high = (
+        f"{1e6 * seconds:,.1f}"
+        for seconds in (timing.latency.median_s, timing.latency.low_s, timing.latency.high_s)
+    )
+    return f"{median} ({low}-{high})"

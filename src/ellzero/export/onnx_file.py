@@ -1,0 +1,214 @@
+"""ONNX: a network as a model file for other runtimes, compared with the network before it stays."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ellzero import __version__
+from ellzero.errors import InputError
+from ellzero.files import write_atomically
+from ellzero.graph import Network, trace
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+TOLERANCE = 1e-5
+"""How far onnxruntime's outputs may be off: absolutely, or relative to the largest output."""
+
+BATCHES = (1, 3)
+"""Batch sizes on which the file is compared with the network."""
+
+LIMIT = 2**31 - 1  # protobuf's, of one message
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A file that `export_onnx` wrote.
+
+    Args:
+        path: the file.
+        size_bytes: its size.
+        difference: largest difference between onnxruntime's outputs and the network's, relative to
+            the largest output where that is above 1; None where onnxruntime is not installed, so
+            that nothing was compared.
+    """
+
+    path: Path
+    size_bytes: int
+    difference: float | None
+
+
+def export_onnx(model: nn.Module, path: str | Path, example: Tensor | None = None) -> OnnxFile:
+    """Write a network as an ONNX model that takes batches of any size.
+
+    It computes what the network computes in evaluation mode; its input is named `input`, its output
+    `output`. The metadata hold, as JSON, `ellzero.preprocess` (`x * scale + shift`, which is to be
+    applied before: it is no part of the model), `ellzero.classes` and `ellzero.sparsity`, for each
+    matrix or kernel its weights and nonzeros; also `ellzero.version`. Where onnxruntime is
+    installed, the model is run and compared with the network before anything is written. Written
+    atomically.
+
+    Args:
+        model: a network that `ez.trace` can trace, or one that it has traced; it does not change.
+        path: the file; an existing one is replaced.
+        example: a batch (N, ...) of inputs; a traced network needs none.
+
+    Raises:
+        InputError: no example; a network that cannot be traced, or whose operations ONNX lacks;
+            weights that are NaN or infinite; the extra `export` is not installed; onnxruntime's
+            outputs differ by more than 1e-5.
+
+    Example:
+        >>> import tempfile, torch, ellzero as ez
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     written = ez.export_onnx(model, f"{folder}/small.onnx", torch.zeros(1, 4))
+        >>> written.difference < 1e-5
+        True
+    """
+    _require_libraries()
+    network = trace(model, example).cpu()
+    for name, tensor in network.state_dict().items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{name} {tuple(tensor.shape)} holds NaN or inf; it is not exported")
+    batches = [_inputs(network, size, example) for size in BATCHES]
+    proto = _converted(network, batches[-1])
+    _strip(proto)
+    for key, value in _metadata(network).items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = f"ellzero.{key}", value
+    if proto.ByteSize() > LIMIT:
+        raise InputError(f"the model takes {proto.ByteSize():,} bytes; one ONNX file holds 2 GB")
+    content = proto.SerializeToString()
+    difference = _difference(content, network, batches)
+    write_atomically(Path(path), content)
+    return OnnxFile(Path(path), len(content), difference)
+
+
+def _require_libraries() -> None:
+    for module in ("onnx", "onnxscript"):
+        if find_spec(module) is None:
+            raise InputError(f"an ONNX file needs {module}: pip install 'ellzero[export]'")
+
+
+def _inputs(network: Network, size: int, example: Tensor | None) -> Tensor:
+    """A batch: random numbers of the weights' precision, or of integers the example repeated."""
+    if example is not None and not example.is_floating_point():
+        return example.cpu()[torch.arange(size) % len(example)]
+    dtypes = [w.dtype for w in network.parameters()] if example is None else [example.dtype]
+    dtype = dtypes[0] if dtypes else torch.float32
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError(
+            f"the network computes in {dtype}, too roughly to be compared to {TOLERANCE:g}; export "
+            "model.float()"
+        )
+    generator = torch.Generator().manual_seed(size)
+    return torch.randn(size, *network.graph.input_shape, generator=generator, dtype=dtype)
+
+
+def _converted(network: Network, inputs: Tensor) -> ModelProto:
+    dynamic = ({0: torch.export.Dim("batch")},)
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                network,
+                (inputs,),
+                dynamo=True,
+                dynamic_shapes=dynamic,
+                input_names=["input"],
+                output_names=["output"],
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = _first_cause(error)
+            raise InputError(f"the network cannot be said in ONNX: {reason}") from error
+    assert program is not None
+    return program.model_proto
+
+
+def _first_cause(error: BaseException) -> str:
+    """The first line of what lies at the bottom of torch's error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warnings about its own future, and about packages it would know to use."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _strip(proto: ModelProto) -> None:
+    """Leave out the exporter's notes, which tell the paths of this machine's source files."""
+    graph = proto.graph
+    values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for part in (proto, graph, *graph.node, *values):
+        del part.metadata_props[:]
+    for function in proto.functions:
+        del function.metadata_props[:]
+        for node in function.node:
+            del node.metadata_props[:]
+
+
+def _metadata(network: Network) -> dict[str, str]:
+    """What travels with the model, by key, as JSON but for the version."""
+    graph = network.graph
+    sparsity = {
+        name: {"weights": w.numel(), "nonzeros": int(w.count_nonzero())}
+        for name, w in network.named_parameters()
+        if w.ndim > 1
+    }
+    total = {key: sum(row[key] for row in sparsity.values()) for key in ("weights", "nonzeros")}
+    return {
+        "version": __version__,
+        "preprocess": json.dumps(graph.preprocess and asdict(graph.preprocess)),
+        "classes": json.dumps(graph.classes),
+        "sparsity": json.dumps({**total, "layers": sparsity}),
+    }
+
+
+def _difference(content: bytes, network: Network, batches: list[Tensor]) -> float | None:
+    """How far onnxruntime's outputs are from the network's, if it is installed."""
+    if find_spec("onnxruntime") is None:
+        return None
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    session: Any = onnxruntime.InferenceSession(
+        content, options, providers=["CPUExecutionProvider"]
+    )
+    difference = 0.0
+    for inputs in batches:
+        with torch.no_grad():
+            expected = network(inputs).double()
+        (found,) = session.run(["output"], {"input": inputs.numpy()})
+        off = (torch.from_numpy(found).double() - expected).abs().max()
+        difference = max(difference, float(off / expected.abs().max().clamp(min=1)))
+    if not difference <= TOLERANCE:
+        raise InputError(
+            f"onnxruntime's outputs differ from the network's by {difference:.2g}, more than "
+            f"{TOLERANCE:g}; nothing was written"
+        )
+    return difference

@@ -1,0 +1,146 @@
+"""Packed files, `.ellz`: a network in few bytes, exactly; docs/format.md explains every byte."""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ellzero.errors import InputError
+from ellzero.export.entropy import encode as encode_symbols
+from ellzero.export.fields import varint
+from ellzero.export.packed_reader import (
+    DICTIONARY,
+    MAGIC,
+    VERSION,
+    Kind,
+    announcement,
+    default_max_bytes,
+)
+from ellzero.export.tensor_fields import DTYPES, encode
+from ellzero.files import copied, write_atomically
+from ellzero.graph import Graph, Network, trace
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed file, and where its bytes are.
+
+    Args:
+        path: the file.
+        size_bytes: all of it.
+        parts: bytes of its parts: "header", "architecture" (or the names of the weights), "fields"
+            (types, shapes, counts), "values" (codebooks, biases, whatever is not coded), "codes".
+        self_contained: whether the architecture is in it, so that `ez.load(path)` needs no model.
+    """
+
+    path: Path
+    size_bytes: int
+    parts: dict[str, int]
+    self_contained: bool
+
+
+def pack(model: nn.Module, path: str | Path, example: Tensor | None = None) -> Packed:
+    """Write a network into as few bytes as will hold its weights exactly.
+
+    Nothing is rounded here: quantize first for a file that is small because its weights take few
+    values, prune for zeros, compact for fewer rows. Masks and values are entropy coded, an n-fold
+    symbol of N at a cost of `log2(N / n)` bits. A zero loses its sign.
+
+    The file holds the architecture too where the network can be traced into operations that are
+    data (`ez.trace`): then `ez.load(path)` gives it back. Where it cannot (a warning says why), and
+    without an example, the file holds the state_dict, for `ez.load(path, model)`.
+
+    Args:
+        model: the network, or what `ez.trace` made of it with its preprocessing and classes.
+        path: the file, `.ellz` by custom; an existing one is replaced.
+        example: a batch (N, ...) of inputs, of any N; a network that was traced needs none.
+
+    Raises:
+        InputError: a weight that is NaN, infinite or of a type that cannot be written; constriction
+            is not installed.
+
+    Example:
+        >>> import tempfile, pathlib, torch, ellzero as ez
+        >>> model = torch.nn.Sequential(torch.nn.Linear(100, 10), torch.nn.ReLU())
+        >>> _ = ez.prune(model, sparsity=0.99)
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "small.ellz"
+        >>> packed = ez.pack(model, path, torch.zeros(1, 100))
+        >>> packed.size_bytes < 300, packed.self_contained
+        (True, True)
+        >>> x = torch.randn(5, 100)
+        >>> torch.equal(ez.load(path)(x), model(x))
+        True
+    """
+    graph, tensors = _contents(model, example)
+    content, parts = to_bytes(graph, tensors)
+    needed = announcement(content).memory_bytes  # what cannot be read is not written
+    if needed > default_max_bytes(len(content)):
+        warnings.warn(
+            f"{path} is {len(content)} bytes and takes {needed} bytes of memory, which ez.load "
+            f"refuses unless it is told ez.load(path, max_bytes={needed})",
+            stacklevel=2,
+        )
+    write_atomically(Path(path), content)
+    return Packed(Path(path), len(content), parts, graph is not None)
+
+
+def _contents(model: nn.Module, example: Tensor | None) -> tuple[Graph | None, dict[str, Tensor]]:
+    """What is to be written: graph and weights, or else the state_dict alone."""
+    if example is None and not isinstance(model, Network):
+        return None, copied(model)
+    try:
+        network = trace(model, example)
+        network.graph.to_json()
+    except InputError as error:
+        warnings.warn(
+            f"only the weights of {type(model).__name__} are packed, for ez.load(path, model), "
+            f"without its architecture: {error}",
+            stacklevel=3,
+        )
+        return None, copied(model)
+    names = network.graph.weight_names()
+    return network.graph, {name: network.weight(name).detach().cpu() for name in names}
+
+
+def to_bytes(graph: Graph | None, tensors: Mapping[str, Tensor]) -> tuple[bytes, dict[str, int]]:
+    """A packed file's bytes, and how many of them are of which part.
+
+    Args:
+        graph: the architecture, or None for a file of weights only.
+        tensors: weights by their names, in the order of the graph's.
+
+    Raises:
+        InputError: as `pack` raises.
+    """
+    encoded = [encode(_writable(name, tensor)) for name, tensor in tensors.items()]
+    text = json.dumps(list(tensors)).encode() if graph is None else graph.to_json()
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
+    compressed = deflate.compress(text) + deflate.flush()
+    kind = Kind.WEIGHTS if graph is None else Kind.NETWORK
+    start = bytes([kind]) + varint(len(text)) + varint(len(compressed))
+    codes = encode_symbols((e.symbols, e.counts) for e in encoded)
+    body = b"".join([start, compressed, *(e.fields + e.values for e in encoded), codes])
+    checked = varint(len(body)) + body
+    content = MAGIC + bytes([VERSION]) + zlib.crc32(checked).to_bytes(4, "little") + checked
+    parts = {
+        "architecture": len(compressed),
+        "fields": sum(len(e.fields) for e in encoded),
+        "values": sum(len(e.values) for e in encoded),
+        "codes": len(codes),
+    }
+    return content, {"header": len(content) - sum(parts.values()), **parts}
+
+
+def _writable(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype not in DTYPES:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        raise InputError(f"{name} is {tensor.dtype}; a packed file holds {known}")
+    if not tensor.isfinite().all():
+        raise InputError(f"{name} {tuple(tensor.shape)} holds NaN or inf; it cannot be packed")
+    return tensor + 0 if tensor.is_floating_point() else tensor  # no negative zeros

@@ -1,0 +1,230 @@
+"""Reading packed files: every length is checked before memory is taken, and nothing is run."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ellzero.errors import InputError
+from ellzero.export.entropy import Decoder
+from ellzero.export.fields import Reader
+from ellzero.export.tensor_fields import MAX_DIMENSIONS, Announced, announced
+from ellzero.files import check_format
+from ellzero.graph import Graph
+from ellzero.graph.ops import Input
+
+MAGIC = b"ELLZ"
+VERSION = 1
+
+FREE_TEXT = 1 << 14  # bytes that a text may have, however short it is compressed
+TEXT_EXPANSION = 32  # bytes of text that each compressed byte may become
+MAX_NAME = 1000
+MAX_DEPTH = 64  # of a weight's name: each part of it is a module in a module
+FREE_BYTES = 1 << 26  # memory that a file of any size may take
+EXPANSION = 4096  # bytes of memory that each byte of a file may take
+
+DICTIONARY = (
+    b'{"nodes":[{"name":"input","op":{"kind":"input","size":[3,224,224]}},'
+    b'],"preprocess":{"scale":[0.0],"shift":[-0.5]},"classes":["0","1","2","3","4","5","6","7","8","9"]'
+    b'"kind":"softmax","log":true'
+    b'"kind":"prelu"},"weights":{"slope":".slope""function":"clamp","parameters":[0.0,6.0]'
+    b'"function":"leaky_relu","parameters":[0.01]"function":"sigmoid"tanh"silu"gelu"elu'
+    b'"hardswish"hardsigmoid"["add"downsample"layer"block"features."classifier."encoder.'
+    b'"kind":"pool","function":"average","kernel":[7,7],"stride":[7,7]},"ceil":true'
+    b'"kind":"add"},"inputs":["add_1","relu_2"]},{"name":"adaptive_avg_pool2d'
+    b'"kind":"affine"},"weights":{"scale":"bn1.scale","shift":"bn1.shift"}},'
+    b'"kind":"conv","stride":[2,2],"padding":[1,1],"dilation":[2,2],"groups":32},"inputs":["'
+    b'{"name":"max_pool2d_1","op":{"kind":"pool","function":"max","kernel":[2,2],"stride":[2,2]},'
+    b'"inputs":["conv1"]},{"name":"conv2","op":{"kind":"conv"},"inputs":["max_pool2d"],'
+    b'"weights":{"weight":"conv2.weight","bias":"conv2.bias"}},'
+    b'{"nodes":[{"name":"x","op":{"kind":"input","size":[1,28,28]}},'
+    b'{"name":"flatten","op":{"kind":"flatten"},"inputs":["x"]},'
+    b'{"name":"view","op":{"kind":"flatten"},"inputs":["relu_2"]},'
+    b'{"name":"view_select","op":{"kind":"select"},"inputs":["view"],'
+    b'"weights":{"indices":"view_select.indices"}},'
+    b'{"name":"relu","op":{"kind":"activation","function":"relu"},"inputs":["fc1"]},'
+    b'{"name":"fc2","op":{"kind":"linear"},"inputs":["relu_1"],'
+    b'"weights":{"weight":"fc2.weight","bias":"fc2.bias"}}]}'
+)
+"""Text that graphs are likely to repeat, with which deflate begins; a part of the format."""
+
+
+class Kind(IntEnum):
+    """What a file's text is: the names of its weights, or a graph."""
+
+    WEIGHTS = 0
+    NETWORK = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Announcement:
+    """All that a file says about itself, before any memory is taken for its weights."""
+
+    graph: Graph | None
+    tensors: dict[str, Announced]
+    codes: bytes
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that the weights take once they are loaded, or an example on its way if more."""
+        weights = sum(tensor.memory_bytes for tensor in self.tensors.values())
+        if self.graph is None:
+            return weights
+        shapes = self.graph.shapes({name: t.shape for name, t in self.tensors.items()})
+        return max(weights, 4 * max(math.prod(shape) for shape in shapes.values()))
+
+
+def default_max_bytes(size: int) -> int:
+    """Memory that a packed file of this size may take unless more is allowed."""
+    return max(FREE_BYTES, EXPANSION * size)
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file begins as packed files do."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def read_packed(
+    path: Path, *, max_bytes: int | None = None
+) -> tuple[Graph | None, dict[str, Tensor]]:
+    """The graph of a packed file, where it holds one, and the weights by their names.
+
+    Args:
+        path: the file.
+        max_bytes: memory that the weights, or one example on its way, may take; by default 64 MiB
+            or 4096 times the file's bytes, whichever is more.
+
+    Raises:
+        InputError: a file that is damaged, hostile, of another version, or takes more memory.
+    """
+    content = path.read_bytes()
+    limit = default_max_bytes(len(content)) if max_bytes is None else max_bytes
+    try:
+        found = announcement(content)
+        if found.memory_bytes > limit:
+            raise InputError(
+                f"it takes {found.memory_bytes} bytes of memory, more than {limit}; if the file "
+                f"can be trusted: ez.load(path, max_bytes={found.memory_bytes})"
+            )
+        decoder = Decoder(found.codes)
+        tensors = {name: tensor.decode(decoder) for name, tensor in found.tensors.items()}
+        decoder.finish()
+        if found.graph is not None:
+            _check_indices(found.graph, tensors)
+    except InputError as error:
+        raise InputError(f"{path} cannot be loaded: {error}") from None
+    return found.graph, tensors
+
+
+def announcement(content: bytes) -> Announcement:
+    """What the bytes of a file say about themselves.
+
+    Raises:
+        InputError: no packed file; of another version; damaged; or it makes no sense.
+    """
+    reader = Reader(_body(content))
+    kind = reader.byte()
+    if kind not in tuple(Kind):
+        raise InputError(f"its kind is {kind}; expected 0 or 1")
+    text = _text(reader)
+    graph = Graph.from_json(text) if kind == Kind.NETWORK else None
+    names = _names(text) if graph is None else list(graph.weight_names())
+    tensors = {}
+    for name in names:
+        if len(name) > MAX_NAME or name.count(".") >= MAX_DEPTH:
+            raise InputError(
+                f"a weight's name has {len(name)} characters and {name.count('.')} dots; expected "
+                f"at most {MAX_NAME} and fewer than {MAX_DEPTH}"
+            )
+        tensors[name] = announced(reader)
+    if graph is not None:
+        _check_graph(graph, tensors)
+    return Announcement(graph, tensors, reader.take(reader.left))
+
+
+def _body(content: bytes) -> bytes:
+    """What follows the header, once that has been checked."""
+    reader = Reader(content)
+    if reader.take(len(MAGIC)) != MAGIC:
+        raise InputError("it is no packed file")
+    version = reader.byte()
+    if version != VERSION:
+        check_format("the file", version, VERSION)
+        raise InputError(f"its version is {version}; the first one was {VERSION}")
+    checksum = int.from_bytes(reader.take(4), "little")
+    content = reader.take(reader.left)
+    reader = Reader(content)
+    length = reader.varint()
+    if length != reader.left:
+        raise InputError(f"it is cut or extended: {reader.left} bytes instead of {length}")
+    if zlib.crc32(content) != checksum:
+        raise InputError("it is damaged: its checksum is another")
+    return reader.take(length)
+
+
+def _text(reader: Reader) -> bytes:
+    length, compressed = reader.varint(), reader.varint()
+    if length > FREE_TEXT + TEXT_EXPANSION * compressed:
+        raise InputError(f"its text is said to have {length} bytes, compressed to {compressed}")
+    inflate = zlib.decompressobj(-15, zdict=DICTIONARY)
+    try:
+        text = inflate.decompress(reader.take(compressed), length + 1)
+    except zlib.error as error:
+        raise InputError(f"its text cannot be decompressed: {error}") from None
+    if len(text) != length or not inflate.eof or inflate.unused_data:
+        raise InputError(f"its text does not have the {length} bytes that are announced")
+    return text
+
+
+def _names(text: bytes) -> list[str]:
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError("the names of its weights are no list of strings")
+    if len(set(names)) < len(names):
+        raise InputError("two of its weights have one name")
+    return names
+
+
+def _check_graph(graph: Graph, tensors: Mapping[str, Announced]) -> None:
+    """What the shapes do not say: types, dimensions of the input, and finite preprocessing."""
+    for node in graph.nodes:
+        if isinstance(node.op, Input) and len(node.op.size) > MAX_DIMENSIONS:
+            raise InputError(f"its input has {len(node.op.size)} dimensions")
+    roles = [(node.name, role, name) for node in graph.nodes for role, name in node.weights.items()]
+    common = {tensors[name].dtype for _, role, name in roles if role != "indices"}
+    if len(common) > 1:
+        raise InputError(f"its weights are of several types: {', '.join(map(str, common))}")
+    for node, role, name in roles:
+        dtype = tensors[name].dtype
+        if dtype != torch.int64 if role == "indices" else not dtype.is_floating_point:
+            raise InputError(f"{node}: its {role} are {dtype}")
+    if graph.preprocess is not None:
+        for numbers in (graph.preprocess.scale, graph.preprocess.shift):
+            each = numbers if isinstance(numbers, tuple) else (numbers,)
+            if not all(map(math.isfinite, each)):
+                raise InputError(f"its preprocessing is {graph.preprocess}")
+
+
+def _check_indices(graph: Graph, tensors: Mapping[str, Tensor]) -> None:
+    shapes = graph.shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    for node in graph.nodes:
+        if "indices" in node.weights:
+            indices = tensors[node.weights["indices"]]
+            channels = shapes[node.inputs[0]][0]
+            inside = bool(((indices >= 0) & (indices < channels)).all())
+            if not inside or not bool((indices.diff() > 0).all()):
+                raise InputError(f"{node.name}: its indices are not ascending below {channels}")

@@ -1,0 +1,54 @@
+"""Multiply-adds of a network, with every weight and with those that are not zero."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ellzero.graph import Network, ops
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one linear or convolution layer costs for one example.
+
+    Args:
+        name: the node.
+        weights: entries of its weight.
+        nonzeros: those that are not zero.
+        macs: multiply-adds with all of them; a convolution's windows in the padding count in full.
+        effective_macs: multiply-adds with the nonzeros alone.
+    """
+
+    name: str
+    weights: int
+    nonzeros: int
+    macs: int
+    effective_macs: int
+
+
+def layer_costs(network: Network) -> list[LayerCost]:
+    """Weights and multiply-adds of each linear and convolution layer, in the order they run.
+
+    Torch's own counter takes a sparse product for a dense one, so they are counted here.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten())
+        >>> masks = ez.prune(model, nonzeros=6)
+        >>> layer_costs(ez.trace(model, torch.zeros(1, 1, 5, 5)))
+        [LayerCost(name='0', weights=18, nonzeros=6, macs=162, effective_macs=54)]
+    """
+    costs = []
+    for node in network.graph.nodes:
+        if not isinstance(node.op, ops.Linear | ops.Conv):
+            continue
+        weight = network.weight(node.weights["weight"])
+        nonzeros = int(weight.count_nonzero())
+        places = math.prod(network.shapes[node.name][1:])  # 1 for a linear layer
+        costs.append(
+            LayerCost(
+                node.name, weight.numel(), nonzeros, weight.numel() * places, nonzeros * places
+            )
+        )
+    return costs

@@ -1,0 +1,249 @@
+"""Quantization: weights that share few values, so that each needs but a few bits in a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ellzero.codebook import round_half, round_values
+from ellzero.data.data import Data
+from ellzero.errors import BudgetError, InputError, nearest
+from ellzero.graph.network import Network
+from ellzero.graph.ops import Conv, Linear
+from ellzero.kmeans import kmeans
+from ellzero.progress import rich_bar
+from ellzero.pruning.budget import Budget
+from ellzero.quantized import Quantized, write
+from ellzero.selection import Selection, Weight, select
+from ellzero.training.evaluation import Evaluation, evaluate
+
+Method = Literal["kmeans", "int8"]
+
+BITS = range(2, 9)
+"""Bits that a codebook of k-means may have."""
+
+DEFAULT_BITS = 4
+
+
+def quantize(
+    model: nn.Module,
+    *,
+    bits: int | Mapping[str, int] | None = None,
+    method: Method = "kmeans",
+    weights: Selection | None = None,
+    data: Data | None = None,
+    budget: Budget | None = None,
+) -> Quantized:
+    """Let the weights of each layer share few values, in place.
+
+    With `"kmeans"` the nonzero weights of a layer become the means of at most `2^bits` clusters;
+    zeros stay zero and nonzeros nonzero. With `"int8"` they become `q s`, q a whole number in
+    -127..127 and s = max|w| / 127; weights below s / 2 become zero. The values, as well as all
+    biases and other vectors (of batch normalizations only where the network was traced, for tracing
+    makes other numbers of them), are rounded to 16 bits, as they are stored. Nothing marks the
+    network: its codebooks are read off its weights.
+
+    Compact a network first: what is merged or traced afterwards gets new values.
+
+    Args:
+        model: the network; it changes in place.
+        bits: bits a weight for `"kmeans"`, 2 to 8: one number, or one for each name of the
+            weights; by default 4, or what the budget allows.
+        method: `"kmeans"` or `"int8"`.
+        weights: what is quantized; by default the weights of linear and convolution layers.
+        data: judges, by its validation part, what the budget allows.
+        budget: what may be lost against the network as given. The fewest bits that all layers may
+            have are found, then fewer for each layer, the one with the most nonzeros first.
+
+    Returns:
+        A mapping from the weights' names to their codebooks.
+
+    Raises:
+        InputError: bits, method or weights that make no sense; a weight that is NaN or infinite;
+            a budget without data, or beside bits or int8.
+        BudgetError: 8 bits lose more than the budget; the network is as it was.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> model = torch.nn.Linear(4, 2, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[0, 1, 9, 5], [-4, 0, 8, 1]]))
+        >>> quantized = ez.quantize(model, bits=2)
+        >>> model.weight.data
+        tensor([[ 0.0000,  1.0000,  8.5000,  5.0000],
+                [-4.0000,  0.0000,  8.5000,  1.0000]])
+        >>> quantized.bits
+        {'weight': 2}
+    """
+    weights = kernels(model) if weights is None else weights
+    widths = _widths(weights, bits, method, budget)
+    _check_budget(data, budget)
+    vectors = _vectors(model, weights)
+    for name, w in {**weights, **vectors}.items():
+        if not w.isfinite().all():
+            raise InputError(f"{name} {tuple(w.shape)} holds NaN or inf; it cannot be quantized")
+
+    originals = {name: w.detach().clone() for name, w in weights.items()}
+    before = {name: w.detach().clone() for name, w in vectors.items()}
+    try:
+        reference = None if data is None else evaluate(model, data, "validation")
+        write(vectors, {name: round_half(w) for name, w in vectors.items()})
+        if data is not None and budget is not None and reference is not None:
+            _within(model, weights, originals, data, budget, reference)
+        else:
+            write(weights, {n: _rounded(w, widths[n], method) for n, w in originals.items()})
+    except BaseException:
+        write(weights, originals)
+        write(vectors, before)
+        raise
+    errors = {name: _relative_error(w, originals[name]) for name, w in weights.items()}
+    return Quantized(model, weights, errors)
+
+
+def kernels(model: nn.Module) -> Selection:
+    """The weights of linear and convolution layers: of `select`, or of a traced network's graph."""
+    if not isinstance(model, Network):
+        return select(model)
+    found: dict[str, Weight] = {}
+    for node in model.graph.nodes:
+        if isinstance(node.op, Linear | Conv):
+            name = node.weights["weight"]
+            parameter = model.get_parameter(name)
+            found[name] = Weight(name, parameter, "conv" if parameter.ndim > 2 else "dense")
+    if not found:
+        raise InputError(
+            "the traced network has no linear or convolution layer among the operations that are "
+            "data; quantize it before it is traced, or name its weights"
+        )
+    return Selection(list(found.values()))
+
+
+def _vectors(model: nn.Module, weights: Selection) -> dict[str, Tensor]:
+    """The biases and other vectors that are stored beside the weights."""
+    normalizations = {
+        parameter
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+        for parameter in module.parameters(recurse=False)
+    }
+    apart = normalizations.union(weights.values())
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 1 and parameter.is_floating_point() and parameter not in apart
+    }
+
+
+def _widths(
+    weights: Selection, bits: int | Mapping[str, int] | None, method: str, budget: Budget | None
+) -> dict[str, int]:
+    """Bits by name."""
+    if method not in get_args(Method):
+        raise InputError(f"method is {method!r}; expected 'kmeans' or 'int8'")
+    if budget is not None and (bits is not None or method == "int8"):
+        raise InputError("a budget chooses the bits of k-means; give it without bits or int8")
+    if method == "int8":
+        if bits not in (None, 8):
+            raise InputError(f"bits is {bits!r}; int8 has 8")
+        return dict.fromkeys(weights, 8)
+    asked = DEFAULT_BITS if bits is None else bits
+    widths = asked if isinstance(asked, Mapping) else dict.fromkeys(weights, asked)
+    for name in set(widths) ^ set(weights):
+        if name in weights:
+            raise InputError(f"bits lacks {name}; expected a number for each weight")
+        raise InputError(f"bits names {name!r}; {nearest(name, list(weights))}")
+    for name, width in widths.items():
+        if type(width) is not int or width not in BITS:
+            raise InputError(
+                f"{name}: bits is {width!r}; expected a whole number from {BITS[0]} to {BITS[-1]}"
+            )
+    return dict(widths)
+
+
+def _check_budget(data: Data | None, budget: Budget | None) -> None:
+    if (data is None) != (budget is None):
+        raise InputError("data and a budget go together: the data judge what the budget allows")
+    if data is None or budget is None or budget.max_accuracy_drop is None:
+        return
+    if not data.scores_accuracy:
+        raise InputError("max_accuracy_drop needs the accuracy as score; use max_loss_increase")
+
+
+@torch.no_grad()
+def _rounded(w: Tensor, bits: int, method: str) -> Tensor:
+    """A weight with few values."""
+    if method == "int8":
+        top = w.double().abs().max() if w.numel() else torch.zeros(())
+        scale = round_half(top / 127)
+        return w if scale == 0 else (torch.round(w / scale) * scale).to(w.dtype)
+    quantized = torch.zeros_like(w)
+    nonzero = w != 0
+    quantized[nonzero] = round_values(kmeans(w[nonzero], 2**bits)).to(w)
+    return quantized
+
+
+def _relative_error(quantized: Tensor, original: Tensor) -> float:
+    """`|q - w|^2 / |w|^2`."""
+    power = float(original.double().square().sum())
+    return float((quantized.detach().double() - original).square().sum()) / power if power else 0.0
+
+
+def _within(
+    model: nn.Module,
+    weights: Selection,
+    originals: Mapping[str, Tensor],
+    data: Data,
+    budget: Budget,
+    reference: Evaluation,
+) -> None:
+    """Quantize with the fewest bits that the budget allows."""
+    now: dict[str, int] = {}
+
+    def apply(bits: Mapping[str, int]) -> None:
+        for name in bits:
+            if now.get(name) != bits[name]:
+                write(weights, {name: _rounded(originals[name], bits[name], "kmeans")})
+                now[name] = bits[name]
+
+    def lost(bits: Mapping[str, int]) -> float:
+        apply(bits)
+        return budget.used(reference=reference, candidate=evaluate(model, data, "validation"))
+
+    with rich_bar(shown=sys.stderr.isatty()) as bar:
+        task = bar.add_task("choosing bits", total=len(BITS) + len(weights), note="")
+        chosen = _common(weights, budget, lost, lambda: bar.advance(task))
+        bar.update(task, completed=len(BITS), note=f"{max(chosen.values())} bits are enough")
+        for name in sorted(weights, key=lambda n: -int(originals[n].count_nonzero())):
+            while chosen[name] > BITS[0]:
+                fewer = {**chosen, name: chosen[name] - 1}
+                if not budget.allows(lost(fewer)):
+                    break
+                chosen = fewer
+            bar.advance(task)
+    apply(chosen)
+
+
+def _common(
+    weights: Selection,
+    budget: Budget,
+    lost: Callable[[Mapping[str, int]], float],
+    tick: Callable[[], None],
+) -> dict[str, int]:
+    """The fewest bits common to all weights that the budget allows."""
+    found = {}
+    for width in BITS:
+        bits = dict.fromkeys(weights, width)
+        found[width] = lost(bits)
+        if budget.allows(found[width]):
+            return bits
+        tick()
+    best = min(found, key=lambda width: found[width])
+    unit = " points of accuracy" if budget.max_loss_increase is None else " (relative loss)"
+    raise BudgetError(
+        f"from {BITS[0]} to {BITS[-1]} bits none stayed within the budget of {budget.limit:g}"
+        f"{unit}; the best found, {best} bits, lost {found[best]:.3g}. Allow more, or choose the "
+        "bits and fine-tune the codebooks"
+    )

@@ -1,0 +1,174 @@
+"""The quantized weights of a network: what they hold, and the training of their values."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ellzero.codebook import MAX_VALUES, Codebook, find_codebook, round_half, round_values
+from ellzero.curves import learning_rate as rate_at
+from ellzero.data.data import Data, device_of, evaluating
+from ellzero.errors import InputError, is_number
+from ellzero.progress import rich_bar
+from ellzero.selection import Selection
+from ellzero.training.evaluation import Evaluation, evaluate
+from ellzero.training.seeds import seed_epoch, settings
+
+
+class Quantized(Mapping[str, Codebook]):
+    """The quantized weights of one network: by name, the codebook that each holds now.
+
+    Made by `quantize`. Like masks it stands beside the network; the weights are the truth.
+
+    Args:
+        model: the network.
+        weights: those of its weights that are quantized.
+        errors: by name, what `quantize` changed: `|q - w|^2 / |w|^2`.
+    """
+
+    def __init__(self, model: nn.Module, weights: Selection, errors: Mapping[str, float]) -> None:
+        self.model, self.weights, self.errors = model, weights, dict(errors)
+
+    def __getitem__(self, name: str) -> Codebook:
+        book = find_codebook(self.weights[name])
+        if book is None:
+            raise InputError(
+                f"{name} has more than {MAX_VALUES} distinct values: it was changed after it was "
+                "quantized. Quantize it again"
+            )
+        return book
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @property
+    def bits(self) -> dict[str, int]:
+        """Bits by name, as many as the distinct values take: they may be fewer than asked for."""
+        return {name: book.bits for name, book in self.items()}
+
+    def finetune(
+        self,
+        data: Data,
+        *,
+        epochs: int = 5,
+        learning_rate: float = 3e-3,
+        batch_size: int = 128,
+        seed: int = 0,
+    ) -> Evaluation:
+        """Train the values of the codebooks, in place; which weight holds which value stays.
+
+        A value's gradient is the sum over its weights (Han et al., 2016). Of uniform int8 only the
+        scale is trained. Zeros stay zero, biases as they are, and the network is in evaluation mode
+        throughout, for it is trained as it will be shipped. Adam, at a rate that falls to 0 by a
+        cosine. The epoch with the best score on validation data is kept, or what was there before.
+
+        Args:
+            data: its train part trains, its validation part chooses the epoch.
+            epochs: passes over the training data.
+            learning_rate: of the values' relative change: 3e-3 moves a value by about 0.3 % a step.
+            batch_size: examples a step.
+            seed: of the order of the examples.
+
+        Returns:
+            Score and loss on validation data of what was kept.
+
+        Raises:
+            InputError: a setting out of range; data that do not fit; only frozen weights.
+
+        References:
+            Han, Mao, Dally: Deep Compression, ICLR 2016, https://arxiv.org/abs/1510.00149
+        """
+        for what, value in (("epochs", epochs), ("batch_size", batch_size)):
+            if type(value) is not int or value < 1:
+                raise InputError(f"{what} is {value!r}; expected a whole number >= 1")
+        if not is_number(learning_rate) or not 0 < learning_rate < float("inf"):
+            raise InputError(f"learning_rate is {learning_rate!r}; expected a finite number > 0")
+        books = [_Trained(n, self[n]) for n, w in self.weights.items() if w.requires_grad]
+        if not any(len(book.start) for book in books):
+            raise InputError("no quantized weight can be trained: all are frozen, or zero")
+        data.check_fit(self.model)
+
+        device = device_of(self.model)
+        optimizer = torch.optim.Adam([book.factor for book in books])
+        best = evaluate(self.model, data, "validation")
+        kept = {name: w.detach().clone() for name, w in self.weights.items()}
+        count = data.train.batch_count(batch_size)
+        try:
+            with (
+                settings(None, device),
+                evaluating(self.model),
+                rich_bar(shown=sys.stderr.isatty()) as bar,
+            ):
+                task = bar.add_task("fine-tuning codebooks", total=epochs * count, note="")
+                for epoch in range(epochs):
+                    seed_epoch(seed, "codebook", 0, epoch)
+                    batches = data.train.batches(batch_size, device, shuffle=True)
+                    for index, batch in enumerate(batches):
+                        progress = (epoch + index / count) / epochs
+                        rate = rate_at(progress, peak=learning_rate, warmup=0, decay="cosine")
+                        optimizer.param_groups[0]["lr"] = rate
+                        self._step(books, optimizer, data, *batch)
+                        bar.advance(task)
+                    write(self.weights, {book.name: book.rounded() for book in books})
+                    found = evaluate(self.model, data, "validation")
+                    bar.update(task, note=f"score {found.score:.4f}")
+                    if found.better_than(best):
+                        best = found
+                        kept = {name: w.detach().clone() for name, w in self.weights.items()}
+        finally:
+            write(self.weights, kept)
+        return best
+
+    def _step(
+        self,
+        books: list[_Trained],
+        optimizer: torch.optim.Optimizer,
+        data: Data,
+        inputs: Tensor,
+        targets: Tensor,
+    ) -> None:
+        """One step on the factors alone; the network's own weights and gradients do not change."""
+        shared = {book.name: book.weight() for book in books}
+        loss = data.loss(functional_call(self.model, shared, (inputs,)), targets)
+        factors = [book.factor for book in books]
+        gradients = torch.autograd.grad(loss, factors, materialize_grads=True)
+        for factor, gradient in zip(factors, gradients, strict=True):
+            factor.grad = gradient
+        optimizer.step()
+
+
+class _Trained:
+    """A codebook in training: a factor for each value, or one for the scale of uniform int8."""
+
+    def __init__(self, name: str, book: Codebook) -> None:
+        self.name, self.book = name, book
+        self.start = book.values
+        count = len(book.values) if book.scale is None else 1
+        self.factor = torch.ones(count, dtype=book.values.dtype, device=book.values.device)
+        self.factor.requires_grad_()
+
+    def weight(self) -> Tensor:
+        """The weight as it stands, for autograd."""
+        return self.book.expand(self.start * self.factor)
+
+    @torch.no_grad()
+    def rounded(self) -> Tensor:
+        """The weight with values of 16 bits."""
+        integers, scale = self.book.integers, self.book.scale
+        if integers is None or scale is None:
+            return self.book.expand(round_values(self.start * self.factor))
+        return self.book.expand(integers * round_half(scale * self.factor))
+
+
+@torch.no_grad()
+def write(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Give some weights other values, in place."""
+    for name, value in values.items():
+        weights[name].copy_(value)

@@ -1,0 +1,163 @@
+"""`ellzero export`, and what takes its files: on a project of one's own."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import ellzero as ez
+from ellzero.graph import Network
+from small import blobs, images
+
+
+@pytest.fixture
+def run(ellzero) -> Path:
+    """A finished run."""
+    return Path(json.loads(ellzero("run", "mine.toml", "--json").out)["folder"])
+
+
+def trained(run: Path) -> nn.Module:
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    return ez.load(run / "model.safetensors", model)
+
+
+def test_all_three_are_written_and_compute_what_the_run_trained(ellzero, run):
+    done = ellzero("export", run, "--ellz", "a.ellz", "--onnx", "a.onnx", "--c", "a", "--json")
+    assert (done.code, done.err) == (0, "")
+    document = json.loads(done.out)
+    x = blobs(20, 7)[0]
+    expected = trained(run)(x)
+    assert torch.allclose(ez.load("a.ellz")(x), expected, atol=1e-6)
+    assert torch.allclose(ez.compile_c("a")(x), expected, atol=1e-4)
+    assert document["onnx"]["difference"] < 1e-5
+    onnx.checker.check_model(onnx.load("a.onnx"))
+    assert document["float32_bytes"] == 4 * (6 * 16 + 16 + 16 * 3 + 3)
+    for key, path in (("ellz", "a.ellz"), ("onnx", "a.onnx")):
+        assert document[key]["bytes"] == Path(path).stat().st_size
+
+
+def test_the_table_says_how_to_make_it_smaller_until_it_is(ellzero, run):
+    plain = ellzero("export", run, "--ellz", "a.ellz")
+    assert (plain.code, plain.err) == (0, "")
+    assert "--bits" in plain.out
+    small = ellzero("export", run, "--ellz", "b.ellz", "--bits", "2")
+    assert "--bits" not in small.out
+    assert Path("b.ellz").stat().st_size < Path("a.ellz").stat().st_size
+
+
+def test_bits_are_those_of_the_packed_weights(ellzero, run):
+    assert ellzero("export", run, "--ellz", "a.ellz", "--bits", "2").code == 0
+    for name, weight in ez.load("a.ellz").named_parameters():
+        if name.endswith("weight"):
+            assert len(weight[weight != 0].unique()) <= 4
+
+
+def test_int8_weights_are_multiples_of_one_scale(ellzero, run):
+    assert ellzero("export", run, "--ellz", "a.ellz", "--int8").code == 0
+    for name, weight in ez.load("a.ellz").named_parameters():
+        if name.endswith("weight"):
+            steps = weight / (weight.abs().max() / 127)
+            assert torch.allclose(steps, steps.round(), atol=1e-3)
+
+
+def test_a_budget_holds_on_validation_data(ellzero, run):
+    options = ("--max-accuracy-drop", "3", "--finetune", "1", "--json")
+    found = json.loads(ellzero("export", run, "--ellz", "a.ellz", *options).out)["quantized"]
+    assert found["validation_score"] >= found["validation_score_before"] - 0.03 - 1e-9
+    assert set(found["bits"]) == {"0.weight", "2.weight"}
+    x, y = blobs(45, 2)
+    score = float((ez.load("a.ellz")(x).argmax(1) == y).float().mean())
+    assert score == pytest.approx(found["validation_score"])
+
+
+def test_a_packed_file_is_a_model_to_every_command(ellzero, run):
+    assert ellzero("export", run, "--ellz", "a.ellz", "--bits", "4").code == 0
+    layers = json.loads(ellzero("inspect", "a.ellz", "--json").out)["layers"]
+    weights = [p for p in ez.load("a.ellz").parameters() if p.ndim > 1]
+    assert [layer["nonzeros"] for layer in layers] == [int(w.count_nonzero()) for w in weights]
+    found = json.loads(ellzero("evaluate", "a.ellz", "--data", "own_project:data", "--json").out)
+    x, y = blobs(30, 3)
+    right = float((ez.load("a.ellz")(x).argmax(1) == y).float().mean())
+    assert found["score"] == pytest.approx(right)
+    assert ellzero("export", "a.ellz", "--c", "again").code == 0
+    assert torch.allclose(ez.compile_c("again")(x), ez.load("a.ellz")(x), atol=1e-4)
+    options = ("--set", "model=a.ellz", "--set", "prune.sparsity=0.9", "--json")
+    record = json.loads(ellzero("run", "mine.toml", *options).out)
+    assert record["status"] == "done"
+    assert record["nonzeros"] == round(0.1 * record["weights"])
+
+
+def test_a_packed_file_alone_does_not_know_its_data(ellzero, run):
+    assert ellzero("export", run, "--ellz", "a.ellz").code == 0
+    assert "give --data" in ellzero("evaluate", "a.ellz").says()
+    # in the folder of the run the recipe says it
+    assert ellzero("export", run, "--ellz", run / "a.ellz").code == 0
+    assert ellzero("evaluate", run / "a.ellz").code == 0
+
+
+def test_preprocessing_and_classes_go_into_the_files(ellzero, project):
+    (project / "pictures.py").write_text(
+        "from torch import nn\n"
+        "from small import images\n"
+        "data = lambda: images(classes=('left', 'right'))\n"
+        "network = lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), "
+        "nn.Linear(48, 2))\n"
+    )
+    text = (project / "mine.toml").read_text()
+    text = text.replace("own_project:network", "pictures:network")
+    (project / "pictures.toml").write_text(text.replace("own_project:data", "pictures:data"))
+    record = json.loads(ellzero("run", "pictures.toml", "--json").out)
+    assert ellzero("export", record["folder"], "--ellz", "p.ellz", "--c", "p").code == 0
+    network = ez.load("p.ellz")
+    assert isinstance(network, Network)
+    assert network.graph.preprocess == ez.Affine(1 / 128, -1.0)
+    assert network.graph.classes == ("left", "right")
+    assert "left, right" in Path("p/net.h").read_text()
+    raw = torch.cat([x for x, _ in images().train.batches(20, torch.device("cpu"))])
+    raw = ((raw + 1) * 128).round()  # as the data set holds them
+    prepared = raw.float() / 128 - 1
+    assert torch.allclose(ez.compile_c("p")(raw), network(prepared), atol=1e-4)
+
+
+def test_nothing_is_overwritten_unasked(ellzero, run):
+    Path("mine.ellz").write_text("mine")
+    assert "is there already" in ellzero("export", run, "--ellz", "mine.ellz").says()
+    assert Path("mine.ellz").read_text() == "mine"
+    assert ellzero("export", run, "--ellz", "mine.ellz", "--overwrite").code == 0
+    assert ez.load("mine.ellz")
+    assert ellzero("export", run, "--c", "c").code == 0
+    before = Path("c/net.c").read_bytes()
+    assert "c/net.h is there already" in ellzero("export", run, "--c", "c").says()
+    assert ellzero("export", run, "--c", "c", "--name", "other").code == 0
+    assert Path("c/net.c").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), "nothing to write"),
+        (("--c", "c", "--name", "2fast"), "expected a C identifier"),
+        (("--c", "a/b/c"), "there is no folder a/b"),
+        (("--ellz", "a/b.ellz"), "there is no folder a"),
+        (("--ellz", "a.ellz", "--bits", "9"), "9"),
+        (("--ellz", "a.ellz", "--bits", "3", "--int8"), "give one"),
+        (("--ellz", "a.ellz", "--finetune", "2"), "--finetune"),
+        (("--ellz", "a.ellz", "--bits", "4", "--finetune", "-1"), "--finetune is -1"),
+        (("--ellz", "a.ellz", "--max-accuracy-drop", "-1"), "max_accuracy_drop"),
+    ],
+)
+def test_a_mistake_is_one_line(options, expected, ellzero, run):
+    assert expected in ellzero("export", run, *options).says()
+
+
+def test_a_damaged_packed_file_is_one_line(ellzero, run):
+    assert ellzero("export", run, "--ellz", "a.ellz").code == 0
+    content = bytearray(Path("a.ellz").read_bytes())
+    content[len(content) // 2] ^= 4
+    Path("a.ellz").write_bytes(bytes(content))
+    for command in ("inspect", "evaluate", "bench"):
+        assert "a.ellz" in ellzero(command, "a.ellz").says()
+    assert "a.ellz" in ellzero("run", "mine.toml", "--set", "model=a.ellz").says()

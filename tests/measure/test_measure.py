@@ -1,0 +1,79 @@
+"""Multiply-adds by hand, bytes of real files, and ways that are missing."""
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import ellzero as ez
+from ellzero.measure.latency import time_calls
+from ellzero.measure.macs import layer_costs
+from ellzero.measure.measurement import measure
+from ellzero.measure.size import size_of
+from ellzero.networks.lenet import lenet_5_caffe
+from small import convnet
+
+
+def test_multiply_adds_of_lenet_5_are_those_counted_by_hand():
+    network = ez.trace(lenet_5_caffe(), torch.zeros(1, 1, 28, 28))
+    found = {cost.name: cost.macs for cost in layer_costs(network)}
+    # windows x kernel x channels in x channels out
+    assert found == {
+        "conv1": 24 * 24 * 25 * 1 * 20,
+        "conv2": 8 * 8 * 25 * 20 * 50,
+        "fc1": 800 * 500,
+        "fc2": 500 * 10,
+    }
+
+
+def test_effective_multiply_adds_count_nonzeros_at_every_window():
+    model = nn.Conv2d(2, 4, 3, stride=2, groups=2, bias=False)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.weight[0, 0, 1, 1] = 1.0
+    (cost,) = layer_costs(ez.trace(model, torch.zeros(1, 2, 7, 7)))
+    assert (cost.weights, cost.nonzeros) == (4 * 1 * 9, 1)
+    assert (cost.macs, cost.effective_macs) == (36 * 9, 9)  # 3 x 3 windows
+
+
+def test_packed_bytes_are_those_of_a_file(tmp_path):
+    network = ez.trace(convnet(), torch.zeros(1, 2, 6, 6))
+    size = size_of(network, network)
+    assert size.packed_bytes == ez.pack(network, tmp_path / "a.ellz").size_bytes
+    assert size.packed_bytes == (tmp_path / "a.ellz").stat().st_size
+
+
+def test_a_longer_call_takes_longer():
+    found = time_calls(
+        {"short": lambda: time.sleep(0.001), "long": lambda: time.sleep(0.005)},
+        rounds=3,
+        seconds=0.01,
+    )
+    assert found["short"].median_s >= 0.001
+    assert found["long"].median_s >= 0.005
+    assert found["long"].low_s <= found["long"].median_s <= found["long"].high_s
+
+
+def test_calls_take_turns():
+    order = []
+    time_calls(
+        {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, seconds=0
+    )
+    assert "".join(order[2:]) == "ababab"
+
+
+def test_ways_that_cannot_be_say_why():
+    found = measure(ez.trace(convnet().eval(), torch.zeros(1, 2, 6, 6)), batches=[1], rounds=2)
+    by_way = {timing.way: timing for timing in found.timings}
+    assert by_way["scipy CSR"].latency is None
+    assert "conv" in (by_way["scipy CSR"].missing or "")
+    assert by_way["compiled C"].latency is not None
+
+
+def test_without_a_compiler_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    found = measure(ez.trace(nn.Linear(4, 2), torch.zeros(1, 4)), batches=[1], rounds=2)
+    by_way = {timing.way: timing for timing in found.timings}
+    assert "no C compiler" in (by_way["compiled C"].missing or "")
+    assert by_way["torch dense"].latency is not None
