@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from ellzero.codebook import round_half, round_values
 from ellzero.data.data import Data
 from ellzero.errors import BudgetError, InputError, nearest
-from ellzero.graph.network import Network
-from ellzero.graph.ops import Conv, Linear
 from ellzero.kmeans import kmeans
 from ellzero.progress import rich_bar
 from ellzero.pruning.budget import Budget
 from ellzero.quantized import Quantized, write
-from ellzero.selection import Selection, Weight, select
+from ellzero.selection import Selection, select
 from ellzero.training.evaluation import Evaluation, evaluate
 
 Method = Literal["kmeans", "int8"]
@@ -54,7 +52,8 @@ def quantize(
         bits: bits a weight for `"kmeans"`, 2 to 8: one number, or one for each name of the
             weights; by default 4, or what the budget allows.
         method: `"kmeans"` or `"int8"`.
-        weights: what is quantized; by default the weights of linear and convolution layers.
+        weights: what is quantized, from `ez.select`; by default the weights of linear and
+            convolution layers.
         data: judges, by its validation part, what the budget allows.
         budget: what may be lost against the network as given. The fewest bits that all layers may
             have are found, then fewer for each layer, the one with the most nonzeros first.
@@ -78,7 +77,7 @@ def quantize(
         >>> quantized.bits
         {'weight': 2}
     """
-    weights = kernels(model) if weights is None else weights
+    weights = select(model) if weights is None else weights
     widths = _widths(weights, bits, method, budget)
     _check_budget(data, budget)
     vectors = _vectors(model, weights)
@@ -101,24 +100,6 @@ def quantize(
         raise
     errors = {name: _relative_error(w, originals[name]) for name, w in weights.items()}
     return Quantized(model, weights, errors)
-
-
-def kernels(model: nn.Module) -> Selection:
-    """The weights of linear and convolution layers: of `select`, or of a traced network's graph."""
-    if not isinstance(model, Network):
-        return select(model)
-    found: dict[str, Weight] = {}
-    for node in model.graph.nodes:
-        if isinstance(node.op, Linear | Conv):
-            name = node.weights["weight"]
-            parameter = model.get_parameter(name)
-            found[name] = Weight(name, parameter, "conv" if parameter.ndim > 2 else "dense")
-    if not found:
-        raise InputError(
-            "the traced network has no linear or convolution layer among the operations that are "
-            "data; quantize it before it is traced, or name its weights"
-        )
-    return Selection(list(found.values()))
 
 
 def _vectors(model: nn.Module, weights: Selection) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _UNSIGNED = (np.uint8, np.uint16, np.uint32)
-_C_TYPES = {"float32": "float", "int8": "int8_t"} | {
+_C_TYPES = {"float32": "float", "int8": "int8_t", "int32": "int32_t"} | {
     np.dtype(t).name: f"{np.dtype(t).name}_t" for t in _UNSIGNED
 }
 

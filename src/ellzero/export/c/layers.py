@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ellzero.export.c import storage as storages
-from ellzero.export.c.function import Aim, Context, Function, indented, scope
+from ellzero.export.c.function import Aim, Context, Function, indented
 from ellzero.export.c.storage import Matrix, Storage
-from ellzero.graph import ops
-
-BLOCK = 8
-"""Outputs of a row of a convolution that are summed together: one read of a weight serves all."""
 
 
 def _choose(matrix: Matrix, offsets: np.ndarray, aim: Aim, *, lanes: bool) -> Storage:
@@ -38,7 +32,8 @@ def _choose(matrix: Matrix, offsets: np.ndarray, aim: Aim, *, lanes: bool) -> St
     return min(candidates, key=lambda storage: storage.size_bytes)
 
 
-def _weighted(context: Context, offsets: np.ndarray, *, lanes: bool) -> tuple[Storage, Matrix]:
+def weighted(context: Context, offsets: np.ndarray, *, lanes: bool) -> tuple[Storage, Matrix]:
+    """The layer's weight in its best storage, whose arrays are defined with the function."""
     weight = context.weight(context.step.node, "weight")
     assert weight is not None
     matrix = Matrix(context.name, weight)
@@ -48,7 +43,8 @@ def _weighted(context: Context, offsets: np.ndarray, *, lanes: bool) -> tuple[St
     return storage, matrix
 
 
-def _bias(context: Context) -> str:
+def bias_of(context: Context) -> str:
+    """Name of the bias's array, which is defined with the function; nothing without a bias."""
     if "bias" not in context.step.node.weights:
         return ""
     return context.vector(context.step.node, "bias")
@@ -57,9 +53,9 @@ def _bias(context: Context) -> str:
 def linear(context: Context) -> Function:
     """A dense layer: rows one by one, or several in lanes."""
     columns = context.step.inputs[0][1][0]
-    storage, matrix = _weighted(context, np.arange(columns), lanes=True)
-    bias = _bias(context)
-    body = _pointers(storage)
+    storage, matrix = weighted(context, np.arange(columns), lanes=True)
+    bias = bias_of(context)
+    body = pointers(storage)
     if storage.lanes == 1:
         total = storage.values.finish("total") + (f" + {bias}[r]" if bias else "")
         inner = (
@@ -114,108 +110,8 @@ def _in_vectors(storage: Storage) -> str:
     return f"float total[{lanes}] = {{0.0f}};\n{storage.walk('x', body)}"
 
 
-def conv(context: Context) -> Function:
-    """A convolution: per output channel and block of outputs, a walk over the channel's weights."""
-    op, step = context.step.node.op, context.step
-    assert isinstance(op, ops.Conv)
-    (_, height, width), (out, rows, columns) = step.inputs[0][1], step.shape
-    weight = context.weight(step.node, "weight")
-    assert weight is not None
-    per_group, kernel_h, kernel_w = weight.shape[1:]
-    place = np.indices((per_group, kernel_h, kernel_w)).reshape(3, -1)
-    offsets = (
-        place[0] * height * width + place[1] * op.dilation[0] * width + place[2] * op.dilation[1]
-    )
-    storage, _ = _weighted(context, offsets, lanes=False)
-    bias = _bias(context)
-    walk = storage.walk
-    if storage.layout == "dense":
-        walk = _nested(per_group, kernel_h, kernel_w, op.dilation, height, width)
-    base = f"x + oy * {op.stride[0] * width}"
-    if op.groups > 1:
-        base += f" + r / {out // op.groups} * {per_group * height * width}"
-    block = _block(columns)
-    blocks = [(0, columns // block, block)]
-    if columns % block:
-        blocks.append((columns - columns % block, 1, columns % block))
-    inner = "".join(
-        _conv_block(context, storage, walk, base, bias, begin, count, size, op.stride[1])
-        for begin, count, size in blocks
-    )
-    # every block walks over the row's weights again; the next row's begin where the last walk ended
-    names = [(c_type, name) for c_type, name, _ in storage.pointers]
-    keep = "".join(f"const {c_type} *const {name}0 = {name};\n" for c_type, name in names)
-    body = _pointers(storage) + (
-        f"for (int r = 0; r < {out}; ++r) {{\n"
-        + indented(
-            keep
-            + f"for (int oy = 0; oy < {rows}; ++oy) {{\n{indented(inner)}\n    y += {columns};\n}}"
-        )
-        + "\n}"
-    )
-    return context.done(body)
-
-
-def _conv_block(
-    context: Context,
-    storage: Storage,
-    walk: Callable[[str, str], str],
-    base: str,
-    bias: str,
-    begin: int,
-    count: int,
-    size: int,
-    stride: int,
-) -> str:
-    """`count` blocks of `size` outputs of a row, from column `begin` on."""
-    at = f"ox + {begin}" if begin else "ox"
-    restart = "".join(f"{name} = {name}0;\n" for _, name, _ in storage.pointers)
-    sums = "\n".join(f"total{i} += a * p[{i * stride}];" for i in range(size))
-    read = storage.values.read("*w++")
-    shift = f" + {bias}[r]" if bias else ""
-    stores = "\n".join(
-        scope(context.finish(storage.values.finish(f"total{i}") + shift, f"y[{at} + {i}]", "r"))
-        for i in range(size)
-    )
-    inner = (
-        restart
-        + "float "
-        + ", ".join(f"total{i} = 0.0f" for i in range(size))
-        + ";\n"
-        + walk(
-            f"{base} + {at if stride == 1 else f'({at}) * {stride}'}",
-            f"const float a = {read};\n{sums}",
-        )
-        + f"\n{stores}"
-    )
-    return f"for (int ox = 0; ox < {count * size}; ox += {size}) {{\n{indented(inner)}\n}}\n"
-
-
-def _nested(
-    channels: int, kernel_h: int, kernel_w: int, dilation: tuple[int, int], height: int, width: int
-) -> Callable[[str, str], str]:
-    """A walk over every weight of an output channel in turn."""
-
-    def walk(base: str, body: str) -> str:
-        column = f"for (int kx = 0; kx < {kernel_w}; ++kx) {{\n" + indented(
-            f"const float *p = from + kx * {dilation[1]};\n{body}"
-        )
-        row = f"for (int ky = 0; ky < {kernel_h}; ++ky) {{\n" + indented(
-            f"const float *from = {base} + c * {height * width} + ky * {dilation[0] * width};\n"
-            f"{column}\n}}"
-        )
-        return f"for (int c = 0; c < {channels}; ++c) {{\n{indented(row)}\n    }}\n}}"
-
-    return walk
-
-
-def _block(columns: int) -> int:
-    """How many outputs of a row are summed together: the largest divisor up to eight, or eight."""
-    best = max(size for size in range(1, BLOCK + 1) if columns % size == 0)
-    return best if best >= 4 or columns < BLOCK else BLOCK
-
-
-def _pointers(storage: Storage) -> str:
+def pointers(storage: Storage) -> str:
+    """C that defines what a walk moves along."""
     return "".join(
         f"const {c_type} *{name} = {array};\n" for c_type, name, array in storage.pointers
     )

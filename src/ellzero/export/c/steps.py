@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 
 from ellzero.export.c.arrays import unsigned
+from ellzero.export.c.conv import conv
 from ellzero.export.c.function import Aim, Context, Function, indented
-from ellzero.export.c.layers import conv, linear
+from ellzero.export.c.layers import linear
 from ellzero.export.c.plan import Pad, Plan, Step
 from ellzero.graph import ops
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from ellzero.codebook import Codebook, find_codebook
 from ellzero.export.c.arrays import Array, c_float, floats, unsigned
 
-LANES = 8
-"""Rows that are worked on together for speed: a register of eight floats."""
+LANES = 16
+"""Rows that are worked on together for speed: two registers of eight floats, or one of sixteen."""
 
 DENSE_LANES = 4
 """Rows together in a dense layer for size: one load of an input serves four weights."""
@@ -220,7 +220,7 @@ def dense(matrix: Matrix, lanes: int, *, exact: bool) -> list[Storage]:
 
 
 def sliced(matrix: Matrix, offsets: np.ndarray) -> list[Storage]:
-    """Rows of like length side by side, so that eight sums go on at once (SELL-C-sigma).
+    """Rows of like length side by side, so that sixteen sums go on at once (SELL-C-sigma).
 
     Kreutzer et al., A unified sparse matrix data format for efficient general sparse matrix-vector
     multiplication on modern processors with wide SIMD units, SIAM J. Sci. Comput. 36(5), 2014.
@@ -244,7 +244,8 @@ def sliced(matrix: Matrix, offsets: np.ndarray) -> list[Storage]:
     name = matrix.name
     arrays = [
         unsigned(f"{name}_counts", lengths),
-        unsigned(f"{name}_indices", np.concatenate(index)),
+        # as wide as the floats: processors gather by such indices alone
+        Array(f"{name}_indices", np.concatenate(index).astype(np.int32)),
         unsigned(f"{name}_rows", order),
     ]
 

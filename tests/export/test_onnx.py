@@ -1,0 +1,247 @@
+"""ONNX files, run by onnxruntime."""
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ellzero as ez
+from ellzero.export import onnx_file
+from ellzero.networks.lenet import lenet_5_caffe, lenet_300_100
+from small import mlp
+
+
+class Residual(nn.Module):
+    """A convolution with batch normalization around which the input goes, then dense layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(2, 4, 3, padding=1, bias=False)
+        self.normalization = nn.BatchNorm2d(4)
+        self.inner = nn.Conv2d(4, 4, 3, padding=1, groups=2)
+        self.dropout = nn.Dropout(0.5)
+        self.leave = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.normalization(self.enter(x)))
+        x = torch.relu(x + self.inner(x))
+        return self.leave(self.dropout(x.mean((2, 3))))
+
+
+def residual() -> nn.Module:
+    """With statistics that are not those of a fresh normalization."""
+    torch.manual_seed(0)
+    model = Residual()
+    with torch.no_grad():
+        for _ in range(5):
+            model(2 + 3 * torch.randn(8, 2, 6, 6))
+    return model
+
+
+class Opaque(nn.Module):
+    """A cumulative sum, which no operation of the graph can say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cumsum(self.linear(x), 1)
+
+
+def outputs(path: Path, inputs: Tensor) -> np.ndarray:
+    """What onnxruntime makes of a batch."""
+    session: Any = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["input"]
+    assert [o.name for o in session.get_outputs()] == ["output"]
+    return session.run(None, {"input": inputs.numpy()})[0]
+
+
+def metadata(path: Path) -> dict[str, str]:
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lenet_300_100, (1, 28, 28)),
+        (lenet_5_caffe, (1, 28, 28)),
+        (residual, (2, 6, 6)),
+        (Opaque, (4,)),
+    ],
+    ids=["lenet-300-100", "lenet-5-caffe", "residual", "opaque"],
+)
+def test_onnxruntime_computes_what_the_network_computes(make, shape, tmp_path):
+    torch.manual_seed(1)
+    model = make()
+    written = ez.export_onnx(model, tmp_path / "net.onnx", torch.zeros(5, *shape))
+    assert written.size_bytes == written.path.stat().st_size
+    onnx.checker.check_model(onnx.load(written.path), full_check=True)
+    model.eval()
+    for batch in (1, 3, 7):
+        inputs = torch.randn(batch, *shape)
+        with torch.no_grad():
+            expected = model(inputs).numpy()
+        found = outputs(written.path, inputs)
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() < 1e-5 * max(1, np.abs(expected).max())
+
+
+def test_a_network_in_double_precision(tmp_path):
+    model = mlp().double()
+    written = ez.export_onnx(model, tmp_path / "net.onnx", torch.zeros(1, 6, dtype=torch.float64))
+    inputs = torch.randn(4, 6, dtype=torch.float64)
+    with torch.no_grad():
+        assert np.allclose(outputs(written.path, inputs), model(inputs), rtol=0, atol=1e-12)
+    assert written.difference is not None
+    assert written.difference < 1e-12
+
+
+def test_indices_as_inputs(tmp_path):
+    model = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 2))
+    example = torch.tensor([[1, 2, 9]])
+    written = ez.export_onnx(model, tmp_path / "net.onnx", example)
+    inputs = torch.tensor([[0, 0, 1], [7, 8, 9]])
+    with torch.no_grad():
+        assert np.allclose(outputs(written.path, inputs), model(inputs), atol=1e-6)
+
+
+def test_metadata_say_preprocessing_classes_and_sparsity(tmp_path):
+    model = mlp()
+    ez.prune(model, nonzeros=30, weights=ez.select(model, include=["0.weight"]))
+    traced = ez.trace(
+        model,
+        torch.zeros(1, 6),
+        preprocess=ez.Affine(scale=(0.5, 1.0), shift=-1.0),
+        classes=["a", "b", "ü"],
+    )
+    path = tmp_path / "net.onnx"
+    ez.export_onnx(traced, path)
+    found = metadata(path)
+    assert set(found) == {f"ellzero.{k}" for k in ("version", "preprocess", "classes", "sparsity")}
+    assert found["ellzero.version"] == ez.__version__
+    assert json.loads(found["ellzero.preprocess"]) == {"scale": [0.5, 1.0], "shift": -1.0}
+    assert json.loads(found["ellzero.classes"]) == ["a", "b", "ü"]
+    assert json.loads(found["ellzero.sparsity"]) == {
+        "weights": 144,
+        "nonzeros": 78,  # 30 and all 48
+        "layers": {
+            "0.weight": {"weights": 96, "nonzeros": 30},
+            "2.weight": {"weights": 48, "nonzeros": 48},
+        },
+    }
+
+
+def test_weights_keep_their_values_and_their_names(tmp_path):
+    model = mlp()
+    ez.quantize(model, bits=3)
+    path = tmp_path / "net.onnx"
+    ez.export_onnx(model, path, torch.zeros(1, 6))
+    stored = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}
+    for name, w in model.state_dict().items():
+        assert np.array_equal(stored[name], w)
+
+
+def test_what_is_not_known_is_null(tmp_path):
+    path = tmp_path / "net.onnx"
+    ez.export_onnx(mlp(), path, torch.zeros(1, 6))
+    assert metadata(path)["ellzero.preprocess"] == metadata(path)["ellzero.classes"] == "null"
+
+
+def test_no_path_of_this_machine_is_in_the_file(tmp_path):
+    path = tmp_path / "net.onnx"
+    ez.export_onnx(residual(), path, torch.zeros(1, 2, 6, 6))
+    content = path.read_bytes()
+    assert b".py" not in content
+    assert str(Path(ez.__file__).parent).encode() not in content
+
+
+def test_the_network_and_its_mode_do_not_change(tmp_path):
+    model = residual()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    ez.export_onnx(model, tmp_path / "net.onnx", torch.zeros(1, 2, 6, 6))
+    assert model.training
+    assert all(torch.equal(now, before[name]) for name, now in model.state_dict().items())
+
+
+def test_nothing_is_said(tmp_path):
+    # in a process of its own, for torch warns once a process
+    code = (
+        "import torch, ellzero as ez\n"
+        "ez.export_onnx(torch.nn.Linear(3, 2), 'net.onnx', torch.zeros(1, 3))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript"])
+def test_a_missing_extra_is_named(missing, monkeypatch, tmp_path):
+    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None if name == missing else name)
+    message = rf"needs {missing}: pip install 'ellzero\[export\]'"
+    with pytest.raises(ez.InputError, match=message):
+        ez.export_onnx(mlp(), tmp_path / "net.onnx", torch.zeros(1, 6))
+
+
+def test_without_onnxruntime_nothing_is_compared(monkeypatch, tmp_path):
+    monkeypatch.setattr(onnx_file, "find_spec", lambda name: name != "onnxruntime" or None)
+    written = ez.export_onnx(mlp(), tmp_path / "net.onnx", torch.zeros(1, 6))
+    assert written.difference is None
+    assert outputs(written.path, torch.zeros(2, 6)).shape == (2, 3)
+
+
+def test_outputs_that_differ_are_refused_and_nothing_is_written(monkeypatch, tmp_path):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"as before")
+    real: Any = onnxruntime.InferenceSession.run
+
+    def off(self, names, feed):
+        return [real(self, names, feed)[0] + np.float32(3e-5)]
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", off)
+    with pytest.raises(ez.InputError, match=r"differ from the network's by 3e-05, more than 1e-05"):
+        ez.export_onnx(mlp(), path, torch.zeros(1, 6))
+    assert path.read_bytes() == b"as before"
+
+
+def test_an_operation_that_onnx_lacks(tmp_path):
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.pinv(x @ x.transpose(1, 2))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ez.InputError, match="cannot be said in ONNX"):
+            ez.export_onnx(Odd(), tmp_path / "net.onnx", torch.ones(2, 3, 3))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(value, tmp_path):
+    model = mlp()
+    model.get_parameter("2.weight").data[0, 0] = value
+    with pytest.raises(ez.InputError, match=r"2\.weight \(3, 16\) holds NaN or inf"):
+        ez.export_onnx(model, tmp_path / "net.onnx", torch.zeros(1, 6))
+
+
+def test_other_mistakes_are_named(tmp_path):
+    with pytest.raises(ez.InputError, match="needs an example"):
+        ez.export_onnx(mlp(), tmp_path / "net.onnx")
+    with pytest.raises(ez.InputError, match="cannot be traced"):
+        ez.export_onnx(mlp(), tmp_path / "net.onnx", torch.zeros(1, 7))
+    with pytest.raises(ez.InputError, match="there is no folder"):
+        ez.export_onnx(mlp(), tmp_path / "no" / "net.onnx", torch.zeros(1, 6))
+    example = torch.zeros(1, 6, dtype=torch.bfloat16)
+    with pytest.raises(ez.InputError, match=r"computes in torch\.bfloat16.*model\.float\(\)"):
+        ez.export_onnx(mlp().bfloat16(), tmp_path / "net.onnx", example)

@@ -1,0 +1,489 @@
+"""Packed files: exact bytes, exact weights, and a second reader that knows the page alone."""
+
+import math
+import re
+import struct
+import sys
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import ellz_reader
+import ellzero as ez
+from ellzero.codebook import round_half
+from ellzero.export import packed_reader
+from ellzero.export.entropy import Decoder, encode, frequencies
+from ellzero.export.packed import to_bytes
+from ellzero.export.packed_reader import DICTIONARY, read_packed
+from ellzero.export.tensor_fields import DTYPES
+from ellzero.graph import Graph, Network
+from ellzero.networks.lenet import lenet_5_caffe, lenet_300_100
+from small import convnet, mlp, tensors_equal
+
+# The example of docs/format.md, which explains each byte.
+NETWORK_BYTES = bytes.fromhex(
+    "454c4c5a01 78c16d5b 53 01 f202 32"
+    "232372cd50a2b58284d0adc019b415f8c2151432448404dc2538c3c2104b581822a773eac5632c4a859408b211889381"
+    "3200"
+    "9c 01 04 06"
+    "09 02 03 04 02 01 0e 1b 00f4 0070"
+    "05 01 03 01 19 0068 00f6"
+    "a5be61a1"
+)
+
+# Weights only, of types and forms that the example lacks.
+WEIGHTS_BYTES = bytes.fromhex(
+    "454c4c5a01 5bf4bc94 bf01 00 40 33"
+    "8b06a6bb5460cad651504acd2d28a9043172138bb3417446624e1a882e061650c5a920564e2650750a889594092c320b"
+    "946201"
+    "90 00 0700000000000000"  # steps: int64, no dimension, dense, raw
+    "00 02 00 03"  # empty: float32, 0 x 3, dense
+    "40 01 03 01 00 01"  # mask: bool, 3, dense, raw
+    "20 01 02 003e 00c0"  # half: float16, 2, dense, raw
+    "14 01 28 26 9a9999999999b93f 0000000000001cc0"  # sparse: float64, 40 of which 38 are zero
+    "0a 01 04 02 0001 803ffe42 fb 7f"  # listed: codebook of 2, one twice; t = 127.1240234375
+    "0a 01 28 28 000000000000 0000fe41"  # bitmap: codebook of 40, each once, 127 / 4 the largest
+    "00000000000000000000000000000000 ffffffff7f0000000000000000000040"  # bits 128 to 166, and 254
+    "689befd5b519c8fe664fde82f368506ea2d4a54a6f4269fb231a4e93bce47848"  # codes
+)
+
+
+def packed_network() -> Network:
+    """The network of the example."""
+    text = (
+        b'{"nodes":[{"name":"x","op":{"kind":"input","size":[6]}},{"name":"x_select","op":{"kind":'
+        b'"select"},"inputs":["x"],"weights":{"indices":"x_select.indices"}},{"name":"fc1","op":'
+        b'{"kind":"linear"},"inputs":["x_select"],"weights":{"weight":"fc1.weight","bias":'
+        b'"fc1.bias"}},{"name":"relu","op":{"kind":"activation","function":"relu"},"inputs":["fc1"]'
+        b'}],"classes":["a","b","c"]}'
+    )
+    weight = [[0.5, 0, -1, 0], [0, 0.5, 0.5, 0], [-1, 0, 0.5, 0.5]]
+    weights = {
+        "x_select.indices": torch.tensor([0, 1, 3, 5]),
+        "fc1.weight": torch.tensor(weight),
+        "fc1.bias": torch.tensor([0.25, -3.0, 0.0]),
+    }
+    return Network(Graph.from_json(text), weights).eval()
+
+
+def odd_weights() -> dict[str, Tensor]:
+    """Types and layouts that networks rarely have."""
+    sparse = torch.zeros(40, dtype=torch.float64)
+    sparse[3], sparse[17] = 0.1, -7.0
+    return {
+        "steps": torch.tensor(7),
+        "empty": torch.zeros(0, 3),
+        "mask": torch.tensor([True, False, True]),
+        "half": torch.tensor([1.5, -2.0], dtype=torch.float16),
+        "sparse": sparse,
+        "listed": torch.tensor([127.0, 0.0, -5.0, -5.0]) * 1025 / 1024,
+        "bitmap": torch.cat([torch.arange(1, 40), torch.tensor([127])]) / 4,
+    }
+
+
+def written(tensors: dict[str, Tensor], folder: Path) -> Path:
+    """A file of these weights."""
+    path = folder / "weights.ellz"
+    path.write_bytes(to_bytes(None, tensors)[0])
+    return path
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have one type, one shape and equal numbers, zeros of equal sign."""
+    return a.dtype == b.dtype and torch.equal(a, b) and torch.equal(a.signbit(), b.signbit())
+
+
+# the format
+
+
+def test_the_example_is_written_and_read_byte_by_byte(tmp_path):
+    network = packed_network()
+    packed = ez.pack(network, tmp_path / "x.ellz")
+    assert (tmp_path / "x.ellz").read_bytes() == NETWORK_BYTES
+    assert packed.size_bytes == sum(packed.parts.values()) == len(NETWORK_BYTES) == 93
+    assert packed.parts["codes"] == 4
+    assert packed.self_contained
+    loaded = ez.load(tmp_path / "x.ellz")
+    assert isinstance(loaded, Network)
+    assert loaded.graph == network.graph
+    assert tensors_equal(loaded, network)
+
+
+def test_the_other_types_are_written_and_read_byte_by_byte(tmp_path):
+    assert to_bytes(None, odd_weights())[0] == WEIGHTS_BYTES
+    (tmp_path / "x.ellz").write_bytes(WEIGHTS_BYTES)
+    graph, found = read_packed(tmp_path / "x.ellz")
+    assert graph is None
+    assert list(found) == list(odd_weights())
+    assert all(same_bits(found[name], tensor) for name, tensor in odd_weights().items())
+
+
+def test_the_page_shows_the_example_and_the_dictionary():
+    page = ellz_reader.PAGE.read_text()
+    rows = page[page.index("The file has 93 bytes") :]
+    shown = [re.match(r"\|((?: `[0-9a-f ]+`)+) \|", line) for line in rows.splitlines()]
+    text = "".join(found[1] for found in shown if found)
+    assert bytes.fromhex(text.replace("`", "")) == NETWORK_BYTES
+    assert ellz_reader.dictionary() == DICTIONARY
+
+
+@pytest.mark.parametrize("content", [NETWORK_BYTES, WEIGHTS_BYTES], ids=["network", "weights"])
+def test_a_reader_written_from_the_page_reads_the_examples(content, tmp_path):
+    (tmp_path / "x.ellz").write_bytes(content)
+    check_by_the_page(tmp_path / "x.ellz")
+
+
+def check_by_the_page(path: Path) -> None:
+    """The second reader finds the same weights as the library's."""
+    _, tensors = read_packed(path)
+    _, found = ellz_reader.read(path.read_bytes())
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name] == (list(tensor.shape), tensor.flatten().tolist()), name
+
+
+@pytest.mark.parametrize("make", [lenet_300_100, lenet_5_caffe])
+def test_a_lenet_is_small_exact_and_read_by_the_page(make, tmp_path):
+    torch.manual_seed(0)
+    model = make()
+    ez.prune(model, sparsity=0.95, scope="layer")
+    quantize_roughly(model, levels=16)
+    example = torch.rand(3, 1, 28, 28)
+    packed = ez.pack(model, tmp_path / "x.ellz", example)
+    loaded = ez.load(packed.path)
+    assert torch.equal(loaded(example), model.eval()(example))
+    assert tensors_equal(loaded, model)
+    assert packed.size_bytes == packed.path.stat().st_size <= size_allowed(model)
+    check_by_the_page(packed.path)
+
+
+def quantize_roughly(model: nn.Module, levels: int) -> None:
+    """Weights take some quantiles of their values; all numbers have 16 bits."""
+    with torch.no_grad():
+        for w in model.parameters():
+            if w.ndim > 1:
+                places = (torch.arange(levels) + 0.5) / levels
+                centres = torch.quantile(w[w != 0].flatten(), places)
+                nearest = (w[..., None] - centres).abs().argmin(-1)
+                w.copy_(torch.where(w != 0, centres[nearest], 0))
+            w.copy_(round_half(w))
+
+
+def size_allowed(model: nn.Module) -> float:
+    """5 % over the entropy of zeros and values per layer, plus biases of 16 bits, plus 400."""
+    entropy, biases = 0.0, 0
+    for w in model.parameters():
+        if w.ndim == 1:
+            biases += 2 * w.numel()
+            continue
+        _, counts = np.unique(w.detach().numpy(), return_counts=True)
+        entropy -= float((counts * np.log2(counts / counts.sum())).sum()) / 8
+    return 1.05 * entropy + biases + 400
+
+
+# any tensor
+
+
+@st.composite
+def any_tensor(draw) -> Tensor:
+    """Any type and shape, any density, from one value to more than a codebook has."""
+    dtype = draw(st.sampled_from(DTYPES))
+    shape = draw(
+        st.sampled_from([(), (0,), (1,), (3, 0, 2), (1, 1, 1), (7,), (5, 4), (2, 3, 5, 5)])
+    )
+    if draw(st.booleans()):
+        shape = (draw(st.integers(1, 700)),)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    distinct = draw(st.sampled_from([1, 2, 3, 15, 31, 32, 255, 256, 257, 5000]))
+    scale = draw(st.sampled_from([1.0, 1e-3, 0.25, 1e6, 2.0**-130, 2.0**100]))
+    kind = draw(st.sampled_from(["normal", "whole", "half", "uniform"]))
+    values = rng.normal(size=distinct) if kind == "normal" else rng.integers(-130, 130, distinct)
+    if kind == "half":
+        values = values.astype(np.float16).astype(np.float64) / 8
+    if kind == "uniform":
+        values = np.clip(values, -127, 127) * 1.0009765625
+    flat = rng.choice(values * (scale if dtype.is_floating_point else 1), math.prod(shape))
+    flat = flat * (rng.random(flat.shape) < draw(st.sampled_from([0, 0.02, 0.5, 0.98, 1])))
+    tensor = torch.from_numpy(np.asarray(flat, np.float64)).to(dtype).reshape(shape)
+    if dtype == torch.int64 and draw(st.booleans()):
+        tensor = torch.unique(tensor.abs())  # ascending, as indices are
+    return tensor.nan_to_num(0, 0, 0)
+
+
+@settings(max_examples=150)
+@given(st.lists(any_tensor(), max_size=4))
+def test_any_weights_come_back_bit_by_bit(tmp_path_factory, tensors):
+    given_ = {f"w{index}": tensor for index, tensor in enumerate(tensors)}
+    path = written(given_, tmp_path_factory.getbasetemp())
+    _, found = read_packed(path)
+    for name, tensor in given_.items():
+        expected = tensor + 0 if tensor.is_floating_point() else tensor  # zeros have no sign
+        assert same_bits(found[name], expected), (name, tensor.dtype, tensor.shape)
+    # neither bigger than plain numbers would be, but for names and a few bytes each
+    plain = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    assert path.stat().st_size <= plain + 60 + 20 * len(tensors)
+    check_by_the_page(path)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("density", [0.1, 1.0])
+@pytest.mark.parametrize("uniform", [False, True])
+def test_all_bit_widths_cost_little_more_than_their_entropy(bits, density, uniform, tmp_path):
+    rng = np.random.default_rng(bits)
+    top = 2 ** (bits - 1) - 1
+    levels = np.arange(-top, top + 1) * 127 / top if uniform else rng.normal(size=2**bits - 1)
+    levels = round_half(torch.tensor(levels[levels != 0])).numpy()
+    values = np.where(rng.random(20_000) < density, rng.choice(levels, 20_000), 0.0)
+    tensor = torch.tensor(values, dtype=torch.float32).reshape(100, 200)
+    path = written({"w": tensor}, tmp_path)
+    assert same_bits(read_packed(path)[1]["w"], tensor)
+    _, counts = np.unique(values, return_counts=True)
+    entropy = -(counts * np.log2(counts / counts.sum())).sum() / 8
+    values_bytes = 0 if uniform else 2 * len(levels)
+    assert entropy <= path.stat().st_size <= 1.05 * entropy + values_bytes + 400
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 254])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_codebooks_of_int8_come_back(count, dtype, tmp_path):
+    levels = torch.cat([torch.arange(127, 0, -1), -torch.arange(1, 128)])[:count]
+    scale = 1.0 if dtype == torch.bfloat16 else 1025 / 1024  # whose multiples are no halves
+    tensor = (levels.repeat(4) * scale).to(dtype)
+    path = written({"w": tensor}, tmp_path)
+    assert same_bits(read_packed(path)[1]["w"], tensor)
+    check_by_the_page(path)
+
+
+def test_tensors_that_are_not_contiguous_come_back(tmp_path):
+    base = torch.arange(24.0).reshape(4, 6)
+    tensors = {"t": base.t(), "strided": base[:, ::2], "expanded": torch.ones(1).expand(5)}
+    _, found = read_packed(written(tensors, tmp_path))
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+# the coder
+
+
+@given(st.lists(st.one_of(st.integers(1, 5), st.integers(1, 10**12)), min_size=2, max_size=257))
+def test_frequencies_are_the_pages_and_never_zero(counts):
+    if sum(counts) >= 2**39:
+        counts = [count % 1000 + 1 for count in counts]
+    found = frequencies(np.array(counts))
+    k, n = len(counts), sum(counts)
+    left = [i + math.floor(Fraction(sum(counts[:i])) * (2**24 - k) / n) for i in range(k + 1)]
+    assert found.tolist() == [b - a for a, b in pairwise(left)]
+    assert found.min() >= 1
+    assert found.sum() == 2**24
+
+
+@given(st.data())
+def test_constriction_codes_as_the_page_says(data):
+    parts = []
+    for _ in range(data.draw(st.integers(1, 3))):
+        weights = data.draw(st.lists(st.integers(0, 40), min_size=2, max_size=60))
+        counts = np.array([1 + weight**3 for weight in weights])  # frequent ones, and rare ones
+        counts = np.maximum(counts * 300 // counts.sum(), 1)
+        symbols = np.repeat(np.arange(len(counts)), counts)
+        np.random.default_rng(0).shuffle(symbols)
+        parts.append((symbols, counts))
+    stream = encode(parts)
+    coder = ellz_reader.Coder(struct.unpack(f"<{len(stream) // 4}I", stream))
+    decoder = Decoder(stream)
+    for symbols, counts in parts:
+        assert coder.symbols(counts.tolist()) == symbols.tolist()
+        assert decoder.values(counts, np.arange(len(counts))).tolist() == symbols.tolist()
+    decoder.finish()
+
+
+def test_long_parts_are_decoded_in_pieces():
+    symbols = np.random.default_rng(0).integers(0, 2, 2_500_000)
+    counts = np.bincount(symbols)
+    decoder = Decoder(encode([(symbols, counts), (symbols[:5], np.bincount(symbols[:5]))]))
+    assert np.array_equal(decoder.values(counts, np.array([0, 1])), symbols)
+    assert decoder.values(np.bincount(symbols[:5]), np.array([0, 1])).tolist() == [*symbols[:5]]
+
+
+# networks
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.slope = nn.PReLU(4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.slope(self.norm(self.conv(x)))
+        y = torch.relu(y + self.norm(y))
+        return self.head(nn.functional.adaptive_avg_pool2d(y, 1).flatten(1)).log_softmax(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [(mlp, (6,)), (convnet, (2, 6, 6)), (Residual, (2, 6, 6))],
+    ids=["mlp", "convnet", "residual"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_comes_back_whole(make, shape, dtype, tmp_path):
+    torch.manual_seed(0)
+    model = make().to(dtype)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.get_buffer("running_mean"))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    x = torch.randn(5, *shape, dtype=dtype)
+    preprocess = ez.Affine((0.5,) * shape[0], 0.1)
+    network = ez.trace(model, x, preprocess=preprocess, classes=["a", "b", "ü"])
+    ez.pack(network, tmp_path / "x.ellz")
+    loaded = ez.load(tmp_path / "x.ellz")
+    assert isinstance(loaded, Network)
+    assert not loaded.training
+    assert torch.equal(loaded(x), network(x))
+    assert loaded.graph == network.graph
+    assert loaded.graph.preprocess == preprocess
+    assert loaded.graph.classes == ("a", "b", "ü")
+    # the plain network with an example gives the same weights, and stays as it is
+    ez.pack(model.train(), tmp_path / "y.ellz", x)
+    again = ez.load(tmp_path / "y.ellz")
+    assert tensors_equal(again, loaded)
+    assert model.training
+    assert all(same_bits(before[name], tensor) for name, tensor in model.state_dict().items())
+    check_by_the_page(tmp_path / "x.ellz")
+
+
+def test_a_packed_network_can_be_packed_again(tmp_path):
+    ez.pack(packed_network(), tmp_path / "x.ellz")
+    ez.pack(ez.load(tmp_path / "x.ellz"), tmp_path / "y.ellz")
+    assert (tmp_path / "y.ellz").read_bytes() == NETWORK_BYTES
+
+
+def test_a_self_contained_file_can_be_loaded_into_a_model(tmp_path):
+    ez.pack(mlp(), tmp_path / "x.ellz", torch.zeros(1, 6))
+    model = mlp(seed=1)
+    assert ez.load(tmp_path / "x.ellz", model) is model
+    assert tensors_equal(model, mlp())
+    with pytest.raises(ez.InputError, match=r"of another network than Sequential: 2.weight is \(3"):
+        ez.load(tmp_path / "x.ellz", mlp(outputs=5))
+
+
+def test_the_first_bytes_say_what_a_file_is(tmp_path):
+    ez.pack(mlp(), tmp_path / "x.safetensors", torch.zeros(1, 6))
+    ez.save(mlp(), tmp_path / "y.ellz")
+    assert tensors_equal(ez.load(tmp_path / "x.safetensors"), mlp())
+    assert tensors_equal(ez.load(tmp_path / "y.ellz", mlp(seed=1)), mlp())
+    with pytest.raises(ez.InputError, match=r"weights only; give it the network: ez.load\(path, m"):
+        ez.load(tmp_path / "y.ellz")
+    with pytest.raises(ez.InputError, match="no model file at"):
+        ez.load(tmp_path / "z.ellz")
+
+
+class Counting(nn.Module):
+    """What no graph says: a branch on a buffer's value, a tied weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.two.weight = self.one.weight
+        self.register_buffer("steps", torch.tensor(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if int(self.get_buffer("steps")) > 2:
+            x = x.flip(0)
+        return self.two(self.one(x))
+
+
+class Rolling(nn.Sequential):
+    """A network with an operation that is no data."""
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().forward(torch.roll(x, 1, 1))
+
+
+@pytest.mark.parametrize("make", [lambda: Rolling(nn.Linear(4, 4)), Counting])
+def test_what_is_no_data_is_packed_without_its_architecture(make, tmp_path):
+    torch.manual_seed(0)
+    model, other = make(), make()
+    with pytest.warns(UserWarning, match=f"only the weights of {type(model).__name__} are packed"):
+        packed = ez.pack(model, tmp_path / "x.ellz", torch.zeros(1, 4))
+    assert not packed.self_contained
+    with pytest.raises(ez.InputError, match="weights only; give it the network"):
+        ez.load(tmp_path / "x.ellz")
+    assert ez.load(tmp_path / "x.ellz", other) is other
+    assert tensors_equal(other, model)
+
+
+def test_without_an_example_the_state_dict_is_packed(tmp_path):
+    model = convnet()
+    packed = ez.pack(model, tmp_path / "x.ellz")
+    assert not packed.self_contained
+    graph, tensors = read_packed(tmp_path / "x.ellz")
+    assert graph is None
+    assert list(tensors) == list(model.state_dict())
+    assert tensors_equal(ez.load(tmp_path / "x.ellz", convnet()), model)
+
+
+def test_zeros_lose_their_sign_in_the_file_alone(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(9, 3), nn.Linear(3, 999, dtype=torch.float16))
+    with torch.no_grad():
+        model.get_parameter("0.weight").mul_(0.0)  # nothing else
+        model.get_parameter("1.weight")[0, 0] = -0.0  # among so many values that it has no mask
+    ez.pack(model, tmp_path / "x.ellz")
+    _, found = read_packed(tmp_path / "x.ellz")
+    for name in ("0.weight", "1.weight"):
+        weight = model.get_parameter(name)
+        assert torch.equal(found[name], weight)
+        assert torch.signbit(weight[weight == 0]).any()
+        assert not torch.signbit(found[name][weight == 0]).any()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(bad, tmp_path):
+    model = mlp()
+    with torch.no_grad():
+        model.get_parameter("2.bias")[1] = bad
+    for example in (None, torch.zeros(1, 6)):
+        with pytest.raises(ez.InputError, match=r"2.bias \(3,\) holds NaN or inf"):
+            ez.pack(model, tmp_path / "x.ellz", example)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_types_that_cannot_be_written_are_refused_by_name(tmp_path):
+    model = nn.Linear(2, 2, dtype=torch.complex64)
+    with pytest.raises(
+        ez.InputError, match=r"weight is torch\.complex64; a packed file holds float32"
+    ):
+        ez.pack(model, tmp_path / "x.ellz")
+
+
+def test_much_memory_from_a_small_file_must_be_allowed(tmp_path, monkeypatch):
+    monkeypatch.setattr(packed_reader, "FREE_BYTES", 10_000)
+    model = nn.Linear(500, 1000, bias=False)
+    nn.init.zeros_(model.weight)
+    path = tmp_path / "x.ellz"
+    with pytest.warns(UserWarning, match="takes 2000000 bytes of memory, which ez.load refuses"):
+        packed = ez.pack(model, path)
+    assert packed.size_bytes < 100
+    with pytest.raises(ez.InputError, match=r"ez.load\(path, max_bytes=2000000\)"):
+        ez.load(path, model)
+    ez.load(path, model, max_bytes=2_000_000)
+    with pytest.raises(ez.InputError, match="more than 1999999"):
+        ez.load(path, model, max_bytes=1_999_999)
+
+
+def test_constriction_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
+    ez.pack(packed_network(), tmp_path / "x.ellz")
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    with pytest.raises(ez.InputError, match=r"pip install 'ellzero\[export\]'"):
+        ez.pack(packed_network(), tmp_path / "y.ellz")
+    with pytest.raises(ez.InputError, match=r"pip install 'ellzero\[export\]'"):
+        ez.load(tmp_path / "x.ellz")
