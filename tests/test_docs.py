@@ -12,7 +12,7 @@ from torch import nn
 
 import ellzero as ez
 from ellzero.cli.app import COMMANDS
-from small import blobs, mlp, nonzero_weights
+from small import blobs, classification, mlp, nonzero_weights
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,7 +59,8 @@ def test_the_recipe_page_shows_a_recipe_that_can_be_read(tmp_path):
 
 def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first, second = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    text = (ROOT / "README.md").read_text()
+    first, second, third = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     model, trained = mlp(seed=1), mlp(seed=1)
     optimizer = torch.optim.AdamW(model.parameters())
     given = {"model": model, "optimizer": optimizer, "loss": nn.functional.cross_entropy}
@@ -72,5 +73,24 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
     parts = {"train": blobs(60, 1), "val": blobs(200, 2), "test": blobs(30, 3)}
     for name, (x, y) in parts.items():
         given |= {f"x_{name}": x, f"y_{name}": y}
-    exec(second, given | {"trained": trained})
+    given |= {"trained": trained}
+    exec(second, given)
     assert (tmp_path / "runs/mine/record.json").is_file()
+
+    given["example"] = blobs(1, 4)[0]
+    exec(third, given)
+    packed = ez.load("net.ellz")
+    assert torch.equal(packed(given["x_test"]), given["small"](given["x_test"]))
+
+
+def test_the_code_of_the_shipping_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "shipping.md").read_text(), re.DOTALL
+    )
+    x = blobs(5, 4)[0]
+    given = {"ez": ez, "model": mlp(), "example": x, "data": classification(classes=tuple("abc"))}
+    exec(code, given)
+    expected = given["small"](x)
+    assert torch.allclose(given["fast"](x), expected, atol=1e-4)
+    assert torch.equal(ez.load("net.ellz")(x), expected)

@@ -21,6 +21,10 @@ EXTRAS = (
     "sklearn",
     "requests",
     "hypothesis",
+    "constriction",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
 )
 
 

@@ -118,4 +118,10 @@ def empty_c(batch: Tensor) -> Call:
         run_compiler([find_compiler(), *FLAGS, "-shared", "-fPIC", str(source), "-o", str(library)])
         empty = ctypes.CDLL(str(library)).empty
     empty.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
-    return lambda: [empty(0, 0) for _ in range(len(batch))]
+    places = [(batch.data_ptr(), batch.data_ptr())] * len(batch)
+
+    def call() -> None:
+        for x, y in places:
+            empty(x, y)
+
+    return call

@@ -1,0 +1,309 @@
+"""Random networks, and programs of many generated networks, run under the sanitizers."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import ellzero as ez
+from ellzero.export.c.source import CSource
+from ellzero.graph import Graph, Network, Node, ops
+
+WARNINGS = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
+SANITIZERS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+CORTEX_M4F = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+needs_arm_gcc = pytest.mark.skipif(
+    shutil.which("arm-none-eabi-gcc") is None, reason="gcc-arm-none-eabi is not installed"
+)
+
+# Inputs and results in files, one float after the other; input, output and scratch end where their
+# memory ends. What memory held before must not matter: 0xFF bytes are NaN, 0x7E a huge number.
+DRIVER = """
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int run(const char *name, int (*predict)(const float *, float *, float *), size_t inputs,
+               size_t outputs, size_t scratch)
+{
+    char path[64];
+    float *const x = malloc(inputs * sizeof *x), *const y = malloc(outputs * sizeof *y);
+    float *const z = malloc(outputs * sizeof *z), *const work = malloc(scratch * sizeof *work);
+    snprintf(path, sizeof path, "%s.in", name);
+    FILE *const in = fopen(path, "rb");
+    snprintf(path, sizeof path, "%s.out", name);
+    FILE *const out = fopen(path, "wb");
+    int failed = !x || !y || !z || !work || !in || !out;
+    while (!failed && fread(x, sizeof *x, inputs, in) == inputs) {
+        memset(z, 0x7E, outputs * sizeof *z);
+        memset(work, 0x7E, scratch * sizeof *work);
+        predict(x, z, work);
+        memset(y, 0xFF, outputs * sizeof *y);
+        memset(work, 0xFF, scratch * sizeof *work);
+        const float best = (float)predict(x, y, work);
+        if (memcmp(y, z, outputs * sizeof *y)) {
+            printf("%s: the result depends on what memory held\\n", name);
+            failed = 1;
+        }
+        fwrite(y, sizeof *y, outputs, out);
+        fwrite(&best, sizeof best, 1, out);
+    }
+    if (in) fclose(in);
+    if (out) fclose(out);
+    free(x);
+    free(y);
+    free(z);
+    free(work);
+    return failed;
+}
+"""
+
+
+def write_program(folder: Path, names: list[str]) -> Path:
+    """A program of all networks of these names in the folder, in one translation unit."""
+    includes = "\n".join(f'#include "{name}.c"' for name in names)
+    calls = "\n".join(
+        f'    failed |= run("{n}", {n}_predict_in, {n.upper()}_INPUTS, {n.upper()}_OUTPUTS, '
+        f"{n.upper()}_SCRATCH);"
+        for n in names
+    )
+    text = f"{includes}\n{DRIVER}\nint main(void)\n{{\n    int failed = 0;\n{calls}\n"
+    path = folder / "driver.c"
+    path.write_text(text + "    return failed;\n}\n")
+    return path
+
+
+def outputs_of(folder: Path, inputs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Outputs (N, outputs) and classes (N,) of each exported network for its raw inputs."""
+    for name, x in inputs.items():
+        (folder / f"{name}.in").write_bytes(np.ascontiguousarray(x, np.float32).tobytes())
+    driver = write_program(folder, list(inputs))
+    program = folder / "driver"
+    succeed(["gcc", *WARNINGS, *SANITIZERS, str(driver), "-o", str(program), "-lm"], folder)
+    succeed([str(program)], folder)
+    found = {}
+    for name, x in inputs.items():
+        result = np.fromfile(folder / f"{name}.out", np.float32).reshape(len(x), -1)
+        found[name] = torch.from_numpy(result[:, :-1]), torch.from_numpy(result[:, -1]).long()
+    return found
+
+
+def check_networks(folder: Path, networks: Mapping[str, Network], aim: Any) -> list[CSource]:
+    """Export all, run all in one program, and compare with PyTorch."""
+    sources, inputs, expected = [], {}, {}
+    for name, network in networks.items():
+        sources.append(ez.export_c(network, folder, name=name, aim=aim))
+        inputs[name] = raw_inputs(network)
+        expected[name] = predicted(network, inputs[name])
+    for name, (found, classes) in outputs_of(folder, inputs).items():
+        assert_close(found, expected[name], f"{name}, {aim}")
+        assert torch.equal(classes, found.argmax(1)), name
+    return sources
+
+
+def raw_inputs(network: Network) -> Tensor:
+    """Three examples; the last one is all zeros."""
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn((3, *network.graph.input_shape), generator=generator)
+    x[-1] = 0
+    return x
+
+
+def predicted(network: Network, raw: Tensor) -> Tensor:
+    """PyTorch's outputs (N, outputs) in float64, the preprocessing applied as training does it."""
+    prepare = network.graph.preprocess
+    x = raw if prepare is None else prepare(raw)
+    weights = {n: network.weight(n).detach() for n in network.graph.weight_names()}
+    exact = Network(
+        network.graph, {n: w.double() if w.is_floating_point() else w for n, w in weights.items()}
+    )
+    with torch.no_grad():
+        return exact(x.double()).flatten(1)
+
+
+def assert_close(found: Tensor, expected: Tensor, what: str) -> None:
+    """Within 1e-4 of the largest output, or of 1; the same infinities where there are any.
+
+    A maximum over padding alone is one, in PyTorch and in C.
+    """
+    finite = torch.where(expected.isinf(), 0, expected)
+    size = finite.abs().amax(1, keepdim=True).clamp(min=1)
+    difference = torch.where(found == expected, 0, (found - expected) / size)
+    worst = difference.abs().max()
+    assert worst <= 1e-4, f"{what}: {worst:.3g} from PyTorch"  # a NaN fails too
+
+
+def succeed(command: list[str], folder: Path) -> str:
+    """Run a command, which must succeed and say nothing on its standard error."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{command[0]}: {done.stdout[-1000:]}\n{done.stderr[:3000]}"
+    assert not done.stderr, done.stderr[:3000]
+    return done.stdout
+
+
+class Builder:
+    """A graph that grows node by node; weights are random, of a drawn density and kind."""
+
+    def __init__(self, shape: ops.Shape, seed: int = 0) -> None:
+        self.random = np.random.default_rng(seed)
+        self.nodes = [Node(name="input", op=ops.Input(size=shape))]
+        self.weights: dict[str, Tensor] = {}
+        self.shapes = {"input": shape}
+        self.last = "input"
+
+    @property
+    def shape(self) -> ops.Shape:
+        """One example's shape after the last node."""
+        return self.shapes[self.last]
+
+    def add(self, op: ops.Op, *others: str, **weights: Tensor) -> str:
+        """A node that reads the last one; its name."""
+        name = f"{op.kind}.{len(self.nodes)}"
+        roles = {role: f"{name}.{role}" for role in weights}
+        self.weights |= {roles[role]: tensor for role, tensor in weights.items()}
+        inputs = (self.last, *others)
+        node = Node.model_validate({"name": name, "op": op, "inputs": inputs, "weights": roles})
+        self.nodes.append(node)
+        self.shapes[name] = op.shape(
+            [self.shapes[n] for n in inputs], {r: tuple(w.shape) for r, w in weights.items()}
+        )
+        self.last = name
+        return name
+
+    def network(self, **options: Any) -> Network:
+        """What was built."""
+        return Network(Graph(nodes=tuple(self.nodes), **options), self.weights).eval()
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers, float32."""
+        return torch.from_numpy(self.random.standard_normal(shape).astype(np.float32))
+
+    def pick(self, *options: Any) -> Any:
+        """One of the options."""
+        return options[self.random.integers(len(options))]
+
+    def weight(self, *shape: int, density: float | None = None, kind: str | None = None) -> Tensor:
+        """A weight with zeros: plain floats, a few values, or multiples of a scale."""
+        if density is None:
+            density = float(self.pick(0.0, 0.05, 0.3, 0.7, 1.0))
+        match kind or self.pick("float32", "codebook", "int8"):
+            case "codebook":
+                table = self.normal(5)
+                w = table[torch.from_numpy(self.random.integers(0, 5, shape))]
+            case "int8":
+                w = torch.from_numpy(self.random.integers(-127, 128, shape)).float()
+                w.view(-1)[0] = 127
+                w *= 2.0**-6
+            case _:
+                w = self.normal(*shape)
+        kept = torch.from_numpy(self.random.random(shape) < density)
+        kept.view(-1)[0] |= density > 0
+        inputs = max(1.0, density * w[0].numel())
+        return w * kept * 2.0 ** -round(math.log2(inputs) / 2)  # exact: int8 stays int8
+
+    def layer(self, op: ops.Op, *shape: int, bias: bool | None = None, **options: Any) -> str:
+        """A linear or convolution layer."""
+        weights = {"weight": self.weight(*shape, **options)}
+        if self.pick(True, False) if bias is None else bias:
+            weights["bias"] = self.normal(len(weights["weight"]))
+        return self.add(op, **weights)
+
+    def linear(self, rows: int, **options: Any) -> str:
+        """A dense layer, what it reads flattened if it must be."""
+        columns = math.prod(self.shape)
+        if len(self.shape) > 1:
+            self.add(ops.Flatten())
+        return self.layer(ops.Linear(), rows, columns, **options)
+
+    def activation(self, function: str) -> str:
+        """An activation, with the parameters that it takes."""
+        parameters = {"leaky_relu": (0.1,), "clamp": (-0.5, 1.5), "elu": (0.7,)}.get(function, ())
+        op = {"function": function, "parameters": parameters}
+        return self.add(ops.Activation.model_validate(op))
+
+    def per_channel(self, op: ops.Op) -> str:
+        """An operation whose weights are one number for each channel."""
+        return self.add(op, **{role: self.normal(self.shape[0]) for role in op.REQUIRED})
+
+
+def random_network(seed: int) -> Network:
+    """Up to six random layers on images, then dense ones; preprocessing of any kind."""
+    b = Builder((1, 1, 1), seed)
+    channels = int(b.random.integers(1, 5))
+    size = tuple(b.random.integers(5, 12, 2).tolist())
+    b = Builder((channels, *size), seed)
+    if b.pick(True, False):
+        b.per_channel(ops.Affine())  # before anything: nothing to fold it into
+    for _ in range(b.random.integers(1, 6)):
+        b.pick(_random_conv, _random_pool, _random_elementwise, _residual)(b)
+    if b.pick(True, True, False):
+        b.linear(int(b.random.integers(1, 20)))
+        _random_elementwise(b)
+        b.linear(int(b.random.integers(1, 12)))
+    if b.pick(True, False):
+        b.add(ops.Softmax(log=b.pick(True, False)))
+    scalar, each = ez.Affine(0.5, -0.25), ez.Affine(tuple(b.normal(channels).tolist()), 0.5)
+    return b.network(preprocess=b.pick(None, scalar, each))
+
+
+def _pair(b: Builder, low: int, high: int) -> tuple[int, int]:
+    first, second = b.random.integers(low, high + 1, 2).tolist()
+    return first, second
+
+
+def _random_conv(b: Builder) -> None:
+    channels, *size = b.shape
+    kernel, stride, padding = _pair(b, 1, 3), _pair(b, 1, 2), _pair(b, 0, 2)
+    dilation = _pair(b, 1, 2)
+    for n, k, p, d in zip(size, kernel, padding, dilation, strict=True):
+        if n + 2 * p < d * (k - 1) + 1:
+            return
+    groups = b.pick(1, channels, *(g for g in (2, 3) if channels % g == 0))
+    op = ops.Conv(stride=stride, padding=padding, dilation=dilation, groups=groups)
+    b.layer(op, groups * int(b.random.integers(1, 4)), channels // groups, *kernel)
+
+
+def _random_pool(b: Builder) -> None:
+    function, kernel = b.pick("max", "average"), _pair(b, 1, 3)
+    op = ops.Pool(
+        function=function,
+        kernel=kernel,
+        stride=_pair(b, 1, 3),
+        padding=(int(b.random.integers(kernel[0] // 2 + 1)), kernel[1] // 2),
+        dilation=_pair(b, 1, 2) if function == "max" else (1, 1),
+        ceil=b.pick(True, False),
+        count_padding=b.pick(True, False),
+    )
+    try:
+        op.shape([b.shape], {})
+    except ez.InputError:  # the window is larger than what is left
+        return
+    b.add(op)
+
+
+def _random_elementwise(b: Builder) -> None:
+    kind = b.pick("activation", "prelu", "affine")
+    if kind == "activation":
+        b.activation(b.pick(*ops.FUNCTIONS))
+    else:
+        b.per_channel(ops.PReLU() if kind == "prelu" else ops.Affine())
+
+
+def _residual(b: Builder) -> None:
+    """A convolution around which the input goes, then a batch normalization nothing can take up."""
+    before, channels = b.last, b.shape[0]
+    b.layer(ops.Conv(padding=(1, 1)), channels, channels, 3, 3)
+    _random_elementwise(b)
+    b.add(ops.Add(), before)
+    b.per_channel(ops.Affine())

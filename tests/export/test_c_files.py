@@ -1,0 +1,306 @@
+"""What export_c writes: the files, their names, the test beside them; and what it refuses."""
+
+import functools
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ellzero as ez
+from c_programs import (
+    CORTEX_M4F,
+    SANITIZERS,
+    WARNINGS,
+    Builder,
+    needs_arm_gcc,
+    needs_gcc,
+    random_network,
+    succeed,
+    write_program,
+)
+from ellzero.export.c.arrays import unsigned
+from ellzero.graph import Network, ops
+from small import convnet, mlp
+
+X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+
+
+@functools.cache
+def traced(seed: int = 0) -> Network:
+    return ez.trace(mlp(seed=seed), X)
+
+
+@functools.cache
+def pruned() -> Network:
+    model = mlp()
+    ez.prune(model, sparsity=0.5, scope="layer")
+    return ez.trace(model, X)
+
+
+def run_test(folder: Path, name: str = "net") -> subprocess.CompletedProcess[str]:
+    """Build the network's own test and run it."""
+    sources = [f"{name}.c", f"{name}_test.c"]
+    succeed(["gcc", *WARNINGS, *SANITIZERS, *sources, "-o", "own_test", "-lm"], folder)
+    return subprocess.run([str(folder / "own_test")], cwd=folder, capture_output=True, text=True)
+
+
+@needs_gcc
+@pytest.mark.parametrize("aim", ["size", "speed", "dense"])
+def test_own_test_compares_with_pytorch(tmp_path, aim):
+    model = convnet().eval()
+    x = torch.randn(9, 2, 6, 6)
+    prepare = ez.Affine((0.5, 2.0), (-1.0, 0.25))
+    ez.export_c(ez.trace(model, x, preprocess=prepare), tmp_path, example=x, aim=aim)
+    done = run_test(tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "8 examples" in done.stdout, "eight of the nine"
+    expected = numbers(tmp_path / "net_test.c", "expected")
+    assert torch.allclose(expected, model(x[:8]).flatten(), atol=1e-5)
+    raw = numbers(tmp_path / "net_test.c", "inputs").view(8, 2, 6, 6)
+    assert torch.allclose(prepare(raw), x[:8], atol=1e-5), "the test's inputs are raw"
+
+
+def numbers(path: Path, array: str) -> Tensor:
+    """A float array of a C source."""
+    body = re.search(rf"float {array}\[\d+\] = {{(.*?)}};", path.read_text(), re.DOTALL)
+    assert body is not None
+    return torch.tensor([float(word.rstrip("f")) for word in re.findall(r"[^\s,]+", body[1])])
+
+
+@needs_gcc
+def test_own_test_fails_where_a_weight_is_another(tmp_path):
+    ez.export_c(pruned(), tmp_path, example=X)
+    assert run_test(tmp_path).returncode == 0
+    path = tmp_path / "net.c"
+    changed, count = re.subn(
+        r"(float net_2_values\[\d+\] = {\s*)([^,]+)", r"\g<1>9.0f", path.read_text()
+    )
+    assert count == 1
+    path.write_text(changed)
+    done = run_test(tmp_path)
+    assert done.returncode == 1
+    assert float(done.stdout.split("difference ")[1].split(",")[0]) > 1e-3
+
+
+@needs_gcc
+def test_own_test_fails_on_nan_and_on_a_wrong_class(tmp_path):
+    ez.export_c(nn.Linear(6, 3), tmp_path, example=X)
+    path = tmp_path / "net.c"
+    good = path.read_text()
+    for bad in ("output[0] = 0.0f / 0.0f * output[0];\n    return best;", "return (best + 1) % 3;"):
+        path.write_text(good.replace("return best;", bad))
+        assert run_test(tmp_path).returncode == 1
+
+
+@needs_gcc
+def test_two_networks_in_one_program(tmp_path):
+    """Of the same layers, in one translation unit and as two objects."""
+    for name, seed in (("first", 1), ("second", 2)):
+        ez.export_c(traced(seed), tmp_path, example=X, name=name)
+    write_program(tmp_path, ["first", "second"])
+    succeed(["gcc", *WARNINGS, "-c", "driver.c", "-o", "driver.o"], tmp_path)
+    for name in ("first", "second"):
+        assert run_test(tmp_path, name).returncode == 0
+        succeed(["gcc", *WARNINGS, "-c", f"{name}.c"], tmp_path)
+    symbols = succeed(["nm", "-g", "--defined-only", "first.o", "second.o"], tmp_path)
+    assert set(re.findall(r" T (\w+)", symbols)) == {
+        "first_predict", "first_predict_in", "second_predict", "second_predict_in",
+    }  # fmt: skip
+
+
+@needs_gcc
+def test_no_static_memory_where_it_is_not_wanted(tmp_path):
+    source = ez.export_c(traced(), tmp_path, example=X)
+    for option, expected in (("-O1", source.scratch_bytes), ("-DNET_NO_STATIC", 0)):
+        succeed(["gcc", *WARNINGS, option, "-c", "net.c"], tmp_path)
+        row = succeed(["size", "net.o"], tmp_path).splitlines()[1].split()
+        assert int(row[1]) == 0, "nothing in .data"
+        assert expected <= int(row[2]) < expected + 64
+    assert "net_predict\n" not in succeed(["nm", "net.o"], tmp_path)
+
+
+@needs_gcc
+@needs_arm_gcc
+@pytest.mark.parametrize("aim", ["size", "speed", "dense"])
+def test_arm_compiler_says_nothing(tmp_path, aim):
+    names = [f"net{seed}" for seed in range(8)]
+    for seed, name in enumerate(names):
+        ez.export_c(random_network(seed), tmp_path, name=name, aim=aim)
+    (tmp_path / "all.c").write_text("".join(f'#include "{name}.c"\n' for name in names))
+    command = ["arm-none-eabi-gcc", *CORTEX_M4F, *WARNINGS, "-O2", "-c", "all.c"]
+    succeed(command, tmp_path)
+
+
+@needs_gcc
+def test_header_alone_and_twice(tmp_path):
+    """The header alone is a translation unit, and can be included twice."""
+    ez.export_c(traced(), tmp_path, example=X)
+    (tmp_path / "twice.c").write_text('#include "net.h"\n#include "net.h"\n')
+    succeed(["gcc", *WARNINGS, "-c", "twice.c"], tmp_path)
+
+
+@needs_gcc
+def test_odd_names_of_layers_and_classes(tmp_path):
+    """Node names become identifiers that differ; comments cannot be left."""
+    b = Builder((3,))
+    b.linear(3, density=1.0)
+    b.linear(3, density=1.0)
+    names = {"linear.1": "a*/b", "linear.2": "a  b"}
+    nodes = [
+        n.model_copy(
+            update={
+                "name": names.get(n.name, n.name),
+                "inputs": tuple(names.get(i, i) for i in n.inputs),
+            }
+        )
+        for n in b.nodes
+    ]
+    b.nodes = nodes
+    network = b.network(classes=("*/ int x;", "größer\n", "/*"))
+    ez.export_c(network, tmp_path)
+    assert run_test(tmp_path).returncode == 0
+
+
+def test_files_are_the_same_each_time(tmp_path):
+    for part in ("a", "b"):
+        ez.export_c(pruned(), tmp_path / part, example=X)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == ["net.c", "net.h", "net_test.c"]
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_other_files_stay(tmp_path):
+    (tmp_path / "main.c").write_text("mine")
+    ez.export_c(traced(), tmp_path, example=X)
+    first = (tmp_path / "net.c").read_text()
+    ez.export_c(traced(1), tmp_path, example=X)
+    assert (tmp_path / "main.c").read_text() == "mine"
+    assert (tmp_path / "net.c").read_text() != first, "its own are replaced"
+
+
+def test_model_is_not_changed(tmp_path):
+    model = convnet().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    ez.export_c(model, tmp_path, example=torch.randn(2, 2, 6, 6))
+    assert model.training
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+
+
+def test_report_is_what_the_weights_are(tmp_path):
+    model = pruned()
+    source = ez.export_c(model, tmp_path, example=X, aim="dense")
+    assert [(n.name, n.weights) for n in source.layers] == [("0", 96), ("2", 48)]
+    assert [n.nonzeros for n in source.layers] == [48, 24]
+    assert source.scratch_bytes == 4 * 16
+    smaller = ez.export_c(model, tmp_path, example=X)
+    assert sum(n.size_bytes for n in smaller.layers) <= smaller.constant_bytes
+    assert smaller.constant_bytes < source.constant_bytes
+
+
+def test_integers_have_the_smallest_type_that_holds_them():
+    tops = {255: "uint8_t", 256: "uint16_t", 65_535: "uint16_t", 65_536: "uint32_t"}
+    for top, c_type in tops.items():
+        array = unsigned("a", [0, top])
+        assert array.c_type == c_type
+        assert array.values.tolist() == [0, top]
+
+
+@needs_gcc
+def test_constant_bytes_are_the_objects(tmp_path):
+    b = Builder((6,))
+    b.linear(5, density=0.5)
+    b.add(ops.Softmax())
+    b.linear(3, density=0.0)  # no entry at all, and C has no array without one
+    source = ez.export_c(b.network(), tmp_path)
+    succeed(["gcc", "-c", "net.c"], tmp_path)  # not optimized: every array stands
+    symbols = succeed(["nm", "-S", "net.o"], tmp_path)
+    sizes = [int(size, 16) for size in re.findall(r"\w+ (\w+) r net_", symbols)]
+    assert sum(sizes) == source.constant_bytes
+
+
+def test_size_is_never_larger_than_another_aim(tmp_path):
+    for seed in range(6):
+        sizes = {
+            aim: ez.export_c(random_network(seed), tmp_path, aim=aim).constant_bytes
+            for aim in ("size", "speed")
+        }
+        assert sizes["size"] <= sizes["speed"]
+
+
+def test_kept_is_what_compaction_kept(tmp_path):
+    b = Builder((4,))
+    b.linear(4, density=1.0)
+    b.add(ops.Softmax())
+    weight = torch.eye(4)
+    weight[:, 0] = 0
+    b.add(ops.Linear(), weight=weight)
+    network = b.network()
+    source = ez.export_c(network, tmp_path)
+    assert source.kept == ez.compact(network).kept
+
+
+class Normalized(nn.Module):
+    """A layer that there is no C for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(6, 4)
+        self.middle = nn.LayerNorm(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.middle(self.enter(x))
+
+
+@pytest.mark.parametrize("aim", ["size", "speed", "dense"])
+def test_unknown_layers_are_named(tmp_path, aim):
+    with pytest.raises(ez.InputError, match=r"no C for middle .*layer_norm.*replace.*export ONNX"):
+        ez.export_c(Normalized(), tmp_path, example=X, aim=aim)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("aim", ["size", "speed", "dense"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(tmp_path, aim, value):
+    model = mlp()
+    model.get_parameter("2.weight").data[1, 2] = value
+    with pytest.raises(ez.InputError, match=r"2\.weight.*NaN or inf"):
+        ez.export_c(model, tmp_path, example=X, aim=aim)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["", "9net", "my-net", "a b", "nét", "int", "a" * 32, "net\n", "../net", "_net"]
+)
+def test_names_that_are_no_identifiers(tmp_path, name):
+    with pytest.raises(ez.InputError, match="expected a C identifier"):
+        ez.export_c(traced(), tmp_path, example=X, name=name)
+    assert not list(tmp_path.iterdir())
+
+
+@needs_gcc
+@pytest.mark.parametrize("name", ["x", "y", "w", "r", "p", "at", "input", "output", "scratch"])
+def test_names_that_the_c_uses_itself(tmp_path, name):
+    ez.export_c(traced(), tmp_path, example=X, name=name)
+    assert run_test(tmp_path, name).returncode == 0
+
+
+def test_refused(tmp_path):
+    with pytest.raises(ez.InputError, match="there is no folder"):
+        ez.export_c(traced(), tmp_path / "a" / "b", example=X)
+    with pytest.raises(ez.InputError, match="aim is 'small'"):
+        ez.export_c(traced(), tmp_path, example=X, aim="small")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ez.InputError, match="needs an example"):
+        ez.export_c(mlp(), tmp_path)
+    with pytest.raises(ez.InputError, match="computes nothing"):
+        ez.export_c(nn.Flatten(), tmp_path, example=torch.zeros(1, 2, 2))
+    with pytest.raises(ez.InputError, match="2 values for scale, the input 6"):
+        ez.export_c(ez.trace(mlp(), X, preprocess=ez.Affine((1.0, 2.0))), tmp_path)
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(ez.InputError, match="file"):
+        ez.export_c(traced(), file, example=X)
+    assert file.read_text() == "mine"
