@@ -461,7 +461,7 @@ def test_weights_that_were_frozen_are_not_trained():
         ({"data": classification(), "budget": ez.Budget(1.0), "bits": 4}, "without bits or int8"),
         ({"data": regression(), "budget": ez.Budget(1.0)}, "use max_loss_increase"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_mistakes_are_named(options, message):
     model: Any = mlp()
