@@ -68,8 +68,7 @@ def draw(bench: Path, packed: Path, run: Path, out: Path) -> None:
                 (
                     way,
                     t,
-                    f"{t:.1f}"
-                    + (f"  ({first / t:.0f}x as fast as onnxruntime)" * (way == WAYS[-1])),
+                    f"{t:.1f}" + (ratio if way == WAYS[-1] else ""),
                 )
                 for way, t in times.items()
             ],
