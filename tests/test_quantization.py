@@ -510,3 +510,8 @@ def test_settings_of_the_finetuning_are_checked(options, message):
 def test_data_of_another_network():
     with pytest.raises(ez.InputError, match="do not go with targets"):
         ez.quantize(mlp()).finetune(images())
+
+
+def test_weights_of_another_network_are_refused():
+    with pytest.raises(ez.InputError, match="of another network"):
+        ez.quantize(mlp(), weights=ez.select(mlp(seed=1)))

@@ -24,6 +24,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a whole file or nothing: a temporary one beside it takes its place when complete."""
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; give the name of a file")
     # named here, so that an interrupt at any moment from its creation on removes it
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

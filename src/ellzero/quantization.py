@@ -78,6 +78,7 @@ def quantize(
         {'weight': 2}
     """
     weights = select(model) if weights is None else weights
+    _check_owned(model, weights)
     widths = _widths(weights, bits, method, budget)
     _check_budget(data, budget)
     vectors = _vectors(model, weights)
@@ -100,6 +101,15 @@ def quantize(
         raise
     errors = {name: _relative_error(w, originals[name]) for name, w in weights.items()}
     return Quantized(model, weights, errors)
+
+
+def _check_owned(model: nn.Module, weights: Selection) -> None:
+    if not isinstance(weights, Selection):
+        raise InputError(f"weights is {type(weights).__name__}; expected what ez.select gives")
+    own = {id(parameter) for parameter in model.parameters()}
+    for name, parameter in weights.items():
+        if id(parameter) not in own:
+            raise InputError(f"{name} is a weight of another network than the one given")
 
 
 def _vectors(model: nn.Module, weights: Selection) -> dict[str, Tensor]:

@@ -147,10 +147,72 @@ def test_nothing_is_overwritten_unasked(ellzero, run):
         (("--ellz", "a.ellz", "--finetune", "2"), "--finetune"),
         (("--ellz", "a.ellz", "--bits", "4", "--finetune", "-1"), "--finetune is -1"),
         (("--ellz", "a.ellz", "--max-accuracy-drop", "-1"), "max_accuracy_drop"),
+        (("--ellz", "same", "--onnx", "same"), "two of the outputs are one file"),
+        (("--ellz", "same/../a", "--onnx", "a"), "there is no folder same"),
+        (("--ellz", "runs"), "runs is a folder"),
+        (("--ellz", "a.ellz", "--c", "mine.toml"), "--c mine.toml is a file"),
+        (("--ellz", "a.ellz", "--c", "c", "--name", "a b"), "expected a C identifier"),
+        (("--ellz", "a.ellz", "--onnx", "a/b.onnx"), "there is no folder a"),
     ],
 )
-def test_a_mistake_is_one_line(options, expected, ellzero, run):
+def test_a_mistake_is_one_line_and_nothing_is_written(options, expected, ellzero, run, project):
+    before = sorted(project.rglob("*"))
     assert expected in ellzero("export", run, *options).says()
+    assert sorted(project.rglob("*")) == before
+
+
+@pytest.fixture
+def layer_norm(ellzero, project) -> Path:
+    """A run of a network that has a layer which is no data."""
+    (project / "norm.py").write_text(
+        "from torch import nn\n"
+        "network = lambda: nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3))\n"
+    )
+    text = (project / "mine.toml").read_text().replace("own_project:network", "norm:network")
+    (project / "norm.toml").write_text(text)
+    return Path(json.loads(ellzero("run", "norm.toml", "--json").out)["folder"])
+
+
+def test_what_there_is_no_c_for_is_named_before_anything_is_written(ellzero, layer_norm):
+    line = ellzero("export", layer_norm, "--ellz", "a.ellz", "--c", "c").says()
+    assert "layer_norm" in line
+    assert not Path("a.ellz").exists()
+    assert not Path("c").exists()
+
+
+def test_weights_alone_are_a_model_beside_their_recipe(ellzero, layer_norm):
+    file = layer_norm / "w.ellz"
+    done = ellzero("export", layer_norm, "--ellz", file)
+    assert (done.code, done.err) == (0, "")
+    assert "weights alone: 1 (aten.layer_norm" in " ".join(done.out.split())
+    assert ellzero("export", file, "--onnx", "w.onnx").code == 0
+    assert ellzero("inspect", file).code == 0
+    assert ellzero("evaluate", file).code == 0
+    assert "weights only" in ellzero_elsewhere(ellzero, file)
+
+
+def ellzero_elsewhere(ellzero, file: Path) -> str:
+    alone = Path("alone.ellz")
+    alone.write_bytes(file.read_bytes())
+    return ellzero("export", alone, "--onnx", "x.onnx").says()
+
+
+def test_a_recipe_is_asked_for_where_a_packed_file_is_given(ellzero, run):
+    assert ellzero("export", run, "--ellz", "a.ellz").code == 0
+    assert "--set model=a.ellz" in ellzero("run", "a.ellz").says()
+
+
+@pytest.mark.parametrize("content", [b"", b"FLLZ and more"])
+def test_a_file_that_does_not_begin_as_packed_ones_do(content, ellzero, project):
+    Path("a.ellz").write_bytes(content)
+    assert "a.ellz is no packed file" in ellzero("inspect", "a.ellz").says()
+
+
+def test_data_that_are_preprocessed_otherwise_are_refused(ellzero, run):
+    network = ez.trace(trained(run), torch.zeros(1, 6), preprocess=ez.Affine(5.0, 7.0))
+    ez.pack(network, "a.ellz")
+    line = ellzero("evaluate", "a.ellz", "--data", "own_project:data").says()
+    assert "a.ellz preprocesses by Affine(scale=5.0, shift=7.0)" in line
 
 
 def test_a_damaged_packed_file_is_one_line(ellzero, run):

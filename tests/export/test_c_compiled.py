@@ -1,6 +1,7 @@
 """Generated C as a Python callable."""
 
 import functools
+import shutil
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_outputs_are_pytorchs(tmp_path, aim, seed):
 @pytest.mark.parametrize("aim", ["size", "speed", "dense"])
 def test_outputs_of_many_networks(tmp_path, aim):
     """Vectorized code for this machine, which the sanitizers' build is not."""
-    for seed in range(400, 430):
+    for seed in set(range(400, 430)) - {417}:  # a maximum over padding alone: -inf, refused
         network = random_network(seed)
         ez.export_c(network, tmp_path, aim=aim)
         x = raw_inputs(network)
@@ -68,6 +69,38 @@ def test_inputs_of_another_size(tmp_path):
 
 
 @needs_gcc
+def test_inputs_that_numpy_cannot_read(tmp_path):
+    net = ez.compile_c(ez.export_c(traced(), tmp_path, example=X))
+    assert torch.equal(net(X.clone().requires_grad_()), net(X))
+    rounded = X.bfloat16()
+    assert torch.equal(net(rounded), net(rounded.float()))
+
+
+@needs_gcc
+def test_memory_that_c_would_leave(tmp_path):
+    net = ez.compile_c(ez.export_c(traced(), tmp_path, example=X))
+    batch, outputs = X.numpy(), np.zeros((4, 3), np.float32)
+    net.bound(batch, outputs)
+    read_only = outputs.copy()
+    read_only.flags.writeable = False
+    wrong = {
+        "batch is float64": (batch.astype(np.float64), outputs),
+        "batch is Tensor": (X, outputs),
+        r"batch is \(4, 5\)": (batch[:, :5].copy(), outputs),
+        r"batch is \(4, 6\) with strides \(4, 16\)": (np.asfortranarray(batch), outputs),
+        r"batch is \(\)": (np.array(1, np.float32), outputs),
+        "outputs is int32": (batch, outputs.astype(np.int32)),
+        r"outputs is \(3, 3\)": (batch, outputs[:3]),
+        r"outputs is \(4, 3\) with strides": (batch, np.zeros((4, 6), np.float32)[:, ::2]),
+        "outputs can only be read": (batch, read_only),
+    }
+    for message, arrays in wrong.items():
+        with pytest.raises(ez.InputError, match=message):
+            net.bound(*arrays)
+    assert not outputs.any(), "binding alone runs nothing"
+
+
+@needs_gcc
 def test_several_networks_at_once(tmp_path):
     """In one folder and, of one name, in two: each library keeps its own."""
     for seed, name in ((1, "one"), (2, "two")):
@@ -85,6 +118,8 @@ def test_several_networks_at_once(tmp_path):
 def test_nothing_to_compile(tmp_path):
     with pytest.raises(ez.InputError, match="holds none"):
         ez.compile_c(tmp_path)
+    with pytest.raises(ez.InputError, match=r"there is no folder .*nowhere"):
+        ez.compile_c(tmp_path / "nowhere")
     ez.export_c(traced(), tmp_path, example=X)
     with pytest.raises(ez.InputError, match=r"no other\.c"):
         ez.compile_c(tmp_path, name="other")
@@ -119,3 +154,29 @@ def test_flags(tmp_path):
     ez.export_c(traced(), tmp_path, example=X)
     net = ez.compile_c(tmp_path, compiler="gcc", flags=["-std=c99", "-O0"])
     assert_close(net(X), mlp()(X).double(), "-O0")
+    with pytest.raises(ez.InputError, match=r"flags is '-O2'; expected a list"):
+        ez.compile_c(tmp_path, flags="-O2")
+
+
+@needs_gcc
+def test_what_export_c_returned_says_which_network(tmp_path):
+    sources = [ez.export_c(traced(s), tmp_path, example=X, name=f"net{s}") for s in (1, 2)]
+    for seed, source in enumerate(sources, start=1):
+        assert_close(ez.compile_c(source)(X), mlp(seed=seed)(X).double(), source.name)
+
+
+@needs_gcc
+def test_a_compiler_with_options(tmp_path, monkeypatch):
+    """As CC has it in makefiles; and a compiler in a folder whose name has a space."""
+    source = ez.export_c(traced(), tmp_path, example=X)
+    monkeypatch.setenv("CC", "gcc -O1 -DNET_NO_STATIC=1")
+    with pytest.raises(AttributeError, match="net_predict"):  # the option arrived
+        ez.compile_c(source)
+    monkeypatch.setenv("CC", "env gcc")
+    assert_close(ez.compile_c(source)(X), mlp()(X).double(), "a launcher")
+    compiler = tmp_path / "my tools" / "cc"
+    compiler.parent.mkdir()
+    compiler.symlink_to(str(shutil.which("gcc")))
+    assert_close(ez.compile_c(source, compiler=str(compiler))(X), mlp()(X).double(), "a space")
+    with pytest.raises(ez.InputError, match="is no command: No closing quotation"):
+        ez.compile_c(source, compiler="gcc '-O2")

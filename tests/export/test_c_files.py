@@ -5,6 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from c_programs import (
     succeed,
     write_program,
 )
-from ellzero.export.c.arrays import unsigned
+from ellzero.export.c.arrays import c_float, unsigned
 from ellzero.graph import Network, ops
 from small import convnet, mlp
 
@@ -272,8 +273,84 @@ def test_weights_that_are_no_numbers_are_named(tmp_path, aim, value):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("aim", ["size", "speed", "dense"])
+def test_weights_that_only_float64_holds_are_named(tmp_path, aim):
+    model = mlp().double()
+    model.get_parameter("2.weight").data[1, 2] = 1e300
+    with pytest.raises(ez.InputError, match=r"2\.weight \(3, 16\) has NaN or inf as float32"):
+        ez.export_c(model, tmp_path, example=X.double(), aim=aim)
+    assert not list(tmp_path.iterdir())
+
+
+@needs_gcc
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("aim", ["size", "speed", "dense"])
+def test_weights_of_any_floating_type(tmp_path, aim, dtype):
+    model = convnet().eval().to(dtype)
+    x = torch.randn(4, 2, 6, 6)
+    ez.export_c(model, tmp_path, example=x.to(dtype), aim=aim)
+    done = run_test(tmp_path)
+    assert done.returncode == 0, done.stdout
+    expected = numbers(tmp_path / "net_test.c", "expected")
+    exact = model.double()(x.to(dtype).double()).flatten()
+    assert torch.allclose(expected.double(), exact, atol=1e-5), "float32 of the same weights"
+
+
+@needs_gcc
+def test_parameters_are_rounded_to_float32(tmp_path):
+    """A slope that float32 has no number for but 0, which -Werror would complain of."""
+    ez.export_c(nn.Sequential(nn.Linear(6, 3), nn.LeakyReLU(1e-50)), tmp_path, example=X)
+    assert run_test(tmp_path).returncode == 0
+    with pytest.raises(ez.InputError, match=r"1e\+300 is none as float32"):
+        ez.export_c(nn.ELU(1e300), tmp_path, example=X)
+
+
+def test_constants_read_back():
+    for value in (0.1, 1e-45, 3.4028234663852886e38, -1 / 3, 0.0, 123456789.0):
+        text = c_float(value)
+        assert re.fullmatch(r"-?\d+(\.\d+)?(e[+-]\d+)?f", text)
+        assert np.float32(text[:-1]) == np.float32(value)
+    for value in (float("nan"), float("inf"), -1e39):
+        with pytest.raises(ez.InputError, match="is none as float32"):
+            c_float(value)
+
+
+def test_examples_that_no_test_can_have(tmp_path):
+    for value in (float("nan"), float("inf")):
+        x = X.clone()
+        x[3, 1] = value
+        with pytest.raises(ez.InputError, match="example 3 has NaN or inf"):
+            ez.export_c(traced(), tmp_path, example=x)
+    large = nn.Sequential(nn.Linear(6, 2, bias=False))
+    large.get_parameter("0.weight").data.fill_(1e38)
+    x = torch.zeros(4, 6)
+    x[2] = 10
+    with pytest.raises(ez.InputError, match="example 2 gives NaN or inf"):
+        ez.export_c(large, tmp_path, example=x)
+    assert not list(tmp_path.iterdir())
+
+
+@needs_gcc
+def test_every_name_begins_with_the_networks(tmp_path):
+    """Layers of names that would give a function the name of an array."""
+    b = Builder((3,))
+    b.linear(3, density=1.0, bias=True)
+    b.linear(3, density=1.0, bias=True)
+    b.nodes = [
+        b.nodes[0],
+        b.nodes[1].model_copy(update={"name": "step_a"}),
+        b.nodes[2].model_copy(update={"name": "a_bias", "inputs": ("step_a",)}),
+    ]
+    ez.export_c(b.network(), tmp_path)
+    succeed(["gcc", *WARNINGS, "-c", "net.c"], tmp_path)
+    symbols = [row.split()[-1] for row in succeed(["nm", "net.o"], tmp_path).splitlines()]
+    own = [s for s in symbols if not s.startswith("scratch")]  # a function's own
+    assert "net_predict" in own
+    assert all(s.startswith("net_") for s in own), symbols
+
+
 @pytest.mark.parametrize(
-    "name", ["", "9net", "my-net", "a b", "nét", "int", "a" * 32, "net\n", "../net", "_net"]
+    "name", ["", "9net", "my-net", "a b", "nét", "int", "a" * 32, "net\n", "../net", "_net", None]
 )
 def test_names_that_are_no_identifiers(tmp_path, name):
     with pytest.raises(ez.InputError, match="expected a C identifier"):
@@ -297,8 +374,6 @@ def test_refused(tmp_path):
         ez.export_c(mlp(), tmp_path)
     with pytest.raises(ez.InputError, match="computes nothing"):
         ez.export_c(nn.Flatten(), tmp_path, example=torch.zeros(1, 2, 2))
-    with pytest.raises(ez.InputError, match="2 values for scale, the input 6"):
-        ez.export_c(ez.trace(mlp(), X, preprocess=ez.Affine((1.0, 2.0))), tmp_path)
     file = tmp_path / "file"
     file.write_text("mine")
     with pytest.raises(ez.InputError, match="file"):

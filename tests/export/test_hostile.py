@@ -125,6 +125,13 @@ LIES = {
     "a huge input": (1, graph(size=[2**30] * 3), b"", "bytes of memory"),
     "an input of many dimensions": (1, graph(size=[2**30] * 1000), b"", "1000 dimensions"),
     "infinite preprocessing": (1, graph(preprocess={"scale": 1e999}), b"", "preprocess"),
+    "preprocessing of two channels": (1, graph(preprocess={"scale": [1, 2]}), b"", "the input 4"),
+    "a result that nobody reads": (
+        1,
+        graph(*({"name": n, "op": {"kind": "flatten"}, "inputs": ["x"]} for n in "yz")),
+        b"",
+        "nobody reads 'y'",
+    ),
     "a weight named training": (1, graph(linear("training")), ONE, "cannot be loaded"),
     "a weight named nothing": (1, graph(linear("a..b")), ONE, "a..b"),
     "a weight far down": (1, graph(linear("a." * 99 + "w")), ONE, "99 dots"),

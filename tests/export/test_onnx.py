@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 import ellzero as ez
 from ellzero.export import onnx_file
+from ellzero.export.onnx_file import _largest_difference
 from ellzero.networks.lenet import lenet_5_caffe, lenet_300_100
 from small import mlp
 
@@ -121,7 +123,7 @@ def test_metadata_say_preprocessing_classes_and_sparsity(tmp_path):
     traced = ez.trace(
         model,
         torch.zeros(1, 6),
-        preprocess=ez.Affine(scale=(0.5, 1.0), shift=-1.0),
+        preprocess=ez.Affine(scale=(0.5, 1.0, 2.0, 3.0, 4.0, 5.0), shift=-1.0),
         classes=["a", "b", "ü"],
     )
     path = tmp_path / "net.onnx"
@@ -129,7 +131,10 @@ def test_metadata_say_preprocessing_classes_and_sparsity(tmp_path):
     found = metadata(path)
     assert set(found) == {f"ellzero.{k}" for k in ("version", "preprocess", "classes", "sparsity")}
     assert found["ellzero.version"] == ez.__version__
-    assert json.loads(found["ellzero.preprocess"]) == {"scale": [0.5, 1.0], "shift": -1.0}
+    assert json.loads(found["ellzero.preprocess"]) == {
+        "scale": [0.5, 1.0, 2.0, 3.0, 4.0, 5.0],
+        "shift": -1.0,
+    }
     assert json.loads(found["ellzero.classes"]) == ["a", "b", "ü"]
     assert json.loads(found["ellzero.sparsity"]) == {
         "weights": 144,
@@ -186,16 +191,27 @@ def test_nothing_is_said(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
 
 
+def without(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    """Let a package fail as it is imported, as one that is broken does."""
+
+    def importing(name: str) -> Any:
+        if name == missing:
+            raise ImportError(f"{name} is broken")
+        return import_module(name)
+
+    monkeypatch.setattr(onnx_file, "import_module", importing)
+
+
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript"])
 def test_a_missing_extra_is_named(missing, monkeypatch, tmp_path):
-    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None if name == missing else name)
+    without(monkeypatch, missing)
     message = rf"needs {missing}: pip install 'ellzero\[export\]'"
     with pytest.raises(ez.InputError, match=message):
         ez.export_onnx(mlp(), tmp_path / "net.onnx", torch.zeros(1, 6))
 
 
 def test_without_onnxruntime_nothing_is_compared(monkeypatch, tmp_path):
-    monkeypatch.setattr(onnx_file, "find_spec", lambda name: name != "onnxruntime" or None)
+    without(monkeypatch, "onnxruntime")
     written = ez.export_onnx(mlp(), tmp_path / "net.onnx", torch.zeros(1, 6))
     assert written.difference is None
     assert outputs(written.path, torch.zeros(2, 6)).shape == (2, 3)
@@ -245,3 +261,16 @@ def test_other_mistakes_are_named(tmp_path):
     example = torch.zeros(1, 6, dtype=torch.bfloat16)
     with pytest.raises(ez.InputError, match=r"computes in torch\.bfloat16.*model\.float\(\)"):
         ez.export_onnx(mlp().bfloat16(), tmp_path / "net.onnx", example)
+
+
+def test_outputs_that_are_no_numbers_count_as_different():
+    nan, inf = float("nan"), float("inf")
+    expected = torch.tensor([1.0, nan, inf, -2.0], dtype=torch.float64)
+    assert _largest_difference(expected.float(), expected) == 0.0
+    for place, wrong in ((0, nan), (0, inf), (1, 0.0), (2, -inf), (2, 3.0)):
+        found = expected.clone()
+        found[place] = wrong
+        assert _largest_difference(found, expected) == inf
+    found = expected.clone()
+    found[3] = -2.5
+    assert _largest_difference(found, expected) == 0.25  # relative to the largest, 2

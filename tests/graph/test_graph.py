@@ -129,6 +129,8 @@ BAD_GRAPHS: dict[str, tuple[tuple[Node, ...], dict[str, tuple[int, ...]]]] = {
     "y .activation. has a weight 'bias'": ((X, node("y", RELU, "x", bias="b")), {"b": (3,)}),
     "y: there is no weight 'w'": ((X, node("y", ops.Linear(), "x", weight="w")), {}),
     "no node uses the weight 'w'": ((X, node("y", RELU, "x")), {"w": (3,)}),
+    "nobody reads 'y'": ((X, node("y", RELU, "x"), node("z", RELU, "x")), {}),
+    "nobody reads 'x'": ((X, node("y", ops.Opaque(target="t", call=print, size=(3,)))), {}),
     "y .linear.: a weight of 2 x 4 for 3": (
         (X, node("y", ops.Linear(), "x", weight="w")),
         {"w": (2, 4)},
@@ -144,6 +146,14 @@ def test_graphs_that_make_no_sense(message):
         graph.shapes(weights)
     with pytest.raises(ez.InputError, match=message.rstrip(".")):
         Network(graph, {name: torch.zeros(shape) for name, shape in weights.items()})
+
+
+def test_preprocessing_has_one_value_or_one_for_each_channel():
+    for values in (0.5, (0.5,), (0.5, 1.0, 2.0)):
+        Graph(nodes=(X,), preprocess=ez.Affine(values)).shapes({})
+    for preprocess in (ez.Affine((1.0, 2.0)), ez.Affine(2.0, (1.0,) * 4), ez.Affine(())):
+        with pytest.raises(ez.InputError, match=r"[024] values for \w+, the input 3 channels"):
+            Graph(nodes=(X,), preprocess=preprocess).shapes({})
 
 
 def test_who_reads_what():

@@ -305,7 +305,7 @@ def test_a_traced_network_is_given_back_as_a_copy():
     assert (again.graph.preprocess, again.graph.classes) == (preprocess, ("a", "b", "c"))
     assert again.weight("2.weight") is not traced.weight("2.weight")
     assert again.weight("2.weight").requires_grad
-    assert ez.trace(traced, classes="xyz").graph.classes == ("x", "y", "z")
+    assert ez.trace(traced, classes=["x", "y", "z"]).graph.classes == ("x", "y", "z")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -369,3 +369,44 @@ def test_networks_that_cannot_be_traced(what):
 def test_examples_that_are_none(example, message):
     with pytest.raises(ez.InputError, match=message):
         ez.trace(nn.Linear(3, 2), example)
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        ({"classes": [0, 1]}, r"classes is \[0, 1\]; expected a list of names"),
+        ({"classes": "ab"}, "classes is 'ab'; expected a list of names"),
+        ({"preprocess": (2.0, 1.0)}, r"preprocess is \(2.0, 1.0\); expected an ez.Affine"),
+        ({"preprocess": ez.Affine((2.0, 1.0))}, "2 values for scale, the input 3 channels"),
+    ],
+    ids=str,
+)
+def test_what_cannot_travel_with_a_network(about, message):
+    for model in (nn.Linear(3, 2), ez.trace(nn.Linear(3, 2), torch.zeros(1, 3))):
+        with pytest.raises(ez.InputError, match=message):
+            ez.trace(model, torch.zeros(1, 3), **about)
+
+
+def test_a_clamp_at_zero_from_below_is_a_relu():
+    class Clamped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.clamp(min=0)
+
+    network = ez.trace(Clamped(), torch.zeros(1, 3))
+    assert [node.op.kind for node in network.graph.nodes] == ["input", "activation"]
+    x = torch.tensor([[-1.0, 0.0, 2.0]])
+    assert torch.equal(network(x), torch.tensor([[0.0, 0.0, 2.0]]))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_wrapped_networks_are_traced_as_what_is_inside(wrap):
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    network = ez.trace(wrap(model), torch.zeros(1, 3))
+    assert list(network.state_dict()) == list(model.state_dict())
+
+
+def test_torch_says_nothing_of_its_own_when_a_network_cannot_be_traced(capfd):
+    with pytest.raises(ez.InputError, match="cannot be traced"):
+        ez.trace(nn.Linear(3, 2), torch.zeros(1, 4))
+    assert capfd.readouterr() == ("", "")

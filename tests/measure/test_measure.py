@@ -71,6 +71,21 @@ def test_ways_that_cannot_be_say_why():
     assert by_way["compiled C"].latency is not None
 
 
+def test_double_precision_is_measured_as_float32():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+    network = ez.trace(model, torch.zeros(1, 4, dtype=torch.float64))
+    found = measure(network, batches=[1], rounds=2)
+    assert all(timing.latency is not None for timing in found.timings)
+
+
+def test_the_packed_size_is_that_of_what_ships(tmp_path):
+    network = ez.trace(
+        convnet(), torch.zeros(1, 2, 6, 6), preprocess=ez.Affine(1 / 128, -1.0), classes=("a", "b")
+    )
+    packed = ez.pack(ez.compact(network).model, tmp_path / "a.ellz").size_bytes
+    assert measure(network, batches=[1], rounds=2).size.packed_bytes == packed
+
+
 def test_without_a_compiler_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CC", "no-such-compiler")
     found = measure(ez.trace(nn.Linear(4, 2), torch.zeros(1, 4)), batches=[1], rounds=2)

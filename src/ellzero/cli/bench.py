@@ -55,7 +55,9 @@ def _show(found: Measurement, file: Path) -> None:
     from ellzero.cli.tables import show_rows
 
     size = found.size
-    packed = f"{size.packed_bytes:,} ({size.float32_bytes / size.packed_bytes:.1f}x smaller)"
+    packed = "needs ellzero[export]"
+    if size.packed_bytes is not None:
+        packed = f"{size.packed_bytes:,} ({size.float32_bytes / size.packed_bytes:.1f}x smaller)"
     macs = sum(layer.macs for layer in found.layers)
     effective = sum(layer.effective_macs for layer in found.layers)
     show_rows(

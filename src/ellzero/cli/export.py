@@ -12,6 +12,8 @@ from cyclopts import Parameter
 from ellzero.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ellzero.data.data import Data
     from ellzero.graph import Network
 
@@ -71,28 +73,33 @@ def export(
     """
     from ellzero.cli.model import open_model
     from ellzero.compaction import compact
+    from ellzero.export.c.plan import plan
+    from ellzero.export.c.source import export_c
+    from ellzero.graph import Network
 
-    asked = [path for path in (ellz, onnx, c) if path is not None]
-    if not asked:
-        raise InputError("nothing to write: give --ellz FILE, --onnx FILE or --c FOLDER")
     if sum((bits is not None, int8, max_accuracy_drop is not None)) > 1:
         raise InputError("--bits, --int8 and --max-accuracy-drop are three ways; give one")
     if finetune < 0:
         raise InputError(f"--finetune is {finetune}; expected a number of epochs")
-    _check_free(ellz, onnx, c, name, overwrite)
+    _check_targets(ellz, onnx, c, name, overwrite)
     opened = open_model(model)
     whole = opened.traced(data_root)
-    compacted = compact(whole)
-    network = compacted.model
+    if c is not None:
+        plan(whole)  # says now what there is no C for, not after minutes of fine-tuning
+    if whole.graph.opaque:  # weights alone can be packed, so they stay as the network has them
+        shipped, kept = opened.network, (_not_compacted(whole),)
+    else:
+        compacted = compact(whole)
+        shipped, kept = compacted.model, compacted.kept
     document: dict[str, Any] = {
         "model": str(opened.file),
         "float32_bytes": 4 * sum(p.numel() for p in opened.network.parameters()),
-        "kept": list(compacted.kept),
+        "kept": list(kept),
     }
     if bits is not None or int8 or max_accuracy_drop is not None:
         needs_data = max_accuracy_drop is not None or finetune
         document["quantized"] = _quantize(
-            network,
+            shipped,
             opened.data(data, data_root) if needs_data else None,
             bits,
             int8,
@@ -101,27 +108,54 @@ def export(
         )
     elif finetune:
         raise InputError("--finetune trains codebooks: it goes with --bits, --int8 or a drop")
-    document |= _write(whole if aim == "dense" else network, network, ellz, onnx, c, name, aim)
+    if ellz is not None:
+        document["ellz"] = _pack(shipped, ellz)
+    if onnx is not None:
+        small = shipped if isinstance(shipped, Network) else opened.traced(data_root)
+        document["onnx"] = _write_onnx(small, onnx)
+    if c is not None:
+        source = export_c(whole if aim == "dense" else shipped, c, name=name, aim=aim)
+        document["c"] = {
+            "path": str(c),
+            "bytes": source.constant_bytes,
+            "scratch_bytes": source.scratch_bytes,
+            "layers": [asdict(layer) for layer in source.layers],
+        }
     if json_:
         print(json.dumps(document, indent=2))
     else:
         _show(document)
 
 
-def _check_free(
+def _check_targets(
     ellz: Path | None, onnx: Path | None, c: Path | None, name: str, overwrite: bool
 ) -> None:
-    """Refuse to replace a file unasked, before any work is done."""
+    """Refuse now what could not be written later on, or would replace something unasked."""
     files = [path for path in (ellz, onnx) if path is not None]
     if c is not None:
+        from ellzero.export.c.source import check_name
+
+        check_name(name)
+        if c.exists() and not c.is_dir():
+            raise InputError(f"--c {c} is a file; expected a folder")
+        if not c.parent.is_dir():
+            raise InputError(f"cannot write {c}: there is no folder {c.parent}")
         files += [c / f"{name}{end}" for end in (".h", ".c", "_test.c")]
+    if not files:
+        raise InputError("nothing to write: give --ellz FILE, --onnx FILE or --c FOLDER")
     for file in files:
+        if file.is_dir():
+            raise InputError(f"{file} is a folder; give the name of a file")
         if file.exists() and not overwrite:
             raise InputError(f"{file} is there already; give another name, or --overwrite")
+        if file.parent != c and not file.parent.is_dir():
+            raise InputError(f"cannot write {file}: there is no folder {file.parent}")
+    if len({file.resolve() for file in files}) < len(files):
+        raise InputError("two of the outputs are one file; give each a name of its own")
 
 
 def _quantize(
-    network: Network,
+    network: nn.Module,
     examples: Data | None,
     bits: int | None,
     int8: bool,
@@ -151,49 +185,38 @@ def _quantize(
     return found
 
 
-def _write(
-    for_c: Network,
-    network: Network,
-    ellz: Path | None,
-    onnx: Path | None,
-    c: Path | None,
-    name: str,
-    aim: Literal["size", "speed", "dense"],
-) -> dict[str, Any]:
-    """Write what was asked for; path and bytes of each."""
-    written: dict[str, Any] = {}
-    if ellz is not None:
-        from ellzero.export.packed import pack
+def _not_compacted(network: Network) -> str:
+    node = network.graph.opaque[0]
+    target = getattr(node.op, "target", node.op.kind)
+    return (
+        f"the network as it is, not compacted and packed as weights alone: {node.name} ({target})"
+    )
 
-        packed = pack(network, ellz)
-        written["ellz"] = {"path": str(ellz), "bytes": packed.size_bytes, "parts": packed.parts}
-    if onnx is not None:
-        from ellzero.export.onnx_file import export_onnx
 
-        model = export_onnx(network, onnx)
-        written["onnx"] = {
-            "path": str(onnx),
-            "bytes": model.size_bytes,
-            "difference": model.difference,
-        }
-    if c is not None:
-        from ellzero.export.c.source import export_c
+def _pack(network: nn.Module, path: Path) -> dict[str, Any]:
+    from ellzero.export.packed import pack
 
-        source = export_c(for_c, c, name=name, aim=aim)
-        written["c"] = {
-            "path": str(c),
-            "bytes": source.constant_bytes,
-            "scratch_bytes": source.scratch_bytes,
-            "layers": [asdict(layer) for layer in source.layers],
-        }
-    return written
+    packed = pack(network, path)
+    return {
+        "path": str(path),
+        "bytes": packed.size_bytes,
+        "parts": packed.parts,
+        "self_contained": packed.self_contained,
+    }
+
+
+def _write_onnx(network: Network, path: Path) -> dict[str, Any]:
+    from ellzero.export.onnx_file import export_onnx
+
+    model = export_onnx(network, path)
+    return {"path": str(path), "bytes": model.size_bytes, "difference": model.difference}
 
 
 def _show(document: dict[str, Any]) -> None:
     from ellzero.cli.tables import show_rows
 
     dense = document["float32_bytes"]
-    rows = [("float32, as trained", f"{dense:,}", "1x")]
+    rows = [("float32", f"{dense:,}", "1x")]
     for key, what in (("ellz", "packed"), ("onnx", "ONNX"), ("c", "C, constants")):
         if key in document:
             size = document[key]["bytes"]

@@ -43,6 +43,7 @@ class Opened:
         Raises:
             InputError: neither is known; a data set that cannot be had, or does not fit.
         """
+        from ellzero.graph import Network
         from ellzero.recipe import Source
         from ellzero.sources import build_data, with_data_root
 
@@ -52,6 +53,13 @@ class Opened:
         assert isinstance(source, Source)
         data = build_data(with_data_root(source, data_root))
         data.check_fit(self.network)
+        if isinstance(self.network, Network):
+            prepare = self.network.graph.preprocess
+            if prepare not in (None, data.preprocess):
+                raise InputError(
+                    f"{self.file} preprocesses by {prepare}, the data by {data.preprocess}; the "
+                    "network was not made for these data"
+                )
         return data
 
     def source(self, name: str | None) -> Any:
@@ -68,29 +76,30 @@ class Opened:
         Raises:
             InputError: a network that cannot be traced; an input whose shape nobody knows.
         """
+        import torch
+
         from ellzero.data.data import Affine
+        from ellzero.export.packed_reader import is_packed
         from ellzero.graph import Network, trace
         from ellzero.model_file import read_metadata
 
         if isinstance(self.network, Network):
             return self.network
-        about = read_metadata(self.file)
-        prepare, classes = about.get("preprocess"), about.get("classes")
-        example = self._example(about.get("input_shape"), data_root)
+        about = {} if is_packed(self.file) else read_metadata(self.file)
+        shape = about.get("input_shape")
+        if not (isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape)):
+            # weights alone, or a file from before the shape was noted: the data tell
+            data = self.data(None, data_root)
+            x = data.train.example[0]
+            x = x if data.preprocess is None else data.preprocess(x)
+            return trace(self.network, x, preprocess=data.preprocess, classes=data.classes)
+        prepare = about.get("preprocess")
         try:
             preprocess = None if prepare is None else Affine(**_tuples(prepare))
         except TypeError as error:
             raise InputError(f"{self.file}: its preprocessing makes no sense: {error}") from None
-        return trace(self.network, example, preprocess=preprocess, classes=classes)
-
-    def _example(self, shape: Any, data_root: Path | None) -> Any:
-        import torch
-
-        if isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape):
-            return torch.zeros(1, *shape)
-        data = self.data(None, data_root)  # a file from before the shape was noted
-        inputs = data.train.example[0]
-        return inputs if data.preprocess is None else data.preprocess(inputs)
+        example = torch.zeros(1, *shape)
+        return trace(self.network, example, preprocess=preprocess, classes=about.get("classes"))
 
 
 def _tuples(table: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +116,7 @@ def open_model(path: Path) -> Opened:
     from ellzero.model_file import load
     from ellzero.recipe import Recipe
     from ellzero.record import MODEL, RECIPE
-    from ellzero.sources import build_model
+    from ellzero.sources import PACKED, build_model
 
     file = path / MODEL if path.is_dir() else path
     if not file.is_file():
@@ -116,8 +125,10 @@ def open_model(path: Path) -> Opened:
         )
     beside = file.parent / RECIPE
     recipe = Recipe.read(beside) if beside.is_file() else None
-    if is_packed(file) and read_packed(file)[0] is not None:
-        return Opened(load(file), file, recipe)
+    if is_packed(file) and (read_packed(file)[0] is not None or recipe is None):
+        return Opened(load(file), file, recipe)  # which says so if it holds weights only
+    if file.suffix == PACKED and not is_packed(file):
+        raise InputError(f"{file} is no packed file, or its first bytes are damaged")
     if recipe is None:
         raise InputError(f"there is no {RECIPE} beside {file}, so its network is not known")
     return Opened(load(file, build_model(recipe.model, recipe.seed)), file, recipe)

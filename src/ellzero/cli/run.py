@@ -49,8 +49,13 @@ def run(
     from ellzero.recipe import Recipe
     from ellzero.record import RECIPE, new_folder
     from ellzero.scheme import compress
-    from ellzero.sources import build_data, build_model, with_data_root
+    from ellzero.sources import PACKED, build_data, build_model, with_data_root
 
+    if recipe is not None and recipe.suffix == PACKED:
+        raise InputError(
+            f"{recipe} is a packed file, no recipe; name it in one as its model, or with "
+            f"--set model={recipe}"
+        )
     if resume is not None:
         _check_resume(resume, recipe, set_, output, seed)
         told = Recipe.read(resume / RECIPE)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,8 +99,17 @@ def export_onnx(model: nn.Module, path: str | Path, example: Tensor | None = Non
 
 def _require_libraries() -> None:
     for module in ("onnx", "onnxscript"):
-        if find_spec(module) is None:
+        if not _can_import(module):
             raise InputError(f"an ONNX file needs {module}: pip install 'ellzero[export]'")
+
+
+def _can_import(module: str) -> bool:
+    """Whether a package is there, and works: a broken one is as good as none."""
+    try:
+        import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 def _inputs(network: Network, size: int, example: Tensor | None) -> Tensor:
@@ -188,9 +198,19 @@ def _metadata(network: Network) -> dict[str, str]:
     }
 
 
+def _largest_difference(found: Tensor, expected: Tensor) -> float:
+    """Relative to the largest output or 1; NaN and inf are right where the network gives them."""
+    found = found.double()
+    same = (found == expected) | (found.isnan() & expected.isnan())
+    off = (found - expected).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+    off = off.masked_fill(same, 0.0)
+    size = expected[expected.isfinite()].abs()
+    return float(off.max() / max(1.0, float(size.max()) if size.numel() else 0.0))
+
+
 def _difference(content: bytes, network: Network, batches: list[Tensor]) -> float | None:
     """How far onnxruntime's outputs are from the network's, if it is installed."""
-    if find_spec("onnxruntime") is None:
+    if not _can_import("onnxruntime"):
         return None
     import onnxruntime
 
@@ -204,8 +224,7 @@ def _difference(content: bytes, network: Network, batches: list[Tensor]) -> floa
         with torch.no_grad():
             expected = network(inputs).double()
         (found,) = session.run(["output"], {"input": inputs.numpy()})
-        off = (torch.from_numpy(found).double() - expected).abs().max()
-        difference = max(difference, float(off / expected.abs().max().clamp(min=1)))
+        difference = max(difference, _largest_difference(torch.from_numpy(found), expected))
     if not difference <= TOLERANCE:
         raise InputError(
             f"onnxruntime's outputs differ from the network's by {difference:.2g}, more than "

@@ -73,7 +73,8 @@ class Graph(BaseModel):
 
         Raises:
             InputError: no nodes; a name twice; an input that comes later or nowhere; weights that
-                are missing, left over, or of another shape than the operation takes.
+                are missing, left over, or of another shape than the operation takes; a node whose
+                result nobody reads; preprocessing for another number of channels.
         """
         found: dict[str, Shape] = {}
         if not self.nodes or not isinstance(self.nodes[0].op, Input):
@@ -94,7 +95,28 @@ class Graph(BaseModel):
         unused = set(weights) - set(self.weight_names())
         if unused:
             raise InputError(f"no node uses the weight {min(unused)!r}")
+        self._check_read()
+        self._check_preprocess()
         return found
+
+    def _check_read(self) -> None:
+        """Every result is of use: what runs a graph frees a value after its last reader."""
+        for name, readers in self.consumers().items():
+            if not readers and name != self.nodes[-1].name:
+                raise InputError(f"nobody reads {name!r}, and it is not the last node")
+
+    def _check_preprocess(self) -> None:
+        if self.preprocess is None:
+            return
+        channels = next(iter(self.input_shape), 1)
+        for role in ("scale", "shift"):
+            value = getattr(self.preprocess, role)
+            count = 1 if isinstance(value, int | float) else len(value)
+            if count not in (1, channels):
+                raise InputError(
+                    f"the preprocessing has {count} values for {role}, the input {channels} "
+                    "channels"
+                )
 
     def _check(self, node: Node, known: Mapping[str, Shape], weights: Mapping[str, Shape]) -> None:
         op = node.op

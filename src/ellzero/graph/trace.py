@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import operator
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,7 +46,8 @@ def trace(
         classes: names of the classes; they travel with the copy.
 
     Raises:
-        InputError: no example; a network that cannot be traced.
+        InputError: no example; a network that cannot be traced; preprocessing that is no
+            `ez.Affine`, or for another number of channels; names that are no text.
 
     Example:
         >>> import torch, ellzero as ez
@@ -52,7 +55,9 @@ def trace(
         >>> ez.trace(model, torch.zeros(1, 1, 5, 5)).shapes
         {'input': (1, 5, 5), '0': (4, 3, 3), '1': (36,)}
     """
-    names = None if classes is None else tuple(classes)
+    names = None if classes is None else _texts(classes)
+    if not isinstance(preprocess, Preprocess | None):
+        raise InputError(f"preprocess is {preprocess!r}; expected an ez.Affine, which is data")
     if isinstance(model, Network):
         graph, weights = model.graph, {n: model.weight(n) for n in model.graph.weight_names()}
     else:
@@ -64,6 +69,13 @@ def trace(
         "classes": graph.classes if names is None else names,
     }
     return Network(graph.model_copy(update=changes), _copies(weights)).eval()
+
+
+def _texts(classes: Sequence[str]) -> tuple[str, ...]:
+    names = () if isinstance(classes, str) else tuple(classes)
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"classes is {classes!r}; expected a list of names, each of them text")
+    return names
 
 
 def _copies(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -86,6 +98,7 @@ class _Tracer:
     """One walk over an exported program."""
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
+        model = _unwrapped(model)
         if not isinstance(example, Tensor) or example.ndim < 2 or not len(example):
             what = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
             raise InputError(f"the example is {what}; expected a batch (N, ...) of inputs")
@@ -216,12 +229,23 @@ class _Tracer:
         self.result[fx_node] = name
 
 
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside what torch wraps around it to compile or to share it out."""
+    from torch._dynamo.eval_frame import (
+        OptimizedModule,  # slow to import; torch.export needs it too
+    )
+
+    while isinstance(model, OptimizedModule | nn.DataParallel):
+        model = model._orig_mod if isinstance(model, OptimizedModule) else model.module
+        assert isinstance(model, nn.Module)
+    return model
+
+
 def _export(model: nn.Module, example: Tensor) -> Any:
     device = device_of(model)
     batch = example[:1].expand(2, *example.shape[1:]).contiguous().to(device)
     dynamic = {0: torch.export.Dim("batch")}
-    with evaluating(model), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, about its own future
+    with evaluating(model), torch.no_grad(), _quiet():
         try:
             program = torch.export.export(model, (batch,), dynamic_shapes=(dynamic,))
             program = program.run_decompositions({})  # in-place operations become pure ones
@@ -236,6 +260,20 @@ def _export(model: nn.Module, example: Tensor) -> Any:
         what = "nothing" if outputs is None else f"a {outputs.type.__name__}"
         raise InputError(f"{type(model).__name__} gives {what}; expected one tensor")
     return program
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warnings about its own future, and its log of what it could not trace."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _needed(nodes: Mapping[str, Node], output: str) -> list[Node]:
@@ -359,6 +397,8 @@ def _batch_norm(tracer: _Tracer, fx_node: Any, a: dict[str, Any]) -> bool:
 def _activation(function: str, *roles: str) -> Callable[[_Tracer, Any, dict[str, Any]], bool]:
     def recognize(tracer: _Tracer, fx_node: Any, a: dict[str, Any]) -> bool:
         parameters = tuple(a[role] for role in roles)
+        if function == "clamp" and parameters == (0, None):
+            return _activation("relu")(tracer, fx_node, a)
         if any(not isinstance(p, int | float) or not math.isfinite(p) for p in parameters):
             return False
         if function == "clamp" and parameters[0] > parameters[1]:

@@ -67,7 +67,7 @@ def measure(
     rounds: int = ROUNDS,
     shown: bool = False,
 ) -> Measurement:
-    """Measure a traced network; inputs are random, the preprocessing is left out everywhere.
+    """Measure a traced network, in float32; inputs are random, preprocessing is left out.
 
     Args:
         network: as `ez.trace` or `ez.load` gives it.
@@ -83,8 +83,8 @@ def measure(
         >>> [t.way for t in found.timings if t.latency is not None][0]
         'torch dense'
     """
-    plain = _without_preprocessing(network)
-    small = compact(plain).model if not network.graph.opaque else plain
+    compacted = compact(network).model
+    plain, small = _for_timing(network), _for_timing(compacted)
     with _threads(threads), rich_bar(shown=shown) as bar:
         task = bar.add_task("measuring", total=None, note="")
         timings: list[Timing] = []
@@ -93,12 +93,14 @@ def measure(
             bar.update(task, description=f"batch {batch}", total=rounds * len(ways), completed=0)
             timings += _timings(ways, batch, rounds, partial(bar.advance, task))
     return Measurement(
-        size_of(network, small), tuple(layer_costs(network)), tuple(timings), threads, _device()
+        size_of(network, compacted), tuple(layer_costs(network)), tuple(timings), threads, _device()
     )
 
 
-def _without_preprocessing(network: Network) -> Network:
+def _for_timing(network: Network) -> Network:
+    """The network in float32 and without its preprocessing."""
     weights = {name: network.weight(name).detach() for name in network.graph.weight_names()}
+    weights = {n: w.float() if w.is_floating_point() else w for n, w in weights.items()}
     return Network(network.graph.model_copy(update={"preprocess": None}), weights).eval()
 
 
@@ -127,7 +129,7 @@ def _timings(
     for way, make in ways.items():
         try:
             calls[way] = make()
-        except (EllzeroError, ModuleNotFoundError) as error:
+        except (EllzeroError, ImportError) as error:
             missing[way] = str(error)
     found = time_calls(calls, rounds=rounds, tick=tick)
     return [Timing(way, batch, found.get(way), missing.get(way)) for way in ways]

@@ -115,7 +115,8 @@ def empty_c(batch: Tensor) -> Call:
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder) / "empty.c", Path(folder) / "empty.so"
         source.write_text("int empty(const float *x, float *y) { (void)x; (void)y; return 0; }\n")
-        run_compiler([find_compiler(), *FLAGS, "-shared", "-fPIC", str(source), "-o", str(library)])
+        command = [*find_compiler(), *FLAGS, "-shared", "-fPIC", str(source)]
+        run_compiler([*command, "-o", str(library)])
         empty = ctypes.CDLL(str(library)).empty
     empty.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
     places = [(batch.data_ptr(), batch.data_ptr())] * len(batch)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from ellzero.export.packed import pack
@@ -18,13 +20,14 @@ class Size:
         parameters: floating values, all of them.
         nonzeros: those that are not zero.
         float32_bytes: four for each parameter.
-        packed_bytes: bytes of its .ellz file, which is as exact as the network.
+        packed_bytes: bytes of its .ellz file, which is as exact as the network; None where
+            constriction is not installed.
     """
 
     parameters: int
     nonzeros: int
     float32_bytes: int
-    packed_bytes: int
+    packed_bytes: int | None
 
 
 def size_of(network: Network, small: Network) -> Size:
@@ -44,9 +47,13 @@ def size_of(network: Network, small: Network) -> Size:
     """
     tensors = list(network.parameters())
     count = sum(tensor.numel() for tensor in tensors)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.ellz"
-        pack(small, path)
-        packed = path.stat().st_size
     nonzeros = sum(int(tensor.count_nonzero()) for tensor in tensors)
-    return Size(count, nonzeros, 4 * count, packed)
+    return Size(count, nonzeros, 4 * count, _packed_bytes(small))
+
+
+def _packed_bytes(network: Network) -> int | None:
+    if find_spec("constriction") is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a network that is no data only the weights are packed
+        return pack(network, Path(folder) / "network.ellz").size_bytes

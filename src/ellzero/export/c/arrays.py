@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from ellzero.errors import InputError
 
 _UNSIGNED = (np.uint8, np.uint16, np.uint32)
 _C_TYPES = {"float32": "float", "int8": "int8_t", "int32": "int32_t"} | {
@@ -63,6 +67,13 @@ def floats(name: str, values: np.ndarray) -> Array:
 
 
 def c_float(value: float) -> str:
-    """A float32 as a C constant that reads back exactly: nine significant digits do."""
-    text = f"{value:.9g}"
+    """A number, rounded to float32, as a C constant of it: nine significant digits say all.
+
+    Raises:
+        InputError: it is not finite as float32.
+    """
+    rounded = ctypes.c_float(value).value
+    if not math.isfinite(rounded):
+        raise InputError(f"the number {value:g} is none as float32; C cannot hold it")
+    text = f"{rounded:.9g}"
     return f"{text}f" if any(mark in text for mark in ".e") else f"{text}.0f"

@@ -7,6 +7,7 @@ from torch import Tensor
 
 import ellzero
 from ellzero.data.data import Affine as Preprocess
+from ellzero.errors import InputError
 from ellzero.export.c.arrays import floats
 from ellzero.export.c.plan import with_preprocessing
 from ellzero.graph import Network
@@ -18,8 +19,12 @@ TOLERANCE = 1e-4
 """How far the C may be from PyTorch, relative to the largest output or 1."""
 
 
-def test_cases(network: Network, example: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Raw inputs (N, inputs) and PyTorch's outputs (N, outputs) for them, float32."""
+def examples_of(network: Network, example: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Raw inputs (N, inputs) and PyTorch's outputs (N, outputs) for them, float32.
+
+    Raises:
+        InputError: an example that is not finite, or whose outputs are not.
+    """
     prepare = network.graph.preprocess
     if example is None:
         generator = torch.Generator().manual_seed(0)
@@ -28,7 +33,14 @@ def test_cases(network: Network, example: Tensor | None) -> tuple[Tensor, Tensor
     whole = with_preprocessing(network).float().cpu().eval()
     with torch.no_grad():
         outputs = whole(raw)
-    return raw.flatten(1), outputs.flatten(1)
+    raw, outputs = raw.flatten(1), outputs.flatten(1)
+    for what, values in (("has", raw), ("gives", outputs)):
+        bad = (~values.isfinite()).any(1).nonzero()
+        if len(bad):
+            raise InputError(
+                f"example {int(bad[0])} {what} NaN or inf as float32; a test needs numbers"
+            )
+    return raw, outputs
 
 
 def _unprepared(x: Tensor, prepare: Preprocess | None) -> Tensor:
@@ -44,7 +56,7 @@ def _unprepared(x: Tensor, prepare: Preprocess | None) -> Tensor:
     return ((x.double() - shift) / safe).float()
 
 
-def test_source(inputs: Tensor, outputs: Tensor, name: str) -> str:
+def program(inputs: Tensor, outputs: Tensor, name: str) -> str:
     """A C program that says whether the network's C does what PyTorch does."""
     upper = name.upper()
     classes = outputs.argmax(1).tolist()

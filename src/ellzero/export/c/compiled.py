@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ellzero.errors import InputError
+from ellzero.export.c.source import CSource
 
 FLAGS = ("-std=c99", "-O2", "-ftree-vectorize", "-march=native", "-ffp-contract=fast")
 """Standard C, but for products and sums in one rounding.
@@ -42,7 +44,8 @@ class Compiled:
 
     def __call__(self, x: Tensor | np.ndarray) -> Tensor:
         """Outputs of raw inputs, one example after the other."""
-        batch = np.ascontiguousarray(np.asarray(x, dtype=np.float32))
+        values = x.detach().cpu().float().numpy() if isinstance(x, Tensor) else x
+        batch = np.ascontiguousarray(values, dtype=np.float32)
         if not len(batch) or batch.size != len(batch) * self.inputs:
             raise InputError(
                 f"inputs of shape {batch.shape}; expected (N, ...) of {self.inputs} values each"
@@ -60,11 +63,20 @@ class Compiled:
 
         Returns:
             A function that runs the network on each example.
+
+        Raises:
+            InputError: arrays of another type or size, where C would read or write astray.
         """
+        count = len(batch) if np.ndim(batch) else 0
+        for array, what, size in (
+            (batch, "batch", self.inputs),
+            (outputs, "outputs", self.outputs),
+        ):
+            _check_memory(array, what, count, size)
+        if not outputs.flags.writeable:
+            raise InputError("outputs can only be read; expected memory to write to")
         first, into = batch.ctypes.data, outputs.ctypes.data
-        places = [
-            (first + 4 * n * self.inputs, into + 4 * n * self.outputs) for n in range(len(batch))
-        ]
+        places = [(first + 4 * n * self.inputs, into + 4 * n * self.outputs) for n in range(count)]
         predict, kept = self._predict, (batch, outputs)
 
         def call(_: object = kept) -> None:  # the arrays live as long as the function
@@ -75,7 +87,7 @@ class Compiled:
 
 
 def compile_c(
-    folder: str | Path,
+    folder: str | Path | CSource,
     *,
     name: str | None = None,
     compiler: str | None = None,
@@ -86,23 +98,29 @@ def compile_c(
     Nothing is written into the folder; the library lives in a temporary one until it is loaded.
 
     Args:
-        folder: the folder, or what `export_c` returned has as `folder`.
+        folder: the folder, or what `export_c` returned.
         name: which network, where there are several in the folder.
-        compiler: by default the environment's CC, else cc, gcc or clang.
+        compiler: by default the environment's CC, else cc, gcc or clang; options may follow it.
         flags: how to compile; by default for this machine, at its fastest.
 
     Raises:
-        InputError: no such network; no compiler; it failed.
+        InputError: no such folder or network; no compiler; it failed.
 
     Example:
         >>> import tempfile, torch, ellzero as ez
         >>> model = torch.nn.Linear(2, 2)
         >>> source = ez.export_c(model, tempfile.mkdtemp(), example=torch.zeros(1, 2))
         >>> x = torch.ones(1, 2)
-        >>> torch.allclose(ez.compile_c(source.folder)(x), model(x), atol=1e-4)
+        >>> torch.allclose(ez.compile_c(source)(x), model(x), atol=1e-4)
         True
     """
+    if isinstance(flags, str):
+        raise InputError(f"flags is {flags!r}; expected a list of texts, such as ['-O2']")
+    if isinstance(folder, CSource):
+        folder, name = folder.folder, name or folder.name
     folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; export_c writes it")
     name = name or _only_name(folder)
     header, source = folder / f"{name}.h", folder / f"{name}.c"
     if not header.is_file() or not source.is_file():
@@ -111,23 +129,29 @@ def compile_c(
     inputs, outputs = (_defined(text, name, what) for what in ("INPUTS", "OUTPUTS"))
     with tempfile.TemporaryDirectory(prefix="ellzero-") as temporary:
         library = Path(temporary) / f"{name}.so"
-        command = [find_compiler(compiler), *flags, "-shared", "-fPIC", str(source), "-lm"]
+        command = [*find_compiler(compiler), *flags, "-shared", "-fPIC", str(source), "-lm"]
         run_compiler([*command, "-o", str(library)])
         loaded = ctypes.CDLL(str(library))
     return Compiled(loaded, name, inputs, outputs)
 
 
-def find_compiler(compiler: str | None = None) -> str:
-    """The C compiler's command.
+def find_compiler(compiler: str | None = None) -> list[str]:
+    """The C compiler's command, in words: a compiler may come with options, as in "gcc -m32".
 
     Raises:
         InputError: there is none.
     """
-    wanted = compiler or os.environ.get("CC")
+    wanted = compiler or os.environ.get("CC", "").strip()
     tried = (wanted,) if wanted else COMPILERS
     for candidate in tried:
         if shutil.which(candidate) is not None:
-            return candidate
+            return [candidate]  # whatever spaces its path has
+        try:
+            words = shlex.split(candidate)
+        except ValueError as error:
+            raise InputError(f"the compiler {candidate!r} is no command: {error}") from None
+        if words and shutil.which(words[0]) is not None:
+            return words
     raise InputError(
         f"no C compiler found (tried {', '.join(tried)}); install gcc or clang, or name one with CC"
     )
@@ -143,6 +167,17 @@ def run_compiler(command: Sequence[str]) -> None:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
         raise InputError(f"{command[0]} failed: {lines[0].strip() or done.returncode}")
+
+
+def _check_memory(array: np.ndarray, what: str, count: int, size: int) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise InputError(f"{what} is {kind}; expected a numpy array of float32")
+    if not (array.flags.c_contiguous and array.flags.aligned) or array.size != count * size:
+        raise InputError(
+            f"{what} is {array.shape} with strides {array.strides}; expected {count} times {size} "
+            "values, one after the other"
+        )
 
 
 def _only_name(folder: Path) -> str:

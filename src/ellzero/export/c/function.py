@@ -16,9 +16,6 @@ from ellzero.graph import Node, ops
 
 Aim = Literal["size", "speed", "dense"]
 
-BLOCK = 8
-"""Outputs of a row of a convolution that are summed together: one read of a weight serves all."""
-
 
 @dataclass
 class Function:
@@ -82,7 +79,7 @@ class Context:
     def __init__(self, step: Step, plan: Plan, name: str, aim: Aim) -> None:
         self.step, self.plan, self.name = step, plan, name
         self.aim: Aim = aim
-        self.function = Function(f"step_{name}", step, "")
+        self.function = Function(f"{name}_step", step, "")
 
     def weight(self, node: Node, role: str) -> Tensor | None:
         """A weight by its role, if the node has it."""

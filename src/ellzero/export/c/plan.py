@@ -59,7 +59,7 @@ def plan(network: Network) -> Plan:
     """The steps of a network, its preprocessing first.
 
     Raises:
-        InputError: operations that there is no C for; NaN or infinite weights.
+        InputError: operations that there is no C for; weights that are not finite as float32.
     """
     if network.graph.opaque:
         named = "; ".join(
@@ -70,13 +70,21 @@ def plan(network: Network) -> Plan:
             "pooling, ReLU and its kin, softmax, a sum of two; or export ONNX"
         )
     network = with_preprocessing(network)
-    weights = {name: network.weight(name).detach() for name in network.graph.weight_names()}
-    for name, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"weight {name} has NaN or inf; C cannot hold it, train again")
+    weights = {name: _as_c(network.weight(name), name) for name in network.graph.weight_names()}
     steps, alias = _steps(network)
     places, scratch = _places(steps, network, alias)
     return Plan(steps, places, scratch, weights)
+
+
+def _as_c(weight: Tensor, name: str) -> Tensor:
+    """A weight as C has it: float32, but for indices."""
+    tensor = weight.detach().cpu()
+    tensor = tensor.float() if tensor.is_floating_point() else tensor
+    if not tensor.isfinite().all():
+        raise InputError(
+            f"weight {name} {tuple(tensor.shape)} has NaN or inf as float32; C cannot hold it"
+        )
+    return tensor
 
 
 def with_preprocessing(network: Network) -> Network:
@@ -106,11 +114,6 @@ def with_preprocessing(network: Network) -> Network:
     roles = {}
     for role in ("scale", "shift"):
         value = torch.as_tensor(getattr(prepare, role), dtype=torch.float32)
-        if value.numel() not in (1, channels):
-            raise InputError(
-                f"the preprocessing has {value.numel()} values for {role}, the input {channels} "
-                "channels"
-            )
         roles[role] = f"{name}_{role}"
         weights[roles[role]] = value.expand(channels).clone()
     node = Node(name=name, op=ops.Affine(), inputs=(before.name,), weights=roles)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import ellzero
 from ellzero.compaction import compact
 from ellzero.errors import InputError
-from ellzero.export.c.check import test_cases, test_source
+from ellzero.export.c.check import examples_of, program
 from ellzero.export.c.function import Aim, Function, comment
 from ellzero.export.c.plan import Plan, plan
 from ellzero.export.c.steps import emit
@@ -91,8 +91,8 @@ def export_c(
         What was written, layer by layer.
 
     Raises:
-        InputError: a layer there is no C for, by its name; weights with NaN; a name that is no C
-            identifier; no such folder's parent.
+        InputError: a layer there is no C for, by its name; weights or examples with NaN; a name
+            that is no C identifier; no such folder's parent.
 
     Example:
         >>> import tempfile, torch, ellzero as ez
@@ -103,7 +103,7 @@ def export_c(
         >>> source.layers[0].nonzeros
         8
     """
-    _check_name(name)
+    check_name(name)
     if aim not in ("size", "speed", "dense"):
         raise InputError(f"aim is {aim!r}; expected 'size', 'speed' or 'dense'")
     network, kept = trace(model, example), ()
@@ -112,7 +112,7 @@ def export_c(
         network, kept = compacted.model, compacted.kept
     planned = plan(network)
     functions = _functions(planned, name, aim)
-    inputs, outputs = test_cases(network, example)
+    inputs, outputs = examples_of(network, example)
 
     folder = Path(folder)
     if not folder.parent.is_dir():
@@ -123,7 +123,7 @@ def export_c(
     files = {
         f"{name}.h": _header(network, planned, name),
         f"{name}.c": _source(network, planned, functions, name),
-        f"{name}_test.c": test_source(inputs, outputs, name),
+        f"{name}_test.c": program(inputs, outputs, name),
     }
     for file, text in files.items():
         write_atomically(folder / file, text.encode())
@@ -144,8 +144,14 @@ void volatile while
 """
 
 
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", name) or name in _KEYWORDS.split():
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of C files and functions.
+
+    Raises:
+        InputError: no identifier, or a keyword.
+    """
+    is_identifier = isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", name)
+    if not is_identifier or name in _KEYWORDS.split():
         raise InputError(
             f"name is {name!r}; expected a C identifier: letters, digits and _, a letter first, at "
             "most 31, no keyword"

@@ -2,7 +2,7 @@
 
 A weight is a matrix of rows (outputs) and columns (what an output reads). Every storage can say how
 many bytes it takes and how C walks over a row's entries; the exporter compares the former and
-writes the latter, so that a storage is one class here and nothing anywhere else.
+writes the latter, so that a storage is one function here and nothing anywhere else.
 """
 
 from __future__ import annotations
