@@ -79,12 +79,10 @@ class Network(Holder):
                 del values[name]
         return values[self.graph.nodes[-1].name]
 
-    def extra_repr(self) -> str:
-        """The nodes, one a line."""
-        return "\n".join(
-            f"({node.name}): {node.op.kind} -> {self.shapes[node.name]}"
-            for node in self.graph.nodes
-        )
+    def __repr__(self) -> str:
+        # the nodes, not the modules that hold weights for them
+        lines = (f"  ({n.name}): {n.op.kind} -> {self.shapes[n.name]}\n" for n in self.graph.nodes)
+        return f"Network(\n{''.join(lines)})"
 
 
 def _kinds(graph: Graph) -> dict[str, Kind]:
