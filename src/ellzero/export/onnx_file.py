@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +17,7 @@ from ellzero import __version__
 from ellzero.errors import InputError
 from ellzero.files import write_atomically
 from ellzero.graph import Network, trace
+from ellzero.graph.trace import quiet
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -129,7 +127,7 @@ def _inputs(network: Network, size: int, example: Tensor | None) -> Tensor:
 
 def _converted(network: Network, inputs: Tensor) -> ModelProto:
     dynamic = ({0: torch.export.Dim("batch")},)
-    with _quiet():
+    with quiet("torch.onnx", logging.ERROR):
         try:
             program = torch.onnx.export(
                 network,
@@ -153,20 +151,6 @@ def _first_cause(error: BaseException) -> str:
         error = error.__cause__
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's warnings about its own future, and about packages it would know to use."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _strip(proto: ModelProto) -> None:
