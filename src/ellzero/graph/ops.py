@@ -32,7 +32,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 class Op(BaseModel):
     """One operation: its settings are its fields; its weights are given to it by role.
 
-    A new operation is a class here, a line in `AnyOp`, a recognizer in `recognize` and an emitter in
+    A new operation is a class here, a line in `AnyOp`, a recognizer in `recognize`, an emitter in
     the C source; what does not know it says so by its name.
     """
 
