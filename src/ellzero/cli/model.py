@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ellzero.data.data import Data
     from ellzero.graph import Network
     from ellzero.pruning import Masks
-    from ellzero.recipe import Recipe
+    from ellzero.recipe import Recipe, Source
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,11 @@ class Opened:
             InputError: neither is known; a data set that cannot be had, or does not fit.
         """
         from ellzero.graph import Network
-        from ellzero.recipe import Source
         from ellzero.sources import build_data, with_data_root
 
         source = self.source(name)
         if source is None:
             raise InputError(f"{self.file} does not say what data it was made with; give --data")
-        assert isinstance(source, Source)
         data = build_data(with_data_root(source, data_root))
         data.check_fit(self.network)
         if isinstance(self.network, Network):
@@ -62,7 +60,7 @@ class Opened:
                 )
         return data
 
-    def source(self, name: str | None) -> Any:
+    def source(self, name: str | None) -> Source | None:
         """What the recipe, or the command line, calls the data."""
         from ellzero.recipe import Source
 
