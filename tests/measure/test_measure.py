@@ -1,5 +1,6 @@
 """Multiply-adds by hand, bytes of real files, and ways that are missing."""
 
+import sys
 import time
 
 import pytest
@@ -92,3 +93,10 @@ def test_without_a_compiler_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch
     by_way = {timing.way: timing for timing in found.timings}
     assert "no C compiler" in (by_way["compiled C"].missing or "")
     assert by_way["torch dense"].latency is not None
+
+
+def test_a_missing_extra_is_named_in_its_place(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # importing it fails
+    found = measure(ez.trace(nn.Linear(4, 2), torch.zeros(1, 4)), batches=[1], rounds=2)
+    missing = {timing.way for timing in found.timings if timing.missing == "needs ellzero[bench]"}
+    assert missing == {"onnxruntime", "onnxruntime, compacted"}

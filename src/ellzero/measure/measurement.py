@@ -129,7 +129,9 @@ def _timings(
     for way, make in ways.items():
         try:
             calls[way] = make()
-        except (EllzeroError, ImportError) as error:
+        except ImportError:
+            missing[way] = "needs ellzero[bench]"
+        except EllzeroError as error:
             missing[way] = str(error)
     found = time_calls(calls, rounds=rounds, tick=tick)
     return [Timing(way, batch, found.get(way), missing.get(way)) for way in ways]
