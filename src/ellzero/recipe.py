@@ -297,6 +297,7 @@ class Recipe(Table):
     threads: int | None = Field(default=None, ge=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
+    compile: bool = False
     reference: Reference = Field(default_factory=Reference)
     train: Train = Field(default_factory=Train)
     finetune: Finetune = Field(default_factory=Finetune)

@@ -146,6 +146,8 @@ def _prepare(
     device: torch.device,
 ) -> State:
     """A fresh state on a copy of the network, after all that can be checked beforehand."""
+    if recipe.compile:
+        _require_compiler(device)
     network = copy.deepcopy(model).to(device)
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -212,6 +214,17 @@ def _device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {name!r} cannot be used: {reason}; try 'auto' or 'cpu'") from None
     return device
+
+
+def _require_compiler(device: torch.device) -> None:
+    """Compile something small now, rather than fail in the first epoch."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    except (RuntimeError, OSError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"compile = true cannot be used on {device}: {reason}; a CPU needs a C++ compiler"
+        ) from None
 
 
 @contextmanager

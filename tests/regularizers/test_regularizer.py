@@ -9,8 +9,8 @@ from torch import nn
 
 import ellzero as ez
 from cases import LN2, anatomy, fill, small_network
+from ellzero import blocks as blocks_module
 from ellzero.penalties import Term
-from ellzero.regularizers import regularizer as regularizer_module
 
 
 def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,7 +119,7 @@ class TestForms:
     def test_add_gradient_in_blocks_is_the_gradient_of_the_whole(
         self, block, memory_format, monkeypatch
     ):
-        monkeypatch.setattr(regularizer_module, "BLOCK", block)
+        monkeypatch.setattr(blocks_module, "CACHED", block)
         model = small_network().to(memory_format=memory_format)
         penalty = ez.L0(0.1, beta=7) + ez.L2(0.5)
         regularizer = ez.Regularizer(model, penalty)
@@ -141,7 +141,7 @@ class TestForms:
             def gradient(self, w):
                 return torch.full_like(w, 2 * self.strength * w.sum().item())
 
-        monkeypatch.setattr(regularizer_module, "BLOCK", 2)
+        monkeypatch.setattr(blocks_module, "CACHED", 2)
         model, _ = line([1.0, 2.0, 3.0])
         ez.Regularizer(model, SquareOfSum(0.5)).add_gradient()
         assert model.weight.grad.tolist() == [[6.0, 6.0, 6.0]]

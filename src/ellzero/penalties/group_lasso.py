@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ellzero.penalties.penalty import Form, Term
+from ellzero.blocks import block_size
+from ellzero.penalties.penalty import Form, Term, wide
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,26 @@ class GroupLasso(Term):
         norms = _norms(w)
         return (w / torch.where(norms > 0, norms, 1.0)).mul_(self._slope(w))
 
+    def add_gradient_(self, gradient: Tensor, w: Tensor, factor: float) -> None:
+        for into, rows in zip(_some_rows(gradient), _some_rows(w), strict=True):
+            into.add_(self.gradient(wide(rows)), alpha=float(factor))
+
     def shrink_(self, w: Tensor, step: float | Tensor) -> None:
         """`w_g <- w_g max(1 - step * strength * sqrt(n_g) / ||w_g||, 0)` in place."""
-        norms, amount = _norms(w), step * self._slope(w)
-        # w - w is +0, as after every decoupled step, where w * 0 would keep the sign
-        w.sub_(w * torch.where(norms > amount, amount / norms, 1.0))
+        for rows in _some_rows(w):
+            norms, amount = _norms(rows), step * self._slope(w)
+            # w - w is +0, as after every decoupled step, where w * 0 would keep the sign
+            rows.sub_(rows * torch.where(norms > amount, amount / norms, 1.0))
 
     def _slope(self, w: Tensor) -> float:
         """By how much the penalty grows with a group's norm; all groups of a tensor are equal."""
         return self.strength * math.sqrt(math.prod(w.shape[1:]))
+
+
+def _some_rows(w: Tensor) -> tuple[Tensor, ...]:
+    """Whole groups in parts about as large as a block."""
+    group = math.prod(w.shape[1:])
+    return w.split(max(1, block_size(w.device) // max(1, group))) if w.dim() else (w,)
 
 
 def _norms(w: Tensor) -> Tensor:

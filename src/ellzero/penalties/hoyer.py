@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ellzero.penalties.penalty import Term
+from ellzero.blocks import blocks
+from ellzero.penalties.penalty import Term, wide
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,17 @@ class HoyerSquare(Term):
 
     def gradient(self, w: Tensor) -> Tensor:
         """`strength * 2 S/Q (sign(w) - w S/Q)`, of the shape of `w`."""
-        # half precision would overflow in the sums over a layer
-        wide = w.to(torch.promote_types(w.dtype, torch.float32))
-        size = _size(wide)
-        u = wide / size
-        ratio = u.abs().sum() / _or_one(u.square().sum())
-        gradient = u.sign().sub_(u * ratio).mul_(2 * self.strength * ratio / size)
+        gradient = torch.zeros_like(wide(w))
+        self.add_gradient_(gradient, w, 1.0)
         return gradient.to(w.dtype)
+
+    def add_gradient_(self, gradient: Tensor, w: Tensor, factor: float) -> None:
+        size = _or_one(_sum(wide(part).abs().sum() for (part,) in blocks(w)))
+        ratio = 1 / _or_one(_sum((wide(part) / size).square().sum() for (part,) in blocks(w)))
+        slope = 2 * factor * self.strength * ratio / size
+        for into, part in blocks(gradient, w):
+            u = wide(part) / size
+            into.add_(u.sign().sub_(u * ratio).mul_(slope))
 
 
 def _size(w: Tensor) -> Tensor:
@@ -65,6 +71,10 @@ def _size(w: Tensor) -> Tensor:
     Detached: the measure does not change with it, so there is nothing to differentiate.
     """
     return _or_one(w.detach().abs().sum())
+
+
+def _sum(values: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(values)).sum()
 
 
 def _or_one(divisor: Tensor) -> Tensor:

@@ -59,6 +59,12 @@ class L0(Term):
         """`strength * beta * sign(w) * exp(-beta |w|)`, of the shape of `w`."""
         return self._attraction(w).mul_(w.sign())
 
+    def add_gradient_(self, gradient: Tensor, w: Tensor, factor: float) -> None:
+        # in as few passes as there are functions for; the exponential is the least part of it
+        sign = w.sign()
+        attraction = torch.addcmul(w.new_zeros(()), w, sign, value=-float(self.beta)).exp_()
+        gradient.addcmul_(attraction, sign, value=float(factor * self.strength * self.beta))
+
     def shrink_(self, w: Tensor, step: float | Tensor) -> None:
         """`w <- sign(w) max(|w| - step * strength * beta * exp(-beta |w|), 0)` in place."""
         shrink_by_(w, self._attraction(w).mul_(step))

@@ -43,6 +43,9 @@ class L1(Term):
         """`strength * sign(w)`, of the shape of `w`."""
         return w.sign().mul_(self.strength)
 
+    def add_gradient_(self, gradient: Tensor, w: Tensor, factor: float) -> None:
+        gradient.add_(w.sign(), alpha=float(factor * self.strength))
+
     def shrink_(self, w: Tensor, step: float | Tensor) -> None:
         """`w <- sign(w) max(|w| - step * strength, 0)` in place."""
         shrink_by_(w, torch.as_tensor(step * self.strength, dtype=w.dtype, device=w.device))

@@ -42,3 +42,6 @@ class L2(Term):
     def gradient(self, w: Tensor) -> Tensor:
         """`2 * strength * w`, of the shape of `w`."""
         return w * (2 * self.strength)
+
+    def add_gradient_(self, gradient: Tensor, w: Tensor, factor: float) -> None:
+        gradient.add_(w, alpha=float(2 * factor * self.strength))

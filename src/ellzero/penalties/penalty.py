@@ -126,6 +126,14 @@ class Term(Penalty):
         """A single penalty is its own only term."""
         return (self,)
 
+    def add_gradient_(self, gradient: Tensor, w: Tensor, factor: float) -> None:
+        """Add `factor` times the penalty's gradient at `w` to `gradient`, in place.
+
+        A penalty overrides it where that takes fewer passes over the tensors than `gradient` and a
+        sum; one that is not elementwise, so that nothing of the size of `w` is allocated.
+        """
+        gradient.add_(self.gradient(w), alpha=float(factor))
+
     def shrink_(self, w: Tensor, step: float | Tensor) -> None:
         """Take the decoupled step on `w` in place: `m <- max(m - step penalty'(m), 0)`.
 
@@ -133,6 +141,11 @@ class Term(Penalty):
         zeros stay; a step of length 0 changes nothing.
         """
         raise NotImplementedError(f"{type(self).__name__} has no decoupled form")
+
+
+def wide(w: Tensor) -> Tensor:
+    """In float32 where the precision is half, too coarse for sums and exponentials."""
+    return w.float() if w.dtype.itemsize < 4 else w
 
 
 def shrink_by_(w: Tensor, amount: Tensor) -> None:

@@ -11,14 +11,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ellzero.blocks import ordered_blocks
 from ellzero.errors import InputError, is_number
 from ellzero.pruning.masks import Masks
 from ellzero.selection import Selection, select
 
 Scope = Literal["global", "layer"]
 
+BLOCK = 1 << 20  # weights looked at in one go, so that no copy of a large tensor is made
 DIGIT_BITS = 16  # of the radix selection: a histogram of 65,536 counts a pass
-CHUNK = 1 << 22  # weights looked at in one go, so that no copy of a large tensor is made
 
 
 def prune(
@@ -73,14 +74,15 @@ def prune(
         raise InputError(f"scope is {scope!r}; expected 'global' or 'layer'")
 
     for name, w in weights.items():
-        if not w.isfinite().all():
+        # the smallest and the largest are NaN as soon as one weight is
+        if w.numel() and not torch.stack(torch.aminmax(w.detach())).isfinite().all():
             raise InputError(f"{name} {tuple(w.shape)} holds NaN or inf; it cannot be ranked")
 
     if threshold is not None:
         if not is_number(threshold) or not 0 <= threshold < math.inf:
             raise InputError(f"threshold is {threshold!r}; expected a finite number >= 0")
-        kept = [w.abs() > threshold for w in weights.values()]
-        wanted = sum(int(mask.sum()) for mask in kept)
+        kept = [_above(w, threshold) for w in weights.values()]
+        wanted = sum(int(mask.count_nonzero()) for mask in kept)
     elif scope == "layer":
         if sparsity is None:
             raise InputError("nonzeros counts over all layers; with scope='layer' give sparsity")
@@ -130,7 +132,8 @@ def largest(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
     """Masks of the `count` entries of largest magnitude among all tensors together.
 
     Exact: ties go to the earlier tensor and the lower flat index. Zeros are never kept, so fewer
-    than `count` are marked where fewer are nonzero. No copy larger than a chunk is made.
+    than `count` are marked where fewer are nonzero. Nothing larger than a block is made beside the
+    masks, and the weights are read three times.
 
     Args:
         tensors: of floating dtype and any shape; finite.
@@ -139,54 +142,81 @@ def largest(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
     Returns:
         Bool tensors of the shapes given, True = among the largest.
     """
-    if count >= sum(int(w.count_nonzero()) for w in tensors):
-        return [w != 0 for w in tensors]
+    numel = sum(w.numel() for w in tensors)
+    if count == 0 or numel == 0:
+        return [_zeros(w) for w in tensors]
     dtype = tensors[0].dtype
     for w in tensors[1:]:
         dtype = torch.promote_types(dtype, w.dtype)
-    if count == 0:
-        return [torch.zeros_like(w, dtype=torch.bool) for w in tensors]
-    bound, ties = _kth_largest(tensors, count, dtype)
+    bound, ties, equals = _kth_largest(tensors, min(count, numel), dtype)
+    if bound == 0:
+        return [_above(w, 0) for w in tensors]
     masks = []
     for w in tensors:
-        mask = torch.empty(w.numel(), dtype=torch.bool, device=w.device)
-        for start, bits in _magnitude_bits(w, dtype):
-            part = mask[start : start + len(bits)]
-            torch.gt(bits, bound, out=part)
+        mask = _zeros(w)
+        for kept, part in _with_blocks(mask, w):
+            bits = _magnitude_bits(part, dtype)
+            if ties == equals:  # all of them stay, which is the rule
+                torch.ge(bits, bound, out=kept)
+                continue
+            torch.gt(bits, bound, out=kept)
             if ties:
                 equal = (bits == bound).nonzero().view(-1)[:ties]
-                part[equal] = True
-                ties -= len(equal)
-        masks.append(mask.view(w.shape))
+                kept[equal] = True
+                ties, equals = ties - len(equal), equals - len(equal)
+        masks.append(mask)
     return masks
 
 
-def _kth_largest(tensors: Sequence[Tensor], count: int, dtype: torch.dtype) -> tuple[int, int]:
-    """The bits of the count-th largest magnitude, and how many entries equal to it are to stay.
+def _above(w: Tensor, threshold: float) -> Tensor:
+    """The mask of magnitudes above a threshold."""
+    mask = _zeros(w)
+    for kept, part in _with_blocks(mask, w):
+        torch.gt(part.abs(), threshold, out=kept)
+    return mask
+
+
+def _zeros(w: Tensor) -> Tensor:
+    """A mask that keeps nothing, in the order of flat indices."""
+    return torch.zeros(w.shape, dtype=torch.bool, device=w.device)
+
+
+def _with_blocks(mask: Tensor, w: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of a weight, each with its part of a contiguous mask to write to."""
+    flat, start = mask.view(-1), 0
+    for part in ordered_blocks(w.detach(), BLOCK):
+        yield flat[start : start + len(part)], part
+        start += len(part)
+
+
+def _kth_largest(tensors: Sequence[Tensor], count: int, dtype: torch.dtype) -> tuple[int, int, int]:
+    """The bits of the count-th largest magnitude, how many equal to it are to stay, and exist.
 
     A radix selection: magnitudes order as the integers that their bits spell, so histograms of one
     digit after the other, from the top, narrow the value down.
     """
-    prefix, left = 0, count
+    prefix, left, equals = 0, count, 0
     for shift in range(dtype.itemsize * 8 - DIGIT_BITS, -1, -DIGIT_BITS):
         histogram = torch.zeros(1 << DIGIT_BITS, dtype=torch.int64)
-        for w in tensors:
-            for _, bits in _magnitude_bits(w, dtype):
-                # the first digit has nothing above it, and a shift by the full width is undefined
-                if shift + DIGIT_BITS < dtype.itemsize * 8:
-                    bits = bits[(bits >> (shift + DIGIT_BITS)) == prefix]
-                digits = (bits >> shift) & ((1 << DIGIT_BITS) - 1)
-                histogram += torch.bincount(digits, minlength=1 << DIGIT_BITS).cpu()
+        for part in (part for w in tensors for part in ordered_blocks(w.detach(), BLOCK)):
+            digits = _magnitude_bits(part, dtype)
+            # the first digit has nothing above it, and a shift by the full width is undefined
+            if shift + DIGIT_BITS < dtype.itemsize * 8:
+                digits = digits[(digits >> (shift + DIGIT_BITS)) == prefix]
+            if shift:
+                digits = digits >> shift
+            if prefix:
+                digits = digits & ((1 << DIGIT_BITS) - 1)
+            histogram += torch.bincount(digits, minlength=1 << DIGIT_BITS).cpu()
         at_least = histogram.flip(0).cumsum(0).flip(0)  # entries whose digit is this one or higher
         digit = int((at_least >= left).nonzero()[-1])
-        left -= int(at_least[digit] - histogram[digit])
+        equals = int(histogram[digit])
+        left -= int(at_least[digit]) - equals
         prefix = (prefix << DIGIT_BITS) | digit
-    return prefix, left
+    return prefix, left, equals
 
 
-def _magnitude_bits(w: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
-    """`|w|` in chunks, as (start, the integers that the bits spell)."""
+def _magnitude_bits(part: Tensor, dtype: torch.dtype) -> Tensor:
+    """The integers that the bits of `|w|` spell."""
     integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
-    flat = w.detach().reshape(-1)
-    for start in range(0, flat.numel(), CHUNK):
-        yield start, flat[start : start + CHUNK].to(dtype).abs().view(integer)
+    return part.to(dtype).abs().view(integer)

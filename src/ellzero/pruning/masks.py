@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ellzero.blocks import blocks
 from ellzero.errors import InputError, nearest
 from ellzero.selection import Selection
+
+if TYPE_CHECKING:
+    from ellzero.regularizers import Regularizer
 
 
 class Masks(Mapping[str, Tensor]):
@@ -83,7 +87,7 @@ class Masks(Mapping[str, Tensor]):
     @property
     def nonzeros(self) -> int:
         """Count of the kept weights."""
-        return sum(int(mask.sum()) for mask in self.values())
+        return sum(int(mask.count_nonzero()) for mask in self.values())
 
     @property
     def sparsity(self) -> float:
@@ -103,19 +107,28 @@ class Masks(Mapping[str, Tensor]):
     def apply(self) -> None:
         """Set the pruned weights to zero, in place."""
         for name, mask in self.items():
-            self.weights[name].masked_fill_(~mask, 0)
+            for part, kept in blocks(self.weights[name], mask):
+                part.masked_fill_(~kept, 0)
 
-    def hold(self, optimizer: torch.optim.Optimizer) -> Hold:
+    def hold(
+        self, optimizer: torch.optim.Optimizer, regularizer: Regularizer | None = None
+    ) -> Hold:
         """Keep the pruned weights at zero through the optimizer's steps, inside a `with`.
 
         Through momentum and weight decay, foreach and fused alike. At the end of the `with` the
         optimizer's state under the masks is cleared, so that no momentum revives a weight. (After
         the hold, optimizers whose updates mix weights, such as Muon, fill zeros as any others.)
 
+        Args:
+            optimizer: what moves the weights.
+            regularizer: leave it to this one's `step(optimizer)`, which then has to follow each
+                step of the optimizer: with a decoupled penalty, one pass over the weights instead
+                of two. By default a hook on the optimizer does it.
+
         Raises:
             InputError: a masked weight that no group of the optimizer owns.
         """
-        return Hold(self, optimizer)
+        return Hold(self, optimizer, regularizer)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The masks by weight name, for `load_state_dict`."""
@@ -134,7 +147,9 @@ class Masks(Mapping[str, Tensor]):
 class Hold:
     """Masks at work on an optimizer; made by `Masks.hold`, ended by `release` or its `with`."""
 
-    def __init__(self, masks: Masks, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, masks: Masks, optimizer: torch.optim.Optimizer, regularizer: Regularizer | None
+    ) -> None:
         owned = {w for group in optimizer.param_groups for w in group["params"]}
         for name, w in masks.weights.items():
             if w not in owned:
@@ -144,17 +159,24 @@ class Hold:
                 )
         masks.apply()
         self._masks, self._optimizer = masks, optimizer
+        self._regularizer = regularizer
         self._weights: list[Tensor] = list(masks.weights.values())
         # as numbers of the weight's own dtype: multiplying by bool masks takes several times longer
         self._factors = [
             torch.empty_like(w, requires_grad=False).copy_(masks[name])
             for name, w in masks.weights.items()
         ]
-        self._hook = optimizer.register_step_post_hook(self._after_step)
+        if regularizer is not None:
+            regularizer.held = dict(zip(self._weights, self._factors, strict=True))
+        else:
+            self._hook = optimizer.register_step_post_hook(self._after_step)
 
     def release(self) -> None:
         """End the hold: clear the optimizer's state under the masks, and let go of it."""
-        self._hook.remove()
+        if self._regularizer is not None:
+            self._regularizer.held = {}
+        else:
+            self._hook.remove()
         self._masks.apply()
         for name, mask in self._masks.items():
             for value in self._optimizer.state.get(self._masks.weights[name], {}).values():

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ellzero.blocks import blocks
 from ellzero.curves import Curve
 from ellzero.errors import InputError, nearest
 from ellzero.penalties import Form, Penalty, Term
+from ellzero.penalties.penalty import wide
 from ellzero.regularizers.gates import Gates
 from ellzero.selection import Selection, Weight, select
-
-BLOCK = 1 << 15
 
 LayerScale = Literal["paper", "paper-code", "inverse"]
 
@@ -42,10 +42,12 @@ class Regularizer:
             the kernel's height left out of `n` for convolutions, as in the authors' code.
             `"inverse"`: `N / (n * layers)`, of arXiv 2505.17469.
         ramp: a curve by which all strengths rise with `progress`; by default none.
+        compile: let `torch.compile` turn `add_gradient()` into one kernel a weight. Its first call
+            then takes some seconds; a CPU needs a C++ compiler.
 
     Raises:
         InputError: neither penalty nor gates, or something else in their place; an unknown layer
-            scale; no weights selected.
+            scale; no weights selected; `compile` before torch 2.13.
 
     Example:
         >>> import torch, ellzero as ez
@@ -66,6 +68,7 @@ class Regularizer:
         weights: Selection | None = None,
         layer_scale: LayerScale | None = None,
         ramp: Curve | None = None,
+        compile: bool = False,
     ) -> None:
         if not isinstance(penalty, Penalty) and (gates is None or penalty is not None):
             raise InputError(
@@ -79,12 +82,20 @@ class Regularizer:
         self.ramp = ramp
         self.progress: float | None = None
         """Progress of the training in [0, 1]; the loop has to set it where a ramp is used."""
+        self.held: Mapping[Tensor, Tensor] = {}
+        """Masks that `step` applies, by weight, as 0 and 1 of its dtype; `Masks.hold` sets them."""
+        terms = () if penalty is None else penalty.terms
         scales = layer_scales(self.weights, layer_scale)
-        self._acts = [
-            _Act(term, weight, scale if term.layer_scaled else 1.0)
-            for term in (() if penalty is None else penalty.terms)
-            for weight, scale in zip(self.weights.weights, scales, strict=True)
-        ]
+        self._acts: dict[Form, list[_Act]] = {
+            form: [
+                _Act(weight, [(t, scale if t.layer_scaled else 1.0) for t in acting])
+                for weight, scale in zip(self.weights.weights, scales, strict=True)
+            ]
+            for form in get_args(Form)
+            if (acting := [term for term in terms if term.form == form])
+        }
+        self._compile = compile
+        self._compiled: tuple[list[_Act], Callable[..., None]] | None = None
 
     def value(self) -> Tensor:
         """All that is added to the loss as the network stands, whatever its form: a 0-d tensor."""
@@ -118,20 +129,30 @@ class Regularizer:
         """
         if self.gates is not None:
             self.gates.add_gradient(self._ramped())
-        for term, weight, factor in self._acting("gradient"):
-            w = weight.parameter
+        ramped = self._ramped()
+        acts = self._acting("gradient")
+        for w in (act.weight.parameter for act in acts):
             if w.grad is None:
                 w.grad = torch.zeros_like(w)
-            for part, gradient in _blocks(w, w.grad) if term.elementwise else [(w, w.grad)]:
-                gradient.add_(term.gradient(part), alpha=factor)
+        if not self._compile:
+            for act in acts:
+                _add_gradient(act.weight.parameter, act.terms, ramped)
+        elif acts:
+            if self._compiled is None or self._compiled[0] != acts:
+                self._compiled = (acts, _compiled(acts))
+            # a number would be compiled in, and anew with every other one
+            factor = None if self.ramp is None else torch.tensor(ramped)
+            weights = [act.weight.parameter for act in acts]
+            self._compiled[1](weights, [w.grad for w in weights], factor)
 
     @torch.no_grad()
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take the step of the terms of form `decoupled`, with each group's learning rate.
 
-        The magnitude `m` of a weight, or the norm of a group, becomes `max(m - lr penalty'(m), 0)`;
-        pruned weights stay at zero. Gates move their own parameters. Call it after
-        `optimizer.step()`, and not where a gradient scaler skipped that step.
+        The magnitude `m` of a weight, or the norm of a group, becomes `max(m - lr penalty'(m), 0)`.
+        Masks held by this regularizer are applied first, in the same pass over the weights. Gates
+        move their own parameters. Call it after `optimizer.step()`, and not where a gradient scaler
+        skipped that step.
 
         Raises:
             InputError: a weight that no group of the optimizer owns.
@@ -139,17 +160,24 @@ class Regularizer:
         if self.gates is not None:
             self.gates.step(optimizer.param_groups[0]["lr"])
         rates: dict[Tensor, float | Tensor] = {}
-        for term, weight, factor in self._acting("decoupled"):
+        shrunk: set[Tensor] = set()
+        ramped = self._ramped()
+        for weight, terms in self._acting("decoupled"):
+            w = weight.parameter
             if not rates:
                 rates = {
                     w: group["lr"] for group in optimizer.param_groups for w in group["params"]
                 }
-            if weight.parameter not in rates:
+            if w not in rates:
                 raise InputError(
                     f"{weight.name} is in no parameter group of the optimizer, so its learning "
                     "rate is unknown; give the optimizer that weight, or exclude it"
                 )
-            term.shrink_(weight.parameter, rates[weight.parameter] * factor)
+            _shrink_(w, self.held.get(w), terms, rates[w] * ramped)
+            shrunk.add(w)
+        rest = [(w, mask) for w, mask in self.held.items() if w not in shrunk]
+        if rest:
+            torch._foreach_mul_(*map(list, zip(*rest, strict=True)))  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def finalized(self) -> Iterator[None]:
@@ -173,45 +201,85 @@ class Regularizer:
             raise InputError("the ramp needs to know where the training is: set progress to 0..1")
         return 1.0 if self.ramp is None else self.ramp(self.progress or 0.0)
 
-    def _acting(self, *forms: Form) -> Iterator[tuple[Term, Weight, float]]:
-        """Each term of these forms with each weight it acts on, and the factor of its strength."""
-        ramped = self._ramped()
-        for act in self._acts:
-            if act.term.form in forms and act.weight.parameter.requires_grad:
-                yield act.term, act.weight, act.scale * ramped
+    def _acting(self, form: Form) -> list[_Act]:
+        """What terms of that form act on now; a weight may have been frozen since."""
+        return [act for act in self._acts.get(form, ()) if act.weight.parameter.requires_grad]
 
     def _sum(self, *forms: Form) -> Tensor:
-        values = [
-            term.value(_at_least_float32(weight.parameter)) * factor
-            for term, weight, factor in self._acting(*forms)
-        ]
         # on one device, however the weights are spread
         device = self.weights.weights[0].parameter.device
         total = torch.zeros((), device=device)
-        for value in values:
-            total = total + value.to(device)
-        return total
+        for weight, terms in (act for form in forms for act in self._acting(form)):
+            for term, scale in terms:
+                total = total + (_value(term, weight.parameter) * scale).to(device)
+        return total * self._ramped()
 
 
-def _at_least_float32(w: Tensor) -> Tensor:
-    """Half precision would overflow in a sum over a layer."""
-    return w.float() if w.dtype.itemsize < 4 else w
-
-
-def _blocks(w: Tensor, gradient: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-    """Weight and gradient in blocks that fit a CPU's cache, for a closed form takes several passes.
-
-    On other devices, where every block would be a launch of its own, the tensors stay whole.
-    """
-    if w.device.type != "cpu" or not (w.is_contiguous() and gradient.is_contiguous()):
-        return [(w, gradient)]
-    return zip(w.view(-1).split(BLOCK), gradient.view(-1).split(BLOCK), strict=True)
+Terms = Sequence[tuple[Term, float]]
+"""Terms of a penalty, each with the factor of its strength."""
 
 
 class _Act(NamedTuple):
-    term: Term
     weight: Weight
-    scale: float
+    terms: Terms
+
+
+def _value(term: Term, w: Tensor) -> Tensor:
+    if torch.is_grad_enabled() or not term.elementwise:
+        return term.value(wide(w))
+    return torch.stack([term.value(wide(part)) for (part,) in blocks(w)]).sum()
+
+
+def _add_gradient(w: Tensor, terms: Terms, ramped: float) -> None:
+    assert w.grad is not None
+    elementwise = [(term, scale * ramped) for term, scale in terms if term.elementwise]
+    # one pass over the memory, however many terms there are
+    for part, into in blocks(w, w.grad) if elementwise else ():
+        total, wide_part = wide(into), wide(part)
+        for term, factor in elementwise:
+            term.add_gradient_(total, wide_part, factor)
+        if total is not into:
+            into.copy_(total)
+    for term, scale in terms:
+        if not term.elementwise:
+            term.add_gradient_(w.grad, w, scale * ramped)
+
+
+def _compiled(acts: Sequence[_Act]) -> Callable[..., None]:
+    """The same as one kernel a weight, which needs neither blocks nor intermediates in memory."""
+    terms = [act.terms for act in acts]
+
+    def add_gradients(
+        weights: list[Tensor], gradients: list[Tensor], ramped: Tensor | None
+    ) -> None:
+        for w, gradient, acting in zip(weights, gradients, terms, strict=True):
+            total = sum(term.gradient(wide(w)) * scale for term, scale in acting)
+            gradient.add_(total if ramped is None else total * ramped)
+
+    compiler: Any = torch.compile  # whose type hints lack the last option
+    try:
+        return compiler(add_gradients, fullgraph=True, dynamic=False, isolate_recompiles=True)
+    except TypeError:  # without that, several regularizers share one limit on recompilations
+        raise InputError(
+            f"compile=True needs torch 2.13 or later; this is {torch.__version__}"
+        ) from None
+
+
+def _shrink_(w: Tensor, mask: Tensor | None, terms: Terms, rate: float | Tensor) -> None:
+    """The decoupled step on one weight, with its mask before it where it has one."""
+    elementwise = [(term, scale) for term, scale in terms if term.elementwise]
+    if elementwise or mask is not None:
+        for part, *kept in blocks(w) if mask is None else blocks(w, mask):
+            if kept:
+                part.mul_(kept[0])
+            wide_part = wide(part)
+            for term, scale in elementwise:
+                term.shrink_(wide_part, rate * scale)
+            if wide_part is not part:
+                part.copy_(wide_part)
+    for term, scale in terms:
+        if not term.elementwise:
+            term.shrink_(w, rate * scale)
 
 
 def layer_scales(weights: Selection, rule: LayerScale | None) -> list[float]:

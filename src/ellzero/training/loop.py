@@ -84,7 +84,7 @@ def _train_epoch(
         for module in model.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.eval()
-    with state.masks.hold(optimizer) if state.masks is not None else nullcontext():
+    with state.masks.hold(optimizer, regularizer) if state.masks is not None else nullcontext():
         batches = data.train.batches(table.batch_size, device, shuffle=True)
         for index, (inputs, targets) in enumerate(batches):
             progress = (state.epoch + index / batch_count) / step.epochs
@@ -120,10 +120,11 @@ def _train_epoch(
 def _loss(state: State, recipe: Recipe, data: Data, inputs: Tensor, targets: Tensor) -> Tensor:
     if recipe.channels_last and inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
+    assert state.forward is not None
     if recipe.precision == "float32":
-        return data.loss(state.model(inputs), targets)
+        return data.loss(state.forward(inputs), targets)
     with torch.autocast(inputs.device.type, torch.bfloat16):
-        outputs = state.model(inputs)
+        outputs = state.forward(inputs)
     return data.loss(outputs.float(), targets)  # the loss itself keeps full precision
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from ellzero import model_file
 from ellzero.data.data import Data
 from ellzero.errors import BudgetError, DivergenceError, InputError
@@ -120,16 +122,18 @@ def _begin(run: Run, state: State, step: Step) -> None:
 
 def _search(run: Run, state: State, bounds: tuple[float, float]) -> int:
     """The guide before fine-tuning: how few weights still stay near the budget, by bisection."""
-    budget, reference, base = run.recipe.prune.budget, state.reference, state.base
+    budget, reference = run.recipe.prune.budget, state.reference
     assert budget is not None
     assert reference is not None
-    assert base is not None
     numel = state.weights.numel
+    unpruned = [w.detach().clone() for w in state.weights.values()]
 
     def near_budget(log_ratio: float) -> bool:
         masks_for(state, run.recipe, max(1, round(numel / math.exp(log_ratio))))
         validation = evaluate(state.model, run.data, "validation")
-        state.restore(base.tensors)
+        with torch.no_grad():  # in place, on the device; reloading a network takes longer
+            for w, before in zip(state.weights.values(), unpruned, strict=True):
+                w.copy_(before)
         return budget.allows(_used(budget, reference, validation), times=GUIDE)
 
     low, high = bounds[0], min(bounds[1], bounds[0] + MOST_PROGRESS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,8 @@ class State:
     epoch: int = 0
     optimizer: torch.optim.Optimizer | None = None
     regularizer: Regularizer | None = None
+    forward: Callable[[Tensor], Tensor] | None = None
+    """The network as the training calls it, compiled or as it is."""
     masks: Masks | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
@@ -74,6 +77,7 @@ class State:
         assert self.step is not None
         table = self.step.optimization(recipe)
         self.optimizer = _optimizer(self.model, table)
+        self.forward = torch.compile(self.model) if recipe.compile else self.model
         self.regularizer = None
         train = recipe.train if self.step.stage == "train" else None
         gates = train and train.gates
@@ -85,6 +89,7 @@ class State:
                 weights=self.weights,
                 layer_scale=train and train.layer_scale,
                 ramp=train and train.ramp,
+                compile=recipe.compile,
             )
 
 
