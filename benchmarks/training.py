@@ -93,9 +93,7 @@ def main() -> None:
         ratios = [p / e for p, e in zip(seconds["plain"], seconds["ellzero"], strict=True)]
         low, ratio, high = statistics.quantiles(ratios, n=4)
         rate = count / statistics.median(seconds["ellzero"])
-        print(
-            f"{name}: {rate:,.0f} samples/s, {ratio:.2f} ({low:.2f} to {high:.2f}) of the plain loop"
-        )
+        print(f"{name}: {rate:,.0f} samples/s, {ratio:.2f} ({low:.2f} to {high:.2f}) of plain")
         figures[name] = {"samples_per_second": round(rate), "of_plain": round(ratio, 3)}
     print(json.dumps({"benchmark": "training", **figures}))
 
