@@ -9,7 +9,7 @@ ifneq ($(wildcard ../shared/data),)
 export ELLZERO_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help demo test slow lint format clean
+.PHONY: help demo test slow lint format bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1:\t\2/p' $(MAKEFILE_LIST)
@@ -32,6 +32,12 @@ lint: $(VENV)/installed-dev ## ruff and pyright
 format: $(VENV)/installed-dev ## let ruff put the code in order
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+BENCHMARKS := startup pruning training "step lenet-300-100" sparse_layer whole_job
+
+bench: $(VENV)/installed-bench $(VENV)/installed-data ## figures of docs/performance.md; ten minutes on an idle machine
+	@for benchmark in $(BENCHMARKS); do set -- $$benchmark; name=$$1; shift; \
+		echo "== $$name $$*"; $(BIN)/python benchmarks/$$name.py "$$@" || exit 1; done
 
 clean: ## remove the environment, builds and caches; runs stay
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis

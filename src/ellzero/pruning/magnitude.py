@@ -152,18 +152,19 @@ def largest(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
     if bound == 0:
         return [_above(w, 0) for w in tensors]
     masks = []
+    all_stay = ties == equals  # the rule: without ties there is one
     for w in tensors:
         mask = _zeros(w)
         for kept, part in _with_blocks(mask, w):
             bits = _magnitude_bits(part, dtype)
-            if ties == equals:  # all of them stay, which is the rule
+            if all_stay:
                 torch.ge(bits, bound, out=kept)
                 continue
             torch.gt(bits, bound, out=kept)
             if ties:
                 equal = (bits == bound).nonzero().view(-1)[:ties]
                 kept[equal] = True
-                ties, equals = ties - len(equal), equals - len(equal)
+                ties -= len(equal)
         masks.append(mask)
     return masks
 
