@@ -126,7 +126,8 @@ class Masks(Mapping[str, Tensor]):
                 of two. By default a hook on the optimizer does it.
 
         Raises:
-            InputError: a masked weight that no group of the optimizer owns.
+            InputError: a masked weight that no group of the optimizer owns; a regularizer that
+                holds masks already.
         """
         return Hold(self, optimizer, regularizer)
 
@@ -157,6 +158,8 @@ class Hold:
                     f"{name} is in no parameter group of the optimizer, so its zeros cannot be "
                     "held; give the optimizer that weight, or prune without it"
                 )
+        if regularizer is not None and regularizer.held:
+            raise InputError("the regularizer holds other masks already; release those first")
         masks.apply()
         self._masks, self._optimizer = masks, optimizer
         self._regularizer = regularizer
