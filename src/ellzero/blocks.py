@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -27,7 +29,7 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         >>> int(w.sum())
         210000
     """
-    if torch.compiler.is_compiling():  # a compiler makes one loop of it by itself
+    if torch.compiler.is_compiling() or _whole.get():
         yield tensors
         return
     numel, size = tensors[0].numel(), block_size(tensors[0].device)
@@ -36,12 +38,24 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         return
     runs = _runs(tensors)
     if runs is not None:
-        for start in range(0, numel, size):
-            yield tuple(run[start : start + size] for run in runs)
+        yield from zip(*(run.chunk(-(-numel // size)) for run in runs), strict=True)
     else:
         longest = max(range(tensors[0].dim()), key=tensors[0].size)
         for halves in zip(*(tensor.chunk(2, longest) for tensor in tensors), strict=True):
             yield from blocks(*halves)
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """Tensors in one block each, for a compiler that makes one loop of all that is done to them."""
+    before = _whole.set(True)
+    try:
+        yield
+    finally:
+        _whole.reset(before)
+
+
+_whole = ContextVar("whole", default=False)
 
 
 def ordered_blocks(tensor: Tensor, size: int) -> Iterator[Tensor]:

@@ -38,7 +38,7 @@ def _nothing_compiled_before() -> None:
 
 def graphs() -> int:
     """How many graphs have been compiled in this test."""
-    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    return torch._dynamo.utils.counters["aot_autograd"]["total"]
 
 
 def layers(seed: int = 0) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from ellzero.curves import Curve
 from ellzero.errors import InputError, nearest
 from ellzero.penalties import Form, Penalty, Term
 from ellzero.penalties.penalty import wide
+from ellzero.regularizers.compiled import CompiledGradient, Terms
 from ellzero.regularizers.gates import Gates
 from ellzero.selection import Selection, Weight, select
 
@@ -42,12 +43,12 @@ class Regularizer:
             the kernel's height left out of `n` for convolutions, as in the authors' code.
             `"inverse"`: `N / (n * layers)`, of arXiv 2505.17469.
         ramp: a curve by which all strengths rise with `progress`; by default none.
-        compile: let `torch.compile` turn `add_gradient()` into one kernel a weight. Its first call
-            then takes some seconds; a CPU needs a C++ compiler.
+        compile: let PyTorch's compiler turn `add_gradient()` into one kernel a weight. Its first
+            call then takes some seconds; a CPU needs a C++ compiler.
 
     Raises:
         InputError: neither penalty nor gates, or something else in their place; an unknown layer
-            scale; no weights selected; `compile` before torch 2.13.
+            scale; no weights selected.
 
     Example:
         >>> import torch, ellzero as ez
@@ -94,8 +95,7 @@ class Regularizer:
             for form in get_args(Form)
             if (acting := [term for term in terms if term.form == form])
         }
-        self._compile = compile
-        self._compiled: tuple[list[_Act], Callable[..., None]] | None = None
+        self._compiled = CompiledGradient() if compile else None
 
     def value(self) -> Tensor:
         """All that is added to the loss as the network stands, whatever its form: a 0-d tensor."""
@@ -131,19 +131,18 @@ class Regularizer:
             self.gates.add_gradient(self._ramped())
         ramped = self._ramped()
         acts = self._acting("gradient")
-        for w in (act.weight.parameter for act in acts):
+        weights: list[Tensor] = [act.weight.parameter for act in acts]
+        gradients: list[Tensor] = []
+        for w in weights:
             if w.grad is None:
                 w.grad = torch.zeros_like(w)
-        if not self._compile:
-            for act in acts:
-                _add_gradient(act.weight.parameter, act.terms, ramped)
+            gradients.append(w.grad)
+        if self._compiled is None:
+            for w, gradient, act in zip(weights, gradients, acts, strict=True):
+                _add_gradient(w, gradient, act.terms, ramped)
         elif acts:
-            if self._compiled is None or self._compiled[0] != acts:
-                self._compiled = (acts, _compiled(acts))
-            # a number would be compiled in, and anew with every other one
-            factor = None if self.ramp is None else torch.tensor(ramped)
-            weights = [act.weight.parameter for act in acts]
-            self._compiled[1](weights, [w.grad for w in weights], factor)
+            terms = [act.terms for act in acts]
+            self._compiled(weights, gradients, terms, None if self.ramp is None else ramped)
 
     @torch.no_grad()
     def step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -159,10 +158,13 @@ class Regularizer:
         """
         if self.gates is not None:
             self.gates.step(optimizer.param_groups[0]["lr"])
+        acts = self._acting("decoupled")
+        if not acts and not self.held:
+            return
         rates: dict[Tensor, float | Tensor] = {}
         shrunk: set[Tensor] = set()
         ramped = self._ramped()
-        for weight, terms in self._acting("decoupled"):
+        for weight, terms in acts:
             w = weight.parameter
             if not rates:
                 rates = {
@@ -215,10 +217,6 @@ class Regularizer:
         return total * self._ramped()
 
 
-Terms = Sequence[tuple[Term, float]]
-"""Terms of a penalty, each with the factor of its strength."""
-
-
 class _Act(NamedTuple):
     weight: Weight
     terms: Terms
@@ -230,11 +228,10 @@ def _value(term: Term, w: Tensor) -> Tensor:
     return torch.stack([term.value(wide(part)) for (part,) in blocks(w)]).sum()
 
 
-def _add_gradient(w: Tensor, terms: Terms, ramped: float) -> None:
-    assert w.grad is not None
+def _add_gradient(w: Tensor, gradient: Tensor, terms: Terms, ramped: float) -> None:
     elementwise = [(term, scale * ramped) for term, scale in terms if term.elementwise]
     # one pass over the memory, however many terms there are
-    for part, into in blocks(w, w.grad) if elementwise else ():
+    for part, into in blocks(w, gradient) if elementwise else ():
         total, wide_part = wide(into), wide(part)
         for term, factor in elementwise:
             term.add_gradient_(total, wide_part, factor)
@@ -242,27 +239,7 @@ def _add_gradient(w: Tensor, terms: Terms, ramped: float) -> None:
             into.copy_(total)
     for term, scale in terms:
         if not term.elementwise:
-            term.add_gradient_(w.grad, w, scale * ramped)
-
-
-def _compiled(acts: Sequence[_Act]) -> Callable[..., None]:
-    """The same as one kernel a weight, which needs neither blocks nor intermediates in memory."""
-    terms = [act.terms for act in acts]
-
-    def add_gradients(
-        weights: list[Tensor], gradients: list[Tensor], ramped: Tensor | None
-    ) -> None:
-        for w, gradient, acting in zip(weights, gradients, terms, strict=True):
-            total = sum(term.gradient(wide(w)) * scale for term, scale in acting)
-            gradient.add_(total if ramped is None else total * ramped)
-
-    compiler: Any = torch.compile  # whose type hints lack the last option
-    try:
-        return compiler(add_gradients, fullgraph=True, dynamic=False, isolate_recompiles=True)
-    except TypeError:  # without that, several regularizers share one limit on recompilations
-        raise InputError(
-            f"compile=True needs torch 2.13 or later; this is {torch.__version__}"
-        ) from None
+            term.add_gradient_(gradient, w, scale * ramped)
 
 
 def _shrink_(w: Tensor, mask: Tensor | None, terms: Terms, rate: float | Tensor) -> None:

@@ -1,0 +1,67 @@
+"""The penalty's gradient as one kernel a weight, made by TorchInductor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ellzero.blocks import whole
+from ellzero.penalties import Term
+from ellzero.penalties.penalty import wide
+
+Terms = Sequence[tuple[Term, float]]
+"""Terms of a penalty, each with the factor of its strength."""
+
+
+class CompiledGradient:
+    """Adds the gradient of terms to gradients; compiled at the first call, which takes seconds.
+
+    The graph is plain tensor arithmetic, so it is traced and compiled as it is. `torch.compile`
+    would have to look at Python again at each call, which takes longer than the kernel of a small
+    network; what it would look for, other tensors than before, is compared here.
+    """
+
+    def __init__(self) -> None:
+        self._made_for: list[object] = []
+        self._kernel: Callable[..., object] | None = None
+
+    def __call__(
+        self,
+        weights: list[Tensor],
+        gradients: list[Tensor],
+        terms: list[Terms],
+        ramped: float | None,
+    ) -> None:
+        """Add; `ramped` is None where no ramp changes the strengths from step to step."""
+        inputs = weights + gradients
+        if ramped is not None:
+            # a number would be compiled in, and anew with every other one
+            inputs.append(torch.tensor(ramped))
+        like = [terms, *((t.dtype, t.device, t.stride()) for t in inputs)]
+        if self._kernel is None or like != self._made_for:
+            self._kernel, self._made_for = _kernel(inputs, terms), like
+        self._kernel(*inputs)
+
+
+def _kernel(inputs: list[Tensor], terms: list[Terms]) -> Callable[..., object]:
+    # imported here, for it takes a second
+    from torch._inductor import compile as compile_graph
+
+    def add_gradients(*tensors: Tensor) -> tuple[()]:
+        count = len(terms)
+        ramped = tensors[2 * count :]
+        pairs = zip(tensors[:count], tensors[count : 2 * count], terms, strict=True)
+        for w, gradient, acting in pairs:
+            total = sum(term.gradient(wide(w)) * scale for term, scale in acting)
+            gradient.add_(total * ramped[0] if ramped else total)
+        return ()
+
+    examples: list[Any] = [torch.empty_like(tensor) for tensor in inputs]
+    with whole():
+        graph = make_fx(add_gradients)(*examples)
+    kernel: Any = compile_graph(graph, examples)
+    return kernel
