@@ -69,7 +69,7 @@ def main() -> None:
     print(f"{options.weights:.0e} weights, {options.threads} threads; median of three")
     for way in ("global", "layer", "torch.nn.utils.prune"):
         command = [sys.executable, *sys.argv, "--way", way]
-        runs = [subprocess.run(command, check=True, capture_output=True) for _ in range(3)]
+        runs = [subprocess.run(command, check=True, stdout=subprocess.PIPE) for _ in range(3)]
         found = sorted((json.loads(run.stdout) for run in runs), key=lambda run: run["seconds"])
         figures[way] = found[1]
         exact = "exact" if found[1]["exact"] else "not exact"

@@ -1,7 +1,7 @@
 """CPU seconds of the first second: `ellzero --help`, and what `import ellzero` adds to torch's.
 
-`python benchmarks/startup.py`: medians of eleven processes each, in turns. Prints a table and a
-line of JSON.
+`python benchmarks/startup.py`: medians of eleven processes each, in turns. `import ellzero` loads
+nothing yet; what is used is loaded when it is named. Prints a table and a line of JSON.
 """
 
 import json
@@ -14,6 +14,11 @@ COMMANDS = {
     "ellzero --help": [sys.executable, "-m", "ellzero", "--help"],
     "import torch": [sys.executable, "-c", "import torch"],
     "import torch, ellzero": [sys.executable, "-c", "import torch, ellzero"],
+    "... and use it": [
+        sys.executable,
+        "-c",
+        "import torch; from ellzero import L0, compress, prune",
+    ],
 }
 
 

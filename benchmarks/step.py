@@ -140,6 +140,18 @@ def peak_of_process(network: str, variant: str, threads: int) -> int:
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def copy_bandwidth(numel: int) -> float:
+    """Bytes a second, read and written, of copying so many weights that no cache holds."""
+    source, target, other = torch.ones(numel), torch.ones(numel), torch.ones(1 << 23)
+    seconds = []
+    for _ in range(20):
+        other.mul_(1.0)
+        began = time.perf_counter()
+        target.copy_(source)
+        seconds.append(time.perf_counter() - began)
+    return 8 * numel / statistics.median(seconds)
+
+
 def measure(network: str, threads: int) -> dict[str, dict[str, float]]:
     """Ratios, and memory, by variant."""
     case = CASES[network]
@@ -147,19 +159,20 @@ def measure(network: str, threads: int) -> dict[str, dict[str, float]]:
     steps = {variant: Step(case, variant) for variant in wanted}
     ratios: dict[str, list[float]] = {variant: [] for variant in wanted}
     inside: dict[str, list[float]] = {variant: [] for variant in wanted}
+    plain: list[float] = []
     for number in range(case.rounds + 1):
-        base = 0.0
         for variant, step in steps.items():
             step()  # after another variant, the caches hold nothing of this one
             step.inside, began = 0.0, time.perf_counter()
             for _ in range(case.steps):
                 step()
             seconds = time.perf_counter() - began
-            base = seconds if variant == "plain" else base
+            if variant == "plain":
+                plain.append(seconds)
             if number:  # the first round is for warming up
-                ratios[variant].append(seconds / base)
+                ratios[variant].append(seconds / plain[-1])
                 inside[variant].append(step.inside / (seconds - step.inside))
-    plain_ms = 1e3 * base / case.steps
+    plain_ms = 1e3 * statistics.median(plain) / case.steps
     print(f"{network}: plain step {plain_ms:.2f} ms, {threads} thread(s)")
     print(f"{'':22}{'ratio':>6} {'(quartiles)':>15}{'inside':>9}{'peak memory':>14}")
     least = peak_of_process(network, "plain", threads)
@@ -174,6 +187,13 @@ def measure(network: str, threads: int) -> dict[str, dict[str, float]]:
         figures[variant] = {"ratio": round(median, 4), "added_mib": round(added, 1)}
         if share:
             figures[variant]["inside"] = round(share, 4)
+    numel = sum(w.numel() for w in steps["plain"].weights)
+    limit = 12 * numel / copy_bandwidth(numel)
+    share = 1e3 * limit / plain_ms
+    print(f"12 bytes a weight at the speed of a copy from cold: {1e6 * limit:.0f} us, {share:.1%}")
+    figures["12 bytes a weight"] = {"inside": round(share, 4)}
+    if L0Linear is None:
+        print("l0-python is not installed, and was left out")
     print(json.dumps({"benchmark": "step", "network": network, "threads": threads, **figures}))
     return figures
 
@@ -189,6 +209,8 @@ def main() -> None:
     torch.set_flush_denormal(True)  # as the package's own trainings do
     if options.peak:
         step = Step(CASES[options.networks[0]], options.peak)
+        step()  # a compiler at work is not what is asked for
+        peak_bytes(reset=True)
         for _ in range(3):
             step()
         print(peak_bytes())

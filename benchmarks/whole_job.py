@@ -2,7 +2,8 @@
 
 `python benchmarks/whole_job.py [OVERRIDE ...]`: recipes/lenet-300-100-mnist.toml, in a temporary
 folder; a few minutes. MNIST is looked for as by any run (ELLZERO_DATA). "the rest" is the start of
-Python, reading the data, evaluation on test data, and files. Prints a table and a line of JSON.
+Python, reading the data, evaluation on test data, checkpoints and other files. Prints a table and a
+line of JSON.
 """
 
 import json

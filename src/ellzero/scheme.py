@@ -35,6 +35,7 @@ from ellzero.record import (
     write_model,
     write_record,
 )
+from ellzero.regularizers.compiled import no_compiler
 from ellzero.selection import Selection, select
 from ellzero.training import checkpoint
 from ellzero.training.evaluation import Evaluation, evaluate, evaluate_each
@@ -78,7 +79,7 @@ def compress(
         folder: where recipe, record, metrics, networks and checkpoints are written, new or empty;
             None writes nothing.
         resume: go on with what `folder` holds, to bit-identical weights (on the same CPU, with
-            the same number of threads).
+            the same number of threads, not compiled).
         progress: show a bar on standard error; by default if that is a terminal.
 
     Returns:
@@ -221,10 +222,7 @@ def _require_compiler(device: torch.device) -> None:
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
     except (RuntimeError, OSError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"compile = true cannot be used on {device}: {reason}; a CPU needs a C++ compiler"
-        ) from None
+        raise no_compiler(device, error) from None
 
 
 @contextmanager

@@ -279,6 +279,18 @@ def test_two_holds_at_once_are_refused():
     assert not regularizer.held
 
 
+def test_a_second_release_leaves_a_later_hold_alone():
+    model = small_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    regularizer = ez.Regularizer(model, ez.L1(0.1, form="decoupled"))
+    masks = ez.prune(model, sparsity=0.5)
+    first = masks.hold(optimizer, regularizer)
+    first.release()
+    with masks.hold(optimizer, regularizer):
+        first.release()
+        assert regularizer.held
+
+
 def test_one_hold_after_another():
     # as in a gradual pruning: other masks every epoch
     model, optimizer = started(OPTIMIZERS["adamw-fused"])

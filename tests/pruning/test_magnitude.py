@@ -328,3 +328,22 @@ def test_numbers_of_numpy_are_numbers():
 def test_nothing_to_prune():
     with pytest.raises(ez.EllzeroError, match="no weights selected"):
         ez.prune(nn.LayerNorm(3), sparsity=0.5)
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_denormal_weights_are_zero_where_they_are_flushed(flushed):
+    model: Any = nn.Linear(10, 10, bias=False)
+    denormal = torch.arange(1, 61, dtype=torch.int32).view(torch.float32)  # 1e-45 to 8e-44
+    with torch.no_grad():
+        model.weight.fill_(1.0).view(-1)[:60] = denormal
+    if not flushed:
+        assert ez.prune(model, nonzeros=50).nonzeros == 50
+        return
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor does not flush denormals")
+    try:
+        with pytest.warns(UserWarning, match="only 40 are nonzero"):
+            assert ez.prune(model, nonzeros=50).nonzeros == 40
+    finally:
+        torch.set_flush_denormal(False)
+    assert int(model.weight.count_nonzero()) == 40

@@ -115,6 +115,12 @@ def test_a_factor_multiplies_what_is_added(penalty):
         torch.testing.assert_close(added, 0.25 * term.gradient(w), rtol=1e-13, atol=1e-16)
 
 
+@each_penalty
+def test_the_gradient_of_a_large_parameter_can_be_asked_for_outside_no_grad(penalty):
+    w = nn.Parameter(torch.randn(512, 1024))
+    torch.testing.assert_close(penalty.gradient(w).detach(), penalty.gradient(w.detach()))
+
+
 PENALTY_SIZE = 1e3  # no slope of the penalties here is steeper
 
 

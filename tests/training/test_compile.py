@@ -123,6 +123,37 @@ def test_a_weight_larger_than_a_block_is_one_graph_too():
 
 
 @needs_compiler
+def test_weights_of_equal_strides_and_other_shapes_have_kernels_of_their_own():
+    model = nn.ModuleList([nn.Linear(16, 9), nn.Linear(16, 20)])
+    regularizer = ez.Regularizer(model, ez.L2(0.5), compile=True)
+    for acting, frozen in ((0, 1), (1, 0), (0, 1)):
+        layers: Any = model[acting], model[frozen]
+        for layer, moves in zip(layers, (True, False), strict=True):
+            layer.weight.grad = None
+            layer.weight.requires_grad_(moves)
+        regularizer.add_gradient()
+        torch.testing.assert_close(layers[0].weight.grad, layers[0].weight.detach())
+        assert layers[1].weight.grad is None
+    assert graphs() == 2, "the third time there is a kernel already"
+
+
+@needs_compiler
+def test_weights_with_gaps_between_them_and_another_dtype_later():
+    torch.manual_seed(0)
+    layer: Any = nn.Linear(16, 8)
+    layer.weight = nn.Parameter(torch.randn(8, 32)[:, ::2])
+    penalty = ez.L0(0.1) + ez.L2(0.1)
+    regularizer = ez.Regularizer(layer, penalty, compile=True, ramp=ez.Curve("linear"))
+    regularizer.progress = 0.3
+    for dtype, rtol in ((torch.float32, 1e-6), (torch.float64, 1e-14)):
+        layer.to(dtype)
+        layer.weight.grad = None
+        regularizer.add_gradient()
+        expected = 0.3 * penalty.gradient(layer.weight.detach())
+        torch.testing.assert_close(layer.weight.grad, expected, rtol=rtol, atol=rtol * 1e-3)
+
+
+@needs_compiler
 def test_a_ramp_compiles_once_for_all_its_values():
     penalty = ez.L0(0.2, beta=7) + ez.L2(0.05)
     compiled, eager, fast, slow = both(penalty, ramp=ez.Curve("cubic"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -38,18 +39,21 @@ class Affine:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The preprocessed batch, float32, of the shape of `x`."""
-        scale, shift = (_per_channel(value, x) for value in (self.scale, self.shift))
+        scale, shift = (_per_channel(v, x.ndim, x.device) for v in (self.scale, self.shift))
         numbers = x.to(torch.float32)
         # one pass less each: in place where it is a copy, and no sum with 0
         numbers = numbers.mul(scale) if numbers is x else numbers.mul_(scale)
         return numbers if self.shift == 0 else numbers.add_(shift)
 
 
-def _per_channel(value: float | tuple[float, ...], x: Tensor) -> float | Tensor:
+@cache  # for a GPU has to be waited for where a tensor is made from numbers
+def _per_channel(
+    value: float | tuple[float, ...], ndim: int, device: torch.device
+) -> float | Tensor:
     if isinstance(value, int | float):
         return value
-    shape = (1, len(value), *[1] * (x.ndim - 2))
-    return torch.tensor(value, dtype=torch.float32, device=x.device).view(shape)
+    shape = (1, len(value), *[1] * (ndim - 2))
+    return torch.tensor(value, dtype=torch.float32, device=device).view(shape)
 
 
 class Data:
@@ -71,7 +75,8 @@ class Data:
             averaged by their length.
         preprocess: applied to each batch of inputs; travels with saved models.
         classes: names of the classes; they travel with saved models.
-        workers: processes that read a `Dataset` ahead of the training; 0 reads it in this one.
+        workers: processes that read a `Dataset` ahead of the training; 0 reads it in this one. They
+            start anew for each epoch, so that what is random in them is the same after a resume.
 
     Raises:
         InputError: empty data; inputs and targets of unequal length; NaN or inf; labels that are

@@ -64,10 +64,13 @@ class GroupLasso(Term):
 
     def shrink_(self, w: Tensor, step: float | Tensor) -> None:
         """`w_g <- w_g max(1 - step * strength * sqrt(n_g) / ||w_g||, 0)` in place."""
-        for rows in _some_rows(w):
+        for part in _some_rows(w):
+            rows = wide(part)
             norms, amount = _norms(rows), step * self._slope(w)
             # w - w is +0, as after every decoupled step, where w * 0 would keep the sign
             rows.sub_(rows * torch.where(norms > amount, amount / norms, 1.0))
+            if rows is not part:
+                part.copy_(rows)
 
     def _slope(self, w: Tensor) -> float:
         """By how much the penalty grows with a group's norm; all groups of a tensor are equal."""

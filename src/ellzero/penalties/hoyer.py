@@ -53,7 +53,7 @@ class HoyerSquare(Term):
     def gradient(self, w: Tensor) -> Tensor:
         """`strength * 2 S/Q (sign(w) - w S/Q)`, of the shape of `w`."""
         gradient = torch.zeros_like(wide(w))
-        self.add_gradient_(gradient, w, 1.0)
+        self.add_gradient_(gradient, w.detach(), 1.0)
         return gradient.to(w.dtype)
 
     def add_gradient_(self, gradient: Tensor, w: Tensor, factor: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from functools import cache
 from typing import ClassVar
 
 import torch
@@ -63,8 +62,7 @@ class L0(Term):
     def add_gradient_(self, gradient: Tensor, w: Tensor, factor: float) -> None:
         # in as few passes as there are functions for; the exponential is the least part of it
         sign = w.sign()
-        attraction = torch.addcmul(_zero(w.dtype, w.device), w, sign, value=-float(self.beta))
-        attraction.exp_()
+        attraction = torch.addcmul(w.new_zeros(()), w, sign, value=-float(self.beta)).exp_()
         gradient.addcmul_(attraction, sign, value=float(factor * self.strength * self.beta))
 
     def shrink_(self, w: Tensor, step: float | Tensor) -> None:
@@ -73,8 +71,3 @@ class L0(Term):
 
     def _attraction(self, w: Tensor) -> Tensor:
         return w.abs().mul_(-self.beta).exp_().mul_(self.strength * self.beta)
-
-
-@cache
-def _zero(dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.zeros((), dtype=dtype, device=device)

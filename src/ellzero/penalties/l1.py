@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ellzero.penalties.penalty import Form, Term, shrink_by_
@@ -48,4 +47,5 @@ class L1(Term):
 
     def shrink_(self, w: Tensor, step: float | Tensor) -> None:
         """`w <- sign(w) max(|w| - step * strength, 0)` in place."""
-        shrink_by_(w, torch.as_tensor(step * self.strength, dtype=w.dtype, device=w.device))
+        amount = step * self.strength
+        shrink_by_(w, amount if isinstance(amount, Tensor) else float(amount))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -103,7 +103,11 @@ class Term(Penalty):
     """Whether a layer scale multiplies its strength (METHOD: the l0 term only)."""
 
     elementwise: ClassVar[bool] = True
-    """Whether the gradient at a weight depends on that weight alone, so blocks can be taken."""
+    """Whether the penalty is a sum over the weights, of a function of each alone.
+
+    Its methods then get flat parts of a layer, in float32 where the layer is in half precision. A
+    mean is not elementwise: it depends on how many weights there are.
+    """
 
     strength: float
     form: Form = field(default="gradient", kw_only=True)
@@ -148,6 +152,7 @@ def wide(w: Tensor) -> Tensor:
     return w.float() if w.dtype.itemsize < 4 else w
 
 
-def shrink_by_(w: Tensor, amount: Tensor) -> None:
+def shrink_by_(w: Tensor, amount: float | Tensor) -> None:
     """`w <- sign(w) max(|w| - amount, 0)` in place; where `amount > 0`, zeros come out as +0."""
-    w.sub_(w.clamp(-amount, amount))
+    limits: Any = (-amount, amount)  # both numbers, or both tensors
+    w.sub_(w.clamp(*limits))

@@ -19,6 +19,7 @@ from ellzero.selection import Selection, select
 Scope = Literal["global", "layer"]
 
 BLOCK = 1 << 20  # weights looked at in one go, so that no copy of a large tensor is made
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
 DIGIT_BITS = 16  # of the radix selection: a histogram of 65,536 counts a pass
 
 
@@ -149,7 +150,7 @@ def largest(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
     for w in tensors[1:]:
         dtype = torch.promote_types(dtype, w.dtype)
     bound, ties, equals = _kth_largest(tensors, min(count, numel), dtype)
-    if bound == 0:
+    if not _as_number(bound, dtype) > 0:
         return [_above(w, 0) for w in tensors]
     masks = []
     all_stay = ties == equals  # the rule: without ties there is one
@@ -199,16 +200,19 @@ def _kth_largest(tensors: Sequence[Tensor], count: int, dtype: torch.dtype) -> t
     prefix, left, equals = 0, count, 0
     for shift in range(dtype.itemsize * 8 - DIGIT_BITS, -1, -DIGIT_BITS):
         histogram = torch.zeros(1 << DIGIT_BITS, dtype=torch.int64)
-        for part in (part for w in tensors for part in ordered_blocks(w.detach(), BLOCK)):
-            digits = _magnitude_bits(part, dtype)
-            # the first digit has nothing above it, and a shift by the full width is undefined
-            if shift + DIGIT_BITS < dtype.itemsize * 8:
-                digits = digits[(digits >> (shift + DIGIT_BITS)) == prefix]
-            if shift:
-                digits = digits >> shift
-            if prefix:
-                digits = digits & ((1 << DIGIT_BITS) - 1)
-            histogram += torch.bincount(digits, minlength=1 << DIGIT_BITS).cpu()
+        for w in tensors:
+            counts = torch.zeros(1 << DIGIT_BITS, dtype=torch.int64, device=w.device)
+            for part in ordered_blocks(w.detach(), BLOCK):
+                digits = _magnitude_bits(part, dtype)
+                # the first digit has nothing above it; a shift by the full width is undefined
+                if shift + DIGIT_BITS < dtype.itemsize * 8:
+                    digits = digits[(digits >> (shift + DIGIT_BITS)) == prefix]
+                if shift:
+                    digits = digits >> shift
+                if prefix:
+                    digits = digits & ((1 << DIGIT_BITS) - 1)
+                counts += torch.bincount(digits, minlength=1 << DIGIT_BITS)
+            histogram += counts.cpu()
         at_least = histogram.flip(0).cumsum(0).flip(0)  # entries whose digit is this one or higher
         digit = int((at_least >= left).nonzero()[-1])
         equals = int(histogram[digit])
@@ -217,7 +221,11 @@ def _kth_largest(tensors: Sequence[Tensor], count: int, dtype: torch.dtype) -> t
     return prefix, left, equals
 
 
+def _as_number(bits: int, dtype: torch.dtype) -> Tensor:
+    """The number that bits spell, 0-d: a denormal one is 0 to a thread that flushes them."""
+    return torch.tensor(bits, dtype=INTEGERS[dtype.itemsize]).view(dtype)
+
+
 def _magnitude_bits(part: Tensor, dtype: torch.dtype) -> Tensor:
     """The integers that the bits of `|w|` spell."""
-    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
-    return part.to(dtype).abs().view(integer)
+    return part.to(dtype).abs().view(INTEGERS[dtype.itemsize])

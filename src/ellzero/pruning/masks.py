@@ -169,15 +169,17 @@ class Hold:
             torch.empty_like(w, requires_grad=False).copy_(masks[name])
             for name, w in masks.weights.items()
         ]
+        self._held = dict(zip(self._weights, self._factors, strict=True))
         if regularizer is not None:
-            regularizer.held = dict(zip(self._weights, self._factors, strict=True))
+            regularizer.held = self._held
         else:
             self._hook = optimizer.register_step_post_hook(self._after_step)
 
     def release(self) -> None:
         """End the hold: clear the optimizer's state under the masks, and let go of it."""
         if self._regularizer is not None:
-            self._regularizer.held = {}
+            if self._regularizer.held is self._held:  # and not those of a later hold
+                self._regularizer.held = {}
         else:
             self._hook.remove()
         self._masks.apply()

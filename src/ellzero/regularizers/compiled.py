@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ellzero.blocks import whole
+from ellzero.errors import InputError
 from ellzero.penalties import Term
 from ellzero.penalties.penalty import wide
 
@@ -22,12 +23,11 @@ class CompiledGradient:
 
     The graph is plain tensor arithmetic, so it is traced and compiled as it is. `torch.compile`
     would have to look at Python again at each call, which takes longer than the kernel of a small
-    network; what it would look for, other tensors than before, is compared here.
+    network; what it would look for, tensors of other kinds than before, is compared here.
     """
 
     def __init__(self) -> None:
-        self._made_for: list[object] = []
-        self._kernel: Callable[..., object] | None = None
+        self._kernels: list[tuple[list[object], Callable[..., object]]] = []
 
     def __call__(
         self,
@@ -36,15 +36,22 @@ class CompiledGradient:
         terms: list[Terms],
         ramped: float | None,
     ) -> None:
-        """Add; `ramped` is None where no ramp changes the strengths from step to step."""
+        """Add; `ramped` is None where no ramp changes the strengths from step to step.
+
+        Raises:
+            InputError: there is no compiler.
+        """
         inputs = weights + gradients
         if ramped is not None:
             # a number would be compiled in, and anew with every other one
-            inputs.append(torch.tensor(ramped))
-        like = [terms, *((t.dtype, t.device, t.stride()) for t in inputs)]
-        if self._kernel is None or like != self._made_for:
-            self._kernel, self._made_for = _kernel(inputs, terms), like
-        self._kernel(*inputs)
+            inputs.append(torch.tensor(ramped, dtype=torch.float64, device="cpu"))
+        # a kernel reads and writes memory as it was told, so all of this must be as it was
+        like = [terms, *((t.dtype, t.device, t.shape, t.stride()) for t in inputs)]
+        kernel = next((kernel for made_for, kernel in self._kernels if made_for == like), None)
+        if kernel is None:
+            kernel = _kernel(inputs, terms)
+            self._kernels.append((like, kernel))
+        kernel(*inputs)
 
 
 def _kernel(inputs: list[Tensor], terms: list[Terms]) -> Callable[..., object]:
@@ -60,8 +67,18 @@ def _kernel(inputs: list[Tensor], terms: list[Terms]) -> Callable[..., object]:
             gradient.add_(total * ramped[0] if ramped else total)
         return ()
 
-    examples: list[Any] = [torch.empty_like(tensor) for tensor in inputs]
+    examples: list[Any] = [tensor.detach() for tensor in inputs]
     with whole():
-        graph = make_fx(add_gradients)(*examples)
-    kernel: Any = compile_graph(graph, examples)
+        graph = make_fx(add_gradients, tracing_mode="fake")(*examples)
+    try:
+        kernel: Any = compile_graph(graph, examples)
+    except RuntimeError as error:
+        raise no_compiler(inputs[0].device, error) from None
     return kernel
+
+
+def no_compiler(device: torch.device, error: Exception) -> InputError:
+    """The error for people where PyTorch's compiler fails."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    needed = "a C++ compiler" if device.type == "cpu" else "Triton"
+    return InputError(f"cannot compile for {device}, which needs {needed}: {reason}")

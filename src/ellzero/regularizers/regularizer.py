@@ -126,6 +126,9 @@ class Regularizer:
 
         A weight that has no gradient yet gets one, as it would from a term of the loss. Gates put
         the weights back first.
+
+        Raises:
+            InputError: it is to be compiled, and there is no compiler.
         """
         if self.gates is not None:
             self.gates.add_gradient(self._ramped())

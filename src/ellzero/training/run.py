@@ -188,7 +188,7 @@ def _finish(run: Run, state: State, validation: Evaluation) -> None:
     score, loss = reached.evaluation
     outcome = Outcome(step.stage, step.round, reached.nonzeros, score, loss, used, within)
     state.outcomes = (*state.outcomes, outcome)
-    state.step = state.optimizer = state.regularizer = state.masks = None
+    state.step = state.optimizer = state.regularizer = state.forward = state.masks = None
 
 
 def save_reference(run: Run, state: State) -> None:
