@@ -14,11 +14,7 @@ COMMANDS = {
     "ellzero --help": [sys.executable, "-m", "ellzero", "--help"],
     "import torch": [sys.executable, "-c", "import torch"],
     "import torch, ellzero": [sys.executable, "-c", "import torch, ellzero"],
-    "... and use it": [
-        sys.executable,
-        "-c",
-        "import torch; from ellzero import L0, compress, prune",
-    ],
+    "... and use it": [sys.executable, "-c", "import torch; from ellzero import L0, compress"],
 }
 
 

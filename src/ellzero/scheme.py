@@ -222,7 +222,7 @@ def _require_compiler(device: torch.device) -> None:
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
     except (RuntimeError, OSError, ImportError) as error:
-        raise no_compiler(device, error) from None
+        raise InputError(f"compile = true: {no_compiler(device, error)}") from None
 
 
 @contextmanager

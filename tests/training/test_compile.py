@@ -316,6 +316,6 @@ def test_without_a_compiler_the_recipe_is_refused(variable, value, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("refused: compile = true cannot be used on cpu"), done.stdout
+    assert done.stdout.startswith("refused: compile = true: cannot compile for cpu"), done.stdout
     assert "C++ compiler" in done.stdout
     assert "Traceback" not in done.stderr
