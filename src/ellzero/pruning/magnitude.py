@@ -134,7 +134,7 @@ def largest(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
 
     Exact: ties go to the earlier tensor and the lower flat index. Zeros are never kept, so fewer
     than `count` are marked where fewer are nonzero. Nothing larger than a block is made beside the
-    masks, and the weights are read three times.
+    masks, and weights in float32 are read three times.
 
     Args:
         tensors: of floating dtype and any shape; finite.

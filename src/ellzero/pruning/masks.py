@@ -163,13 +163,11 @@ class Hold:
         masks.apply()
         self._masks, self._optimizer = masks, optimizer
         self._regularizer = regularizer
-        self._weights: list[Tensor] = list(masks.weights.values())
         # as numbers of the weight's own dtype: multiplying by bool masks takes several times longer
-        self._factors = [
-            torch.empty_like(w, requires_grad=False).copy_(masks[name])
+        self._held: dict[Tensor, Tensor] = {
+            w: torch.empty_like(w, requires_grad=False).copy_(masks[name])
             for name, w in masks.weights.items()
-        ]
-        self._held = dict(zip(self._weights, self._factors, strict=True))
+        }
         if regularizer is not None:
             regularizer.held = self._held
         else:
@@ -187,11 +185,12 @@ class Hold:
             for value in self._optimizer.state.get(self._masks.weights[name], {}).values():
                 if isinstance(value, Tensor) and value.shape == mask.shape and value.ndim > 0:
                     value.masked_fill_(~mask.to(value.device), 0)
-        self._factors.clear()
+        self._held = {}
 
     @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
-        torch._foreach_mul_(self._weights, self._factors)  # pyright: ignore[reportPrivateImportUsage]
+        weights, factors = list(self._held), list(self._held.values())
+        torch._foreach_mul_(weights, factors)  # pyright: ignore[reportPrivateImportUsage]
 
     def __enter__(self) -> Hold:
         return self

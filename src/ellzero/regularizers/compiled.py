@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from ellzero.blocks import whole
 from ellzero.errors import InputError
@@ -55,8 +54,9 @@ class CompiledGradient:
 
 
 def _kernel(inputs: list[Tensor], terms: list[Terms]) -> Callable[..., object]:
-    # imported here, for it takes a second
+    # imported here, for that takes seconds
     from torch._inductor import compile as compile_graph
+    from torch.fx.experimental.proxy_tensor import make_fx
 
     def add_gradients(*tensors: Tensor) -> tuple[()]:
         count = len(terms)
