@@ -7,39 +7,14 @@ import torch
 from torch import Tensor, nn
 
 import ellzero as ez
-from cases import OPTIMIZER_CASES, OptimizerCase, small_network
+from cases import OPTIMIZER_CASES, small_network
+from in_training import backward, data, revived, started
 
 STEPS = 5
 each_optimizer = pytest.mark.parametrize("case", OPTIMIZER_CASES.values(), ids=OPTIMIZER_CASES)
 reviving = pytest.mark.parametrize(
     "case", [pytest.param(c, id=name) for name, c in OPTIMIZER_CASES.items() if c.revives]
 )
-
-
-def data(step: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(step)
-    x = torch.randn(6, 2, 5, 5, generator=generator, dtype=torch.float64)
-    return x, torch.randint(0, 3, (6,), generator=generator)
-
-
-def backward(model: nn.Module, step: int) -> None:
-    model.zero_grad()
-    x, y = data(step)
-    nn.functional.cross_entropy(model(x), y).backward()
-
-
-def started(case: OptimizerCase) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A network and its optimizer after two steps, so that every weight has momentum."""
-    model = small_network()
-    optimizer = case(model.parameters())
-    for step in range(2):
-        backward(model, step)
-        optimizer.step()
-    return model, optimizer
-
-
-def revived(model: nn.Module, masks: ez.Masks) -> int:
-    return sum(int(model.get_parameter(n)[~mask].count_nonzero()) for n, mask in masks.items())
 
 
 def step_without_gradient(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 import ellzero as ez
 from cases import OPTIMIZER_CASES, small_network
+from in_training import backward, revived, started
 
 STEPS = 4
 OPTIMIZERS = {
@@ -35,31 +36,6 @@ DECOUPLED = {
 }
 each_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 each_penalty = pytest.mark.parametrize("penalty", DECOUPLED.values(), ids=DECOUPLED)
-
-
-def backward(model: nn.Module, step: int) -> None:
-    """The gradient of a batch, in whatever precision the network is."""
-    model.zero_grad()
-    generator = torch.Generator().manual_seed(step)
-    x = torch.randn(6, 2, 5, 5, generator=generator, dtype=torch.float64)
-    y = torch.randint(0, 3, (6,), generator=generator)
-    outputs = model(x.to(next(model.parameters()).dtype))
-    nn.functional.cross_entropy(outputs.to(x.dtype), y).backward()
-
-
-def started(make: Any, **options: Any) -> tuple[Any, torch.optim.Optimizer]:
-    """A network and its optimizer after two steps, so that every weight has momentum."""
-    model = small_network(**options)
-    optimizer = make(model.parameters())
-    for step in range(2):
-        backward(model, step)
-        optimizer.step()
-    return model, optimizer
-
-
-def revived(model: nn.Module, masks: ez.Masks) -> int:
-    """How many pruned weights are not exactly zero; NaN is none either."""
-    return sum(int(model.get_parameter(n)[~mask].count_nonzero()) for n, mask in masks.items())
 
 
 def whole_step(
