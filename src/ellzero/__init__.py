@@ -18,6 +18,7 @@ _PUBLIC = {
     "Data": "ellzero.data.data",
     "DivergenceError": "ellzero.errors",
     "EllzeroError": "ellzero.errors",
+    "EllzeroWarning": "ellzero.errors",
     "InputError": "ellzero.errors",
     "SourceError": "ellzero.errors",
     "HardConcrete": "ellzero.regularizers",
@@ -31,6 +32,7 @@ _PUBLIC = {
     "Recipe": "ellzero.recipe",
     "Regularizer": "ellzero.regularizers",
     "Result": "ellzero.scheme",
+    "Schedule": "ellzero.curves",
     "Study": "ellzero.study.study",
     "compact": "ellzero.compaction",
     "compare": "ellzero.study.runner",
@@ -55,11 +57,13 @@ __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 if TYPE_CHECKING:
     from ellzero.compaction import compact as compact
     from ellzero.curves import Curve as Curve
+    from ellzero.curves import Schedule as Schedule
     from ellzero.data.data import Affine as Affine
     from ellzero.data.data import Data as Data
     from ellzero.errors import BudgetError as BudgetError
     from ellzero.errors import DivergenceError as DivergenceError
     from ellzero.errors import EllzeroError as EllzeroError
+    from ellzero.errors import EllzeroWarning as EllzeroWarning
     from ellzero.errors import InputError as InputError
     from ellzero.errors import SourceError as SourceError
     from ellzero.export.c.compiled import compile_c as compile_c

@@ -56,9 +56,49 @@ class Curve:
             )
 
     def __call__(self, progress: float) -> float:
-        """The curve's value at a progress in [0, 1]."""
+        """The curve's value at a progress in [0, 1]; beyond either end it is what it is there.
+
+        Raises:
+            InputError: the progress is NaN or no number.
+        """
+        if not is_number(progress) or math.isnan(progress):
+            raise InputError(f"progress is {progress!r}; expected a number in [0, 1]")
         within = (progress - self.start) / (self.end - self.start)
         return SHAPES[self.shape](min(max(within, 0.0), 1.0))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A number that goes from `start` to `end` over the whole training, such as a penalty's beta.
+
+    Args:
+        start: the number at progress 0; finite.
+        end: the number at progress 1; finite.
+        shape: `linear`, `cosine` or `cubic` (fast at first); `constant` is `end` all the way.
+
+    Raises:
+        InputError: an unknown shape; a number that is not finite.
+
+    Example:
+        >>> beta = Schedule(start=1.0, end=9.0)
+        >>> [beta(t) for t in (0.0, 0.25, 1.0)]
+        [1.0, 3.0, 9.0]
+    """
+
+    start: float
+    end: float
+    shape: Shape = "linear"
+
+    def __post_init__(self) -> None:
+        Curve(self.shape)  # which knows the shapes
+        for name in ("start", "end"):
+            value = getattr(self, name)
+            if not is_number(value) or not math.isfinite(value):
+                raise InputError(f"schedule {name} is {value!r}; expected a finite number")
+
+    def __call__(self, progress: float) -> float:
+        """The number at a progress in [0, 1]."""
+        return self.start + (self.end - self.start) * Curve(self.shape)(progress)
 
 
 def learning_rate(

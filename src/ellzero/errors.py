@@ -1,4 +1,4 @@
-"""The errors that ellzero raises: one base class, and the kinds a caller may tell apart."""
+"""Errors and warnings: one base class of each, and the kinds a caller may tell apart."""
 
 import difflib
 from collections.abc import Sequence
@@ -58,6 +58,16 @@ class SourceError(EllzeroError):
         >>> import ellzero as ez
         >>> issubclass(ez.SourceError, ez.EllzeroError)
         True
+    """
+
+
+class EllzeroWarning(UserWarning):
+    """Category of every warning of ellzero: a result that means less than it seems to.
+
+    Example:
+        >>> import warnings, ellzero as ez
+        >>> warnings.simplefilter("error", ez.EllzeroWarning)  # stop at them
+        >>> warnings.simplefilter("default", ez.EllzeroWarning)
     """
 
 
