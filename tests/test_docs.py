@@ -23,7 +23,7 @@ def test_the_command_line_page_is_what_the_help_says():
     make = runpy.run_path(str(ROOT / "docs" / "make_cli.py"))
     page = (ROOT / "docs" / "cli.md").read_text()
     assert page == make["text"](), "run python docs/make_cli.py"
-    assert all(f"## ellzero {command}\n" in page for command in COMMANDS)
+    assert all(f"## ellzero {command.__name__}\n" in page for command in COMMANDS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

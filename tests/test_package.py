@@ -57,8 +57,15 @@ def test_version_works_with_the_core_alone():
     assert ellzero.__version__ in without(EXTRAS, "--version")
 
 
-def test_help_does_not_wait_for_torch():
-    assert "run" in without(("torch",), "--help")
+def test_help_says_what_each_command_does_and_does_not_wait_for_torch(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    rows = without(("torch",), "--help").splitlines()
+    described = {words[1]: words[2:-1] for row in rows if len(words := row.split()) > 3}
+    assert " ".join(described["inspect"]) == (
+        "Show a network layer by layer: shape, weights, nonzeros, density."
+    )
+    for command in ("run", "evaluate", "compare", "report", "export", "bench"):
+        assert len(described[command]) > 5
 
 
 def test_the_wheel_has_every_file_and_works_unpacked(tmp_path):

@@ -11,9 +11,17 @@ from typing import NoReturn
 from cyclopts import App, CycloptsError
 
 import ellzero
+from ellzero.cli.bench import bench
+from ellzero.cli.compare import compare
+from ellzero.cli.evaluate import evaluate
+from ellzero.cli.export import export
+from ellzero.cli.inspect import inspect
+from ellzero.cli.report import report
+from ellzero.cli.run import run
 from ellzero.errors import EllzeroError, SourceError
 
-COMMANDS = ("run", "evaluate", "inspect", "compare", "report", "export", "bench")
+# they import what they need when they run, so that --help is quick
+COMMANDS = (run, evaluate, inspect, compare, report, export, bench)
 
 app = App(
     name="ellzero",
@@ -22,7 +30,7 @@ app = App(
     result_action="return_value",
 )
 for _command in COMMANDS:
-    app.command(f"ellzero.cli.{_command}:{_command}", name=_command)
+    app.command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
