@@ -92,9 +92,10 @@ def run_folder(ellzero, project) -> Path:
 
 
 @pytest.mark.parametrize("name", ["", "model.safetensors", "reference.safetensors"])
-@pytest.mark.parametrize(("part", "count", "seed"), [("test", 30, 3), ("validation", 45, 2)])
+@pytest.mark.parametrize(("part", "count", "seed"), [("test", 30, 3), ("", 45, 2)])
 def test_evaluate(name, part, count, seed, run_folder, ellzero):
-    done = ellzero("evaluate", run_folder / name, "--part", part, "--json")
+    options = ("--part", part) if part else ()  # the test part on request only
+    done = ellzero("evaluate", run_folder / name, *options, "--json")
     document = json.loads(done.out)
     model = ez.load(run_folder / (name or "model.safetensors"), network())
     x, y = blobs(count, seed)
@@ -104,7 +105,7 @@ def test_evaluate(name, part, count, seed, run_folder, ellzero):
     with torch.no_grad():
         loss = nn.functional.cross_entropy(model(x), y).item()
     assert document["loss"] == pytest.approx(loss, rel=1e-5)
-    assert document["part"] == part
+    assert document["part"] == (part or "validation")
 
 
 def test_evaluate_on_other_data_and_as_a_table(run_folder, ellzero, project):
@@ -119,7 +120,7 @@ def test_evaluate_on_other_data_and_as_a_table(run_folder, ellzero, project):
     assert document["score"] in (0.0, 1.0)
     done = ellzero("evaluate", run_folder)
     assert done.code == 0
-    assert f"{run_folder / 'model.safetensors'} on own_project:data, test\n" in done.out
+    assert f"{run_folder / 'model.safetensors'} on own_project:data, validation\n" in done.out
 
 
 def test_inspect(run_folder, ellzero):

@@ -79,7 +79,7 @@ def test_a_packed_file_is_a_model_to_every_command(ellzero, run):
     weights = [p for p in ez.load("a.ellz").parameters() if p.ndim > 1]
     assert [layer["nonzeros"] for layer in layers] == [int(w.count_nonzero()) for w in weights]
     found = json.loads(ellzero("evaluate", "a.ellz", "--data", "own_project:data", "--json").out)
-    x, y = blobs(30, 3)
+    x, y = blobs(45, 2)
     right = float((ez.load("a.ellz")(x).argmax(1) == y).float().mean())
     assert found["score"] == pytest.approx(right)
     assert ellzero("export", "a.ellz", "--c", "again").code == 0

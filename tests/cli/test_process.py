@@ -88,7 +88,7 @@ def test_the_demonstration(tmp_path, start):
     assert record["file_ratio"] > 10
     model = ez.load(tmp_path / "runs/demo-1/model.safetensors", _lenet())
     assert sum(int(p.count_nonzero()) for p in model.parameters() if p.ndim > 1) == 7_986
-    found = start(tmp_path, "evaluate", "runs/demo-1", "--json")
+    found = start(tmp_path, "evaluate", "runs/demo-1", "--part", "test", "--json")
     document = json.loads(found.communicate(timeout=300)[0])
     assert document["error_percent"] == pytest.approx(record["test_error_percent"])
 

@@ -21,6 +21,12 @@ def test_accuracy_and_loss_as_by_hand(part, seed, count):
     assert found.loss == pytest.approx(sum(losses) / count)
 
 
+def test_the_test_part_is_read_on_request_only():
+    data = ez.Data(blobs(60, 1), blobs(45, 2), blobs(30, 3))
+    found = ez.evaluate(mlp(), data)
+    assert found.score == pytest.approx(right_answers(mlp(), blobs(45, 2)) / 45)
+
+
 def test_batches_of_unequal_length_count_by_their_examples(monkeypatch):
     expected = ez.evaluate(mlp(), classification(), "train")
     monkeypatch.setattr("ellzero.training.evaluation.BATCH", 7)  # 60 = 8 * 7 + 4

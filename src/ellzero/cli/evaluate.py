@@ -14,13 +14,13 @@ def evaluate(
     /,
     *,
     data: str | None = None,
-    part: Literal["train", "validation", "test"] = "test",
+    part: Literal["train", "validation", "test"] = "validation",
     data_root: Path | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
     """Measure a network on the data set it was made with, or on another one.
 
-    Example: ellzero evaluate runs/demo-1 --part validation
+    Example: ellzero evaluate runs/demo-1 --part test
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def evaluate(
         Built-in data set or your own package.module:function; by default the run's, which a packed
         file alone does not know.
     part
-        Part of the data set.
+        Part of the data set; the test part is for the end, when nothing is chosen any more.
     data_root
         Folder that holds data sets, each in a folder of its name.
     json_

@@ -37,10 +37,11 @@ def running_sum(device: torch.device) -> Tensor:
     return torch.zeros((), dtype=dtype, device=device)
 
 
-def evaluate(model: nn.Module, data: Data, part: str = "test") -> Evaluation:
+def evaluate(model: nn.Module, data: Data, part: str = "validation") -> Evaluation:
     """Score and mean loss of a network on the `train`, `validation` or `test` part of the data.
 
-    In evaluation mode and in the weights' own precision, on the device the network is on.
+    In evaluation mode and in the weights' own precision, on the device the network is on. The test
+    part is for the end, when nothing is chosen any more; so it is read on request only.
 
     Raises:
         InputError: the data has no such part.
@@ -49,7 +50,7 @@ def evaluate(model: nn.Module, data: Data, part: str = "test") -> Evaluation:
         >>> import torch, ellzero as ez
         >>> x = torch.eye(3)
         >>> data = ez.Data((x, torch.arange(3)), (x, torch.arange(3)))
-        >>> ez.evaluate(torch.nn.Identity(), data, "validation").score
+        >>> ez.evaluate(torch.nn.Identity(), data).score
         1.0
     """
     return _evaluate(model, data, part, None)
