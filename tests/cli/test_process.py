@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,63 @@ def test_streams_of_a_process(project, start):
     assert (process.returncode, out) == (1, "")
     assert err.count("\n") == 1
     assert "Traceback" not in err
+
+
+WARNING = """
+import warnings
+
+class Warning_(nn.Linear):
+    def forward(self, x):
+        if self.training:
+            warnings.warn("these data are\\nfew", ez.EllzeroWarning, stacklevel=1)
+            warnings.warn("these data are few", ez.EllzeroWarning, stacklevel=2)
+            warnings.warn("not of ellzero", UserWarning, stacklevel=1)
+        return super().forward(x)
+
+def warning():
+    return nn.Sequential(Warning_(6, 16), nn.ReLU(), nn.Linear(16, 3))
+"""
+
+
+@pytest.fixture
+def warning(project) -> Path:
+    """The project, with a network that warns in every step."""
+    with (project / "own_project.py").open("a") as module:
+        module.write(WARNING)
+    return project
+
+
+def test_a_warning_is_one_line_once_and_others_are_as_python_shows_them(warning, start):
+    process = start(warning, "run", "mine.toml", "--set", "model=own_project:warning", "--json")
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, json.loads(out)["nonzeros"]) == (0, 36)
+    line, *python = err.splitlines()
+    assert line == "ellzero: warning: these data are few"
+    assert len(python) == 2
+    assert python[0].endswith("UserWarning: not of ellzero")
+    assert "own_project.py" in python[0]
+
+
+def test_a_warning_stands_above_the_bar(warning):
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "ellzero", "run", "mine.toml", "--json", "--set",
+               "model=own_project:warning"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(
+        command, cwd=warning, stdout=subprocess.DEVNULL, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        with suppress(OSError):  # which ends what a terminal gives
+            while part := os.read(ours, 65536):
+                seen += part
+    os.close(ours)
+    assert process.returncode == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
+    at = lines.index("ellzero: warning: these data are few")
+    assert lines.count("ellzero: warning: these data are few") == 1
+    assert any("finetune" in line and "%" in line for line in lines[at:])
 
 
 @pytest.mark.slow

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import NoReturn
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn, TextIO
 
 from cyclopts import App, CycloptsError
 
@@ -18,7 +20,7 @@ from ellzero.cli.export import export
 from ellzero.cli.inspect import inspect
 from ellzero.cli.report import report
 from ellzero.cli.run import run
-from ellzero.errors import EllzeroError, SourceError
+from ellzero.errors import EllzeroError, EllzeroWarning, SourceError
 
 # they import what they need when they run, so that --help is quick
 COMMANDS = (run, evaluate, inspect, compare, report, export, bench)
@@ -37,10 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line, by default with the arguments of the process.
 
     A user's mistake is one line on standard error: exit code 2 for how the command was written, 1
-    for what it was given.
+    for what it was given. So is each warning of ellzero.
     """
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        with _warnings_in_one_line():
+            app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         _fail(f"{error} See `ellzero --help`.", 2)
     except EllzeroError as error:
@@ -60,6 +63,32 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         traceback.print_exception(error)
         _fail(f"{type(error).__name__}: {error}", 1)
     sys.exit(0)
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Show each warning of ellzero once and without a line of source; others as Python does."""
+    shown: set[str] = set()
+    show_other = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        text = " ".join(str(message).split())
+        if not issubclass(category, EllzeroWarning):
+            show_other(message, category, filename, lineno, file, line)
+        elif text not in shown:
+            shown.add(text)
+            print(f"ellzero: warning: {text}", file=sys.stderr)  # a bar there stays below it
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _fail(message: object, code: int) -> NoReturn:
