@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ellzero.errors import InputError
 from ellzero.files import check_format, write_atomically, write_json
@@ -177,6 +178,27 @@ def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     names = ("ellzero", "torch", "numpy", "safetensors")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def sizes(model: nn.Module, weights: Selection) -> dict[str, Any]:
+    """How much is left: of the selected weights, and of all parameters, selected or not.
+
+    A tied parameter counts once, a frozen one too; what is not selected counts as left. The ratios
+    are None where nothing is left.
+    """
+    nonzeros = sum(int(torch.count_nonzero(w)) for w in weights.values())
+    parameters = sum(p.numel() for p in model.parameters())
+    left = parameters - (weights.numel - nonzeros)
+    return {
+        "weights": weights.numel,
+        "nonzeros": nonzeros,
+        "sparsity": 1 - nonzeros / weights.numel,
+        "nonzero_ratio": weights.numel / nonzeros if nonzeros else None,
+        "parameters": parameters,
+        "parameters_left": left,
+        "parameter_ratio": parameters / left if left else None,
+        "float32_bytes": 4 * parameters,
+    }
 
 
 def layer_table(weights: Selection) -> list[dict[str, Any]]:

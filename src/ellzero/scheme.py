@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,33 +11,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ellzero import model_file
+from ellzero.conclusion import conclude, finite, traced
 from ellzero.data.data import Data
 from ellzero.errors import InputError
-from ellzero.files import copied, tensors_to_bytes, write_atomically
+from ellzero.files import copied, write_atomically
+from ellzero.graph import Network
 from ellzero.progress import display
-from ellzero.pruning import Masks, kept_count
+from ellzero.pruning import Masks
 from ellzero.recipe import Recipe
 from ellzero.record import (
-    ANSWERS,
     CHECKPOINT,
     FORMAT,
     RECIPE,
-    layer_table,
     locked,
     magnitudes,
     take_folder,
     versions,
-    write_metrics,
-    write_model,
     write_record,
 )
 from ellzero.regularizers.compiled import no_compiler
-from ellzero.selection import Selection, select
+from ellzero.selection import select
 from ellzero.training import checkpoint
-from ellzero.training.evaluation import Evaluation, evaluate, evaluate_each
+from ellzero.training.evaluation import Evaluation, evaluate
 from ellzero.training.run import Run, go, save_reference
 from ellzero.training.seeds import settings
 from ellzero.training.state import State
@@ -46,12 +43,33 @@ from ellzero.training.state import State
 
 @dataclass(frozen=True)
 class Result:
-    """What `compress` made: the network, its masks, the record, and the folder where all lies."""
+    """What `compress` made: the network, its masks, the record, where all lies, and the data.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> x, y = torch.eye(4).repeat(5, 1), torch.arange(4).repeat(5)
+        >>> data = ez.Data((x, y), (x, y), preprocess=ez.Affine(scale=2.0))
+        >>> recipe = ez.Recipe.parse({"train": {"epochs": 1}, "prune": {"sparsity": 0.5}})
+        >>> result = ez.compress(torch.nn.Linear(4, 4), data, recipe)
+        >>> result.trace().graph.preprocess
+        Affine(scale=2.0, shift=0.0)
+    """
 
     model: nn.Module
     masks: Masks
     record: dict[str, Any]
     folder: Path | None
+    data: Data
+
+    def trace(self) -> Network:
+        """The network as layers, with the preprocessing and the classes of the data it was made on.
+
+        This is what `compact`, `pack` and the exports take, so that files and C expect raw inputs.
+
+        Raises:
+            InputError: a network that cannot be traced.
+        """
+        return traced(self.model, self.data)
 
 
 def compress(
@@ -83,7 +101,7 @@ def compress(
         progress: show a bar on standard error; by default if that is a terminal.
 
     Returns:
-        The compressed network (in evaluation mode), its masks, the record and the folder.
+        The compressed network (in evaluation mode), its masks, the record, the folder and the data.
 
     Raises:
         InputError: data, recipe, reference or folder that cannot be used.
@@ -134,8 +152,8 @@ def compress(
                 if has_reference and not resume:
                     save_reference(run, state)
                 go(run, state)
-                record.update(_conclude(run, state))
-        return Result(state.model, Masks.of(state.weights), dict(record), path)
+                record.update(conclude(run, state))
+        return Result(state.model, Masks.of(state.weights), dict(record), path, data)
 
 
 def _prepare(
@@ -185,15 +203,7 @@ def _start_from(network: nn.Module, reference: nn.Module | str | Path) -> None:
 
 
 def _measured(who: str, network: nn.Module, data: Data) -> Evaluation:
-    return _finite(who, "validation", evaluate(network, data, "validation"))
-
-
-def _finite(who: str, part: str, found: Evaluation) -> Evaluation:
-    if not all(map(math.isfinite, found)):
-        raise InputError(
-            f"the {who} gives NaN or inf on {part} data: score {found.score}, loss {found.loss}"
-        )
-    return found
+    return finite(who, "validation", evaluate(network, data, "validation"))
 
 
 def _require_accuracy(data: Data) -> None:
@@ -264,77 +274,3 @@ def _about(recipe: Recipe, data: Data) -> dict[str, Any]:
         "classes": data.classes and list(data.classes),
         "input_shape": list(data.train.example[0].shape[1:]),
     }
-
-
-def _conclude(run: Run, state: State) -> dict[str, Any]:
-    """Write the chosen network and measure it and the reference on test data; for the record."""
-    recipe, data = run.recipe, run.data
-    chosen = state.best if recipe.prune.budget is None else state.base
-    reference = state.reference
-    assert chosen is not None
-    assert reference is not None
-    network, weights = state.model, state.weights
-    network.eval()
-
-    state.restore(chosen.tensors)
-    file_bytes = None
-    if run.folder is not None:  # before anything of the test data can go wrong
-        masks = Masks.of(weights)
-        content = model_file.to_bytes(network, masks=masks, metadata=run.about)
-        file_bytes = write_model(run.folder, content)
-        write_metrics(run.folder, state.history)
-    tests: dict[str, Evaluation] = {}
-    answers: dict[str, Tensor] = {}
-    if data.test is not None:
-        for who, snapshot in (("reference", reference), ("compressed", chosen)):
-            state.restore(snapshot.tensors)
-            found, right = evaluate_each(network, data, "test")
-            tests[who] = _finite(f"{who} network", "test", found)
-            if right is not None:
-                answers[who] = right
-    if answers and run.folder is not None:
-        write_atomically(run.folder / ANSWERS, tensors_to_bytes(answers, {}))
-    float32_bytes = 4 * sum(p.numel() for p in network.parameters())
-    gain: dict[str, Any] = {
-        "weights": weights.numel,
-        "nonzeros": chosen.nonzeros,
-        "sparsity": 1 - chosen.nonzeros / weights.numel,
-        "nonzero_ratio": weights.numel / chosen.nonzeros if chosen.nonzeros else None,
-        "reference": _figures(reference.evaluation, tests.get("reference")),
-        "compressed": {
-            **_figures(chosen.evaluation, tests.get("compressed")),
-            "epoch": chosen.epoch,
-        },
-        "validation_score": chosen.evaluation.score,
-        "trained": state.trained,
-        "outcomes": [asdict(outcome) for outcome in state.outcomes],
-        "layers": layer_table(weights),
-        "float32_bytes": float32_bytes,
-        "seconds": round(state.seconds, 1),
-    }
-    for name, who in (("reference", "reference"), ("test", "compressed")):
-        found = tests.get(who)
-        wrong = found.error_percent if found is not None and data.scores_accuracy else None
-        gain[f"{name}_error_percent"] = wrong
-    asked = _asked(recipe, weights)
-    if asked is not None and chosen.nonzeros != asked:
-        gain["note"] = f"{asked} weights were to be kept; {chosen.nonzeros} of them are nonzero"
-    if file_bytes is not None:
-        gain["file"] = "gzip of model.safetensors"
-        gain["file_bytes"] = file_bytes
-        gain["file_ratio"] = float32_bytes / file_bytes
-    return gain
-
-
-def _asked(recipe: Recipe, weights: Selection) -> int | None:
-    sparsity = recipe.prune.sparsity
-    if recipe.prune.scope == "layer" and sparsity is not None:
-        return sum(kept_count(w.numel(), sparsity) for w in weights.values())
-    return recipe.prune.target(weights.numel)
-
-
-def _figures(validation: Evaluation, test: Evaluation | None) -> dict[str, Any]:
-    figures: dict[str, Any] = {"validation": validation._asdict()}
-    if test is not None:
-        figures["test"] = test._asdict()
-    return figures

@@ -25,20 +25,12 @@ def inspect(
     """
     from ellzero.cli.model import open_model
     from ellzero.cli.tables import show_layers
-    from ellzero.record import layer_table
+    from ellzero.record import layer_table, sizes
 
     opened = open_model(model)
-    masks = opened.masks
-    layers = layer_table(masks.weights)
+    weights = opened.masks.weights
+    layers, found = layer_table(weights), sizes(opened.network, weights)
     if json_:
-        nonzeros = sum(layer["nonzeros"] for layer in layers)
-        document = {
-            "model": str(opened.file),
-            "weights": masks.numel,
-            "nonzeros": nonzeros,
-            "nonzero_ratio": masks.numel / nonzeros if nonzeros else None,
-            "layers": layers,
-        }
-        print(json.dumps(document, indent=2))
+        print(json.dumps({"model": str(opened.file), **found, "layers": layers}, indent=2))
     else:
-        show_layers(layers)
+        show_layers(layers, found)

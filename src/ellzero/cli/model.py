@@ -76,6 +76,7 @@ class Opened:
         """
         import torch
 
+        from ellzero.conclusion import traced
         from ellzero.data.data import Affine
         from ellzero.export.packed_reader import is_packed
         from ellzero.graph import Network, trace
@@ -87,10 +88,7 @@ class Opened:
         shape = about.get("input_shape")
         if not (isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape)):
             # weights alone, or a file from before the shape was noted: the data tell
-            data = self.data(None, data_root)
-            x = data.train.example[0]
-            x = x if data.preprocess is None else data.preprocess(x)
-            return trace(self.network, x, preprocess=data.preprocess, classes=data.classes)
+            return traced(self.network, self.data(None, data_root))
         prepare = about.get("preprocess")
         try:
             preprocess = None if prepare is None else Affine(**_tuples(prepare))

@@ -109,7 +109,7 @@ def _saved(folder: Path) -> str:
 def _show(record: dict[str, Any]) -> None:
     from ellzero.cli.tables import show_layers, show_rows
 
-    show_layers(record["layers"])
+    show_layers(record["layers"], record)
     show_rows("Result", list(_result_rows(record)), ("", "reference", "compressed"))
     if "note" in record:
         print(record["note"])

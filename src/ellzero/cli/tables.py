@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 
-def show_layers(layers: Sequence[dict[str, Any]]) -> None:
-    """A row per layer: name, kind, shape, weights, nonzeros, density."""
+def show_layers(layers: Sequence[dict[str, Any]], sizes: Mapping[str, Any]) -> None:
+    """A row per layer, and below them the selected weights together and all parameters."""
     table = Table("layer", "kind", "shape", title="Layers", title_justify="left")
     for heading in ("weights", "nonzeros", "density"):
         table.add_column(heading, justify="right")
@@ -23,11 +23,13 @@ def show_layers(layers: Sequence[dict[str, Any]]) -> None:
             f"{layer['nonzeros']:,}",
             f"{100 * layer['density']:.2f} %",
         )
-    weights = sum(layer["weights"] for layer in layers)
-    nonzeros = sum(layer["nonzeros"] for layer in layers)
-    density = 100 * nonzeros / weights if weights else 0.0
     table.add_section()
-    table.add_row("all", "", "", f"{weights:,}", f"{nonzeros:,}", f"{density:.2f} %")
+    rows = (("selected weights", "weights", "nonzeros"),)
+    rows += (("all parameters", "parameters", "parameters_left"),)
+    for name, *keys in rows:
+        count, left = (sizes[key] for key in keys)
+        density = 100 * left / count if count else 0.0
+        table.add_row(name, "", "", f"{count:,}", f"{left:,}", f"{density:.2f} %")
     Console().print(table)
 
 

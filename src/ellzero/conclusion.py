@@ -1,0 +1,133 @@
+"""The conclusion of a run: the chosen network written, measured, and told of in the record."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor, nn
+
+from ellzero import model_file
+from ellzero.data.data import Data
+from ellzero.errors import InputError
+from ellzero.files import tensors_to_bytes, write_atomically
+from ellzero.graph import Network, trace
+from ellzero.pruning import Masks, kept_count
+from ellzero.recipe import Recipe
+from ellzero.record import ANSWERS, layer_table, sizes, write_metrics, write_model
+from ellzero.selection import Selection
+from ellzero.training.evaluation import Evaluation, evaluate_each
+from ellzero.training.run import Run
+from ellzero.training.state import Snapshot, State
+
+
+def traced(model: nn.Module, data: Data) -> Network:
+    """A network as layers, with the preprocessing and the classes of the data it was made on.
+
+    Raises:
+        InputError: a network that cannot be traced.
+    """
+    inputs = data.train.example[0]
+    if data.preprocess is not None:
+        inputs = data.preprocess(inputs)
+    return trace(model, inputs, preprocess=data.preprocess, classes=data.classes)
+
+
+def conclude(run: Run, state: State) -> dict[str, Any]:
+    """Write the chosen network, measure it and the reference on test data; for the record.
+
+    The chosen network is in the state's model afterwards.
+
+    Raises:
+        InputError: a network that gives NaN or inf on test data.
+    """
+    chosen = state.best if run.recipe.prune.budget is None else state.base
+    reference = state.reference
+    assert chosen is not None
+    assert reference is not None
+    network, weights = state.model, state.weights
+    network.eval()
+
+    state.restore(chosen.tensors)
+    packed = _written(run, state)  # before anything of the test data can go wrong
+    tests = _tested(run, state, {"reference": reference, "compressed": chosen})
+    gain: dict[str, Any] = {
+        **sizes(network, weights),
+        "reference": _figures(reference.evaluation, tests.get("reference")),
+        "compressed": {
+            **_figures(chosen.evaluation, tests.get("compressed")),
+            "epoch": chosen.epoch,
+        },
+        "validation_score": chosen.evaluation.score,
+        "trained": state.trained,
+        "outcomes": [asdict(outcome) for outcome in state.outcomes],
+        "layers": layer_table(weights),
+        "seconds": round(state.seconds, 1),
+    }
+    for name, who in (("reference", "reference"), ("test", "compressed")):
+        found = tests.get(who)
+        wrong = found.error_percent if found is not None and run.data.scores_accuracy else None
+        gain[f"{name}_error_percent"] = wrong
+    asked = _asked(run.recipe, weights)
+    if asked is not None and chosen.nonzeros != asked:
+        gain["note"] = f"{asked} weights were to be kept; {chosen.nonzeros} of them are nonzero"
+    if packed is not None:
+        gain["file"] = "gzip of model.safetensors"
+        gain["file_bytes"] = packed
+        gain["file_ratio"] = gain["float32_bytes"] / packed
+    return gain
+
+
+def finite(who: str, part: str, found: Evaluation) -> Evaluation:
+    """The evaluation itself.
+
+    Raises:
+        InputError: it is NaN or inf.
+    """
+    if not all(map(math.isfinite, found)):
+        raise InputError(
+            f"the {who} gives NaN or inf on {part} data: score {found.score}, loss {found.loss}"
+        )
+    return found
+
+
+def _written(run: Run, state: State) -> int | None:
+    """Write the network that stands in the state; the bytes of its gzipped file."""
+    if run.folder is None:
+        return None
+    masks = Masks.of(state.weights)
+    content = model_file.to_bytes(state.model, masks=masks, metadata=run.about)
+    packed = write_model(run.folder, content)
+    write_metrics(run.folder, state.history)
+    return packed
+
+
+def _tested(run: Run, state: State, snapshots: dict[str, Snapshot]) -> dict[str, Evaluation]:
+    """What each of these networks, put into the state in turn, reaches on the test part."""
+    tests: dict[str, Evaluation] = {}
+    answers: dict[str, Tensor] = {}
+    if run.data.test is not None:
+        for who, snapshot in snapshots.items():
+            state.restore(snapshot.tensors)
+            found, right = evaluate_each(state.model, run.data, "test")
+            tests[who] = finite(f"{who} network", "test", found)
+            if right is not None:
+                answers[who] = right
+    if answers and run.folder is not None:
+        write_atomically(run.folder / ANSWERS, tensors_to_bytes(answers, {}))
+    return tests
+
+
+def _figures(validation: Evaluation, test: Evaluation | None) -> dict[str, Any]:
+    figures: dict[str, Any] = {"validation": validation._asdict()}
+    if test is not None:
+        figures["test"] = test._asdict()
+    return figures
+
+
+def _asked(recipe: Recipe, weights: Selection) -> int | None:
+    sparsity = recipe.prune.sparsity
+    if recipe.prune.scope == "layer" and sparsity is not None:
+        return sum(kept_count(w.numel(), sparsity) for w in weights.values())
+    return recipe.prune.target(weights.numel)
