@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import tomli_w
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ellzero.curves import Curve, Shape
-from ellzero.errors import InputError, nearest
+from ellzero.curves import Shape
+from ellzero.errors import InputError
 from ellzero.files import read_toml
-from ellzero.penalties import PENALTIES, Penalty, Sum
+from ellzero.penalties import Penalty, Sum
 from ellzero.pruning import Scope, kept_count
-from ellzero.pruning.budget import Budget
-from ellzero.regularizers import GATES, Gates, LayerScale
+from ellzero.recipe_fields import (
+    BudgetTable,
+    GatesTable,
+    Gradual,
+    PenaltyTable,
+    Ramp,
+    read_penalty,
+    require_known,
+)
+from ellzero.regularizers import LayerScale
 
 
 class Table(BaseModel):
@@ -40,99 +39,8 @@ class Table(BaseModel):
     @classmethod
     def _know_keys(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and cls.model_config.get("extra") == "forbid":
-            _require_known(value, list(cls.model_fields))
+            require_known(value, list(cls.model_fields))
         return value
-
-
-def _require_known(table: Mapping[str, Any], known: Sequence[str]) -> None:
-    for key in table:
-        if key not in known:
-            raise InputError(f"unknown key {key!r}; {nearest(key, tuple(known))}")
-
-
-def _dataclass(cls: type[Any], **defaults: Any) -> BeforeValidator:
-    """Read a frozen dataclass from its table."""
-
-    def read(value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        _require_known(value, [field.name for field in dataclasses.fields(cls)])
-        try:
-            return cls(**{**defaults, **value})
-        except TypeError as error:  # a key is missing
-            raise InputError(f"{cls.__name__}: {error}") from None
-
-    return BeforeValidator(read)
-
-
-def _read_penalty(value: Any) -> Any:
-    """A penalty from `{l0 = {strength = 1e-5}, l2 = {...}}`; a list under a name gives several."""
-    if value is None or isinstance(value, Penalty):
-        return value
-    terms = tuple(_read_named(value, PENALTIES))
-    if not terms:
-        return None
-    return terms[0] if len(terms) == 1 else Sum(terms)
-
-
-def _read_gates(value: Any) -> Any:
-    """Gates from `{hard_concrete = {strength = 1e-6}}`."""
-    if value is None or isinstance(value, Gates):
-        return value
-    found = list(_read_named(value, GATES))
-    if len(found) > 1:
-        raise InputError(f"got {len(found)} methods; a network can have one kind of gates")
-    return found[0] if found else None
-
-
-def _read_named(value: Any, registry: Mapping[str, type[Any]]) -> Iterator[Any]:
-    """Frozen dataclasses from tables under their registered names, in the registry's order."""
-    if not isinstance(value, Mapping):
-        example = next(iter(registry))
-        raise InputError(f"got {value!r}; expected tables such as {{{example} = {{strength = 1}}}}")
-    _require_known(value, list(registry))
-    for name, cls in registry.items():
-        tables = value.get(name, [])
-        for table in tables if isinstance(tables, list) else [tables]:
-            if not isinstance(table, Mapping):
-                raise InputError(
-                    f"{name} is {table!r}; expected a table such as {{strength = 1e-5}}"
-                )
-            _require_known(table, [field.name for field in dataclasses.fields(cls)])
-            if "strength" not in table:
-                raise InputError(f"{name} has no strength; write {name} = {{strength = 1e-5}}")
-            yield cls(**table)
-
-
-def _write_penalty(penalty: Penalty | None) -> Any:
-    if penalty is None:
-        return {}  # written out: an absent penalty would be inherited when read again
-    tables: dict[str, Any] = {}
-    for term in penalty.terms:
-        tables.setdefault(_name_of(term, PENALTIES), []).append(dataclasses.asdict(term))
-    return {name: found[0] if len(found) == 1 else found for name, found in tables.items()}
-
-
-def _write_gates(gates: Gates | None) -> Any:
-    return None if gates is None else {_name_of(gates, GATES): dataclasses.asdict(gates)}
-
-
-def _name_of(item: object, registry: Mapping[str, type[Any]]) -> str:
-    return next(name for name, cls in registry.items() if cls is type(item))
-
-
-def _without_none(value: Any) -> Any:
-    fields = {} if value is None else dataclasses.asdict(value)
-    return {key: field for key, field in fields.items() if field is not None} or None
-
-
-PenaltyTable = Annotated[
-    Penalty | None, BeforeValidator(_read_penalty), PlainSerializer(_write_penalty)
-]
-GatesTable = Annotated[Gates | None, BeforeValidator(_read_gates), PlainSerializer(_write_gates)]
-Ramp = Annotated[Curve | None, _dataclass(Curve, shape="linear"), PlainSerializer(_without_none)]
-Gradual = Annotated[Curve | None, _dataclass(Curve, shape="cubic"), PlainSerializer(_without_none)]
-BudgetTable = Annotated[Budget | None, _dataclass(Budget), PlainSerializer(_without_none)]
 
 
 class Source(Table):
@@ -312,7 +220,7 @@ class Recipe(Table):
         shared = {key: train[key] for key in Optimization.model_fields if key in train}
         if "penalty" in shared:
             try:
-                shared["penalty"] = _without_sparsifying(_read_penalty(shared["penalty"]))
+                shared["penalty"] = _without_sparsifying(read_penalty(shared["penalty"]))
             except InputError as error:
                 raise InputError(f"train.penalty: {error}") from None
         inherited = {}
@@ -390,9 +298,12 @@ def _without_sparsifying(penalty: Penalty | None) -> Penalty | None:
 def _override(table: dict[str, Any], text: str) -> None:
     """Set one value: `train.epochs=5`; the value is TOML, or failing that plain text."""
     path, equals, value = text.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise InputError(f"override {text!r} is not of the form table.key=value")
+    keys = _keys(path) if equals else []
+    if not keys:
+        raise InputError(
+            f"override {text!r} is not of the form table.key=value; "
+            'a key with a colon or a dot in it stands in quotes: "my_module:LogSum"'
+        )
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -409,6 +320,19 @@ def _override(table: dict[str, Any], text: str) -> None:
             raise InputError(f"override {text!r}: {key} is not a table")
         table = inner
     table[keys[-1]] = parsed
+
+
+def _keys(path: str) -> list[str]:
+    """The keys of a dotted path, quoted as TOML has it; none if it is no such path."""
+    try:
+        found: Any = tomllib.loads(f"{path} = 0")
+    except tomllib.TOMLDecodeError:
+        return []
+    keys = []
+    while isinstance(found, dict):
+        ((key, found),) = found.items()
+        keys.append(key)
+    return keys
 
 
 def explain(error: ValidationError) -> str:

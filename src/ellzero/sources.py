@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from ellzero.data.data import Data
 from ellzero.errors import EllzeroError, InputError, SourceError, nearest
 from ellzero.model_file import load
 from ellzero.networks import NETWORKS
+from ellzero.own_code import imported
 from ellzero.recipe import Source
 
 PACKED = ".ellz"
@@ -76,34 +75,13 @@ def _name(source: Source | None) -> str:
 def _find(what: str, source: Source | None, built_in: Mapping[str, str]) -> Callable[..., Any]:
     if source is None:
         raise InputError(f'the recipe names no {what}; write {what} = "..." in it')
-    module_name, colon, attribute = built_in.get(source.name, source.name).partition(":")
-    if not colon:
+    name = built_in.get(source.name, source.name)
+    if ":" not in name:
         raise InputError(
             f"{what} {source.name!r} is not built in ({nearest(source.name, tuple(built_in))}); "
             "your own is written package.module:function"
         )
-    if str(Path.cwd()) not in sys.path and "" not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # a console script does not look in the user's folder
-    try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        parts = module_name.split(".")
-        if error.name in {".".join(parts[: n + 1]) for n in range(len(parts))}:
-            raise InputError(
-                f"{what} {source.name!r}: there is no module {error.name!r} in this folder or "
-                "among the installed packages"
-            ) from None
-        raise SourceError(f"{what} {source.name!r}: importing it failed: {error}") from error
-    except Exception as error:
-        raise SourceError(f"{what} {source.name!r}: importing it failed: {error}") from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        raise InputError(
-            f"{what} {source.name!r}: {module_name} has no function {attribute!r}; "
-            f"{nearest(attribute, known)}"
-        )
-    return function
+    return imported(f"{what} {source.name!r}", name)
 
 
 def _call(what: str, function: Callable[..., Any], source: Source | None) -> Any:

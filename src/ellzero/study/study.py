@@ -17,9 +17,11 @@ from pydantic import Field, ValidationError, model_validator
 from ellzero.errors import InputError, is_number, nearest
 from ellzero.files import read_toml
 from ellzero.recipe import TARGETS as RECIPE_TARGETS
-from ellzero.recipe import BudgetTable, Recipe, Table, explain
+from ellzero.recipe import Recipe, Table, explain
+from ellzero.recipe_fields import BudgetTable, portable
 
 TARGETS = ("sparsities", "nonzeros", "budgets")
+STAGES = ("reference", "train", "finetune")
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,11 @@ class Study(Table):
                     f"unknown method {name!r}; {nearest(name, tuple(known))} (a method of your own "
                     f"needs a fragment of a recipe, such as methods.{name}.train.penalty.l1 = {{}})"
                 )
-            methods[name] = merged(known.get(name, {}), table)
-        return {**value, "methods": methods}
+            methods[name] = _portable(f"methods.{name}", merged(known.get(name, {}), table))
+        recipe = value.get("recipe", {})
+        if isinstance(recipe, Mapping):
+            recipe = _portable("recipe", recipe)
+        return {**value, "methods": methods, "recipe": recipe}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -289,6 +294,18 @@ class Study(Table):
         """The study as TOML, built-in methods spelled out; `parse` reads it."""
         told = self.model_dump(mode="json", exclude_defaults=True)
         return tomli_w.dumps({"name": self.name, "seeds": list(self.seeds), **told})
+
+
+def _portable(where: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """A fragment of a recipe whose penalties and gates worker processes find as well."""
+    found = dict(table)
+    for stage in STAGES:
+        if isinstance(table.get(stage), Mapping):
+            try:
+                found[stage] = portable(table[stage])
+            except InputError as error:
+                raise InputError(f"{where}: {stage}.{error}") from None
+    return found
 
 
 @cache

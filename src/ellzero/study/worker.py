@@ -43,7 +43,7 @@ def main() -> None:
         threading.Thread(target=_listen, args=(orders,), daemon=True).start()
         while (order := orders.get()) is not None:
             folder = Path(order["folder"])
-            error = run_cell(folder, Recipe.parse(order["recipe"]))
+            error = run_cell(folder, order["recipe"])
             answers.write(json.dumps({"error": error}) + "\n")
             answers.flush()
         # the listener interrupts whatever this thread is at, also where nothing is left to stop
@@ -59,12 +59,13 @@ def _listen(orders: queue.SimpleQueue[dict[str, Any] | None]) -> None:
     _thread.interrupt_main()
 
 
-def run_cell(folder: Path, recipe: Recipe) -> str | None:
-    """Run one cell, or go on with it where it stopped; why it failed, or None.
+def run_cell(folder: Path, table: dict[str, Any]) -> str | None:
+    """Run one cell by its recipe's table, or go on where it stopped; why it failed, or None.
 
     A failure is written into the cell's record as well.
     """
     try:
+        recipe = Recipe.parse(table)
         _make_ready(folder)
         found = Found.at(folder)
         resume = found.status in ("running", "interrupted") and (folder / CHECKPOINT).is_file()

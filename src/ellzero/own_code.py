@@ -1,0 +1,70 @@
+"""The user's own code, by the name that a recipe gives it: `package.module:attribute`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ellzero.errors import InputError, SourceError, nearest
+
+
+def imported(who: str, name: str, kind: str = "function") -> Callable[..., Any]:
+    """The function or class of that name, from the current folder or an installed package.
+
+    Args:
+        who: what asks for it, as messages begin: `model 'my_project:network'`.
+        name: `package.module:attribute`.
+        kind: what it should be, for messages: `function` or `class`.
+
+    Raises:
+        InputError: no such module; nothing of that name in it that can be called.
+        SourceError: the module itself failed.
+
+    Example:
+        >>> imported("data 'fractions:Fraction'", "fractions:Fraction")(1, 2)
+        Fraction(1, 2)
+    """
+    module_name, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path and "" not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # a console script does not look in the user's folder
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        parts = module_name.split(".")
+        if error.name in {".".join(parts[: n + 1]) for n in range(len(parts))}:
+            raise InputError(
+                f"{who}: there is no module {error.name!r} in this folder or "
+                "among the installed packages"
+            ) from None
+        raise SourceError(f"{who}: importing it failed: {error}") from error
+    except Exception as error:
+        raise SourceError(f"{who}: importing it failed: {error}") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise InputError(
+            f"{who}: {module_name} has no {kind} {attribute!r}; {nearest(attribute, known)}"
+        )
+    return found
+
+
+def name_of(cls: type) -> str:
+    """The name by which `imported` finds a class: `package.module:Class`."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def require_importable(cls: type) -> None:
+    """Make sure that another process, too, finds a class by its name.
+
+    Raises:
+        InputError: a class of the program itself, or one that is made within a function.
+    """
+    found = getattr(sys.modules.get(cls.__module__), cls.__qualname__, None)
+    if cls.__module__ == "__main__" or found is not cls:
+        raise InputError(
+            f"{name_of(cls)} cannot be imported by another process; put {cls.__name__} into a "
+            f"module of its own, such as my_module.py, and name it my_module:{cls.__name__}"
+        )

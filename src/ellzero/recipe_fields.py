@@ -1,0 +1,200 @@
+"""Fields of recipes that are frozen dataclasses: penalties, gates, curves, budgets as tables.
+
+A dataclass's fields are the keys of its table. Penalties and gates stand under a name: a built-in
+one, or the user's own `package.module:Class`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer
+
+from ellzero.curves import Curve, Schedule
+from ellzero.errors import InputError, nearest
+from ellzero.own_code import imported, name_of, require_importable
+from ellzero.penalties import PENALTIES, Penalty, Sum, Term
+from ellzero.pruning.budget import Budget
+from ellzero.regularizers import GATES, Gates
+
+
+def require_known(table: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Make sure that a table has no other keys.
+
+    Raises:
+        InputError: an unknown key, with the nearest known one.
+    """
+    for key in table:
+        if key not in known:
+            raise InputError(f"unknown key {key!r}; {nearest(key, tuple(known))}")
+
+
+def read_penalty(value: Any) -> Any:
+    """A penalty from `{l0 = {strength = 1e-5}, l2 = {...}}`; a list under a name gives several."""
+    if value is None or isinstance(value, Penalty):
+        return value
+    terms = tuple(_read_named(value, _PENALTY))
+    if not terms:
+        return None
+    return terms[0] if len(terms) == 1 else Sum(terms)
+
+
+def portable(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """A table such as `train`, its penalties and gates named as another process finds them too.
+
+    Raises:
+        InputError: a class that no other process can import, or that stands there twice.
+    """
+    renamed = dict(stage)
+    for family in (_PENALTY, _GATES):
+        tables = stage.get(family.what)
+        if isinstance(tables, Mapping):
+            try:
+                renamed[family.what] = family.portable(tables)
+            except InputError as error:
+                raise InputError(f"{family.what}: {error}") from None
+    return renamed
+
+
+@dataclasses.dataclass(frozen=True)
+class _Family:
+    """Dataclasses that a recipe names: what they are, the built-in ones, their base class."""
+
+    what: str
+    registry: Mapping[str, type[Any]]
+    base: type[Any]
+
+    def find(self, name: str) -> type[Any]:
+        """The class behind a name."""
+        if name in self.registry:
+            return self.registry[name]
+        if ":" not in name:
+            raise InputError(
+                f"unknown key {name!r}; {nearest(name, tuple(self.registry))} "
+                "(your own is written package.module:Class)"
+            )
+        who = f"{self.what} {name!r}"
+        cls = imported(who, name, "class")
+        if not isinstance(cls, type) or not issubclass(cls, self.base) or inspect.isabstract(cls):
+            raise InputError(
+                f"{who} is {cls!r}; expected a dataclass derived from "
+                f"{self.base.__module__}.{self.base.__name__}, without abstract methods"
+            )
+        return cls
+
+    def name(self, cls: type[Any]) -> str:
+        """The name under which a class is written, whatever it was registered as."""
+        if _comes_with_ellzero(cls):
+            return next(name for name, known in self.registry.items() if known is cls)
+        return name_of(cls)
+
+    def portable(self, tables: Mapping[str, Any]) -> dict[str, Any]:
+        """The tables under names that another process finds."""
+        found: dict[str, Any] = {}
+        for name, table in tables.items():
+            cls = self.find(name)
+            if not _comes_with_ellzero(cls):
+                require_importable(cls)
+            if self.name(cls) in found:
+                raise InputError(f"{self.name(cls)} stands there under two names")
+            found[self.name(cls)] = table
+        return found
+
+    def place(self, cls: type[Any]) -> tuple[int, str]:
+        """Where a class stands in a sum: the built-in ones first; another order gives other bits."""
+        known = list(self.registry.values())
+        own = not _comes_with_ellzero(cls)
+        return (len(known) if own else known.index(cls), self.name(cls))
+
+
+_PENALTY = _Family("penalty", PENALTIES, Term)
+_GATES = _Family("gates", GATES, Gates)
+
+
+def _comes_with_ellzero(cls: type[Any]) -> bool:
+    return cls.__module__.partition(".")[0] == "ellzero"
+
+
+def _read_gates(value: Any) -> Any:
+    """Gates from `{hard_concrete = {strength = 1e-6}}`."""
+    if value is None or isinstance(value, Gates):
+        return value
+    found = list(_read_named(value, _GATES))
+    if len(found) > 1:
+        raise InputError(f"got {len(found)} methods; a network can have one kind of gates")
+    return found[0] if found else None
+
+
+def _read_named(value: Any, family: _Family) -> Iterator[Any]:
+    """Frozen dataclasses from tables under their names, in an order that does not hang on TOML."""
+    if not isinstance(value, Mapping):
+        example = next(iter(family.registry))
+        raise InputError(f"got {value!r}; expected tables such as {{{example} = {{strength = 1}}}}")
+    classes = {name: family.find(name) for name in value}
+    for name in sorted(value, key=lambda name: family.place(classes[name])):
+        tables = value[name]
+        for table in tables if isinstance(tables, list) else [tables]:
+            if not isinstance(table, Mapping):
+                raise InputError(
+                    f"{name} is {table!r}; expected a table such as {{strength = 1e-5}}"
+                )
+            _require_fields(table, classes[name])
+            if "strength" not in table:
+                raise InputError(f"{name} has no strength; write {name} = {{strength = 1e-5}}")
+            yield _made(classes[name], {key: _schedule(field) for key, field in table.items()})
+
+
+def _schedule(value: Any) -> Any:
+    """A number that changes while it trains, from `{start = 1, end = 10}`; others as they are."""
+    return _made(Schedule, value) if isinstance(value, Mapping) else value
+
+
+def _require_fields(table: Mapping[str, Any], cls: type[Any]) -> None:
+    require_known(table, [field.name for field in dataclasses.fields(cls)])
+
+
+def _made(cls: type[Any], table: Mapping[str, Any]) -> Any:
+    _require_fields(table, cls)
+    try:
+        return cls(**table)
+    except TypeError as error:  # a key is missing
+        raise InputError(f"{cls.__name__}: {error}") from None
+
+
+def _dataclass(cls: type[Any], **defaults: Any) -> BeforeValidator:
+    """Read a frozen dataclass from its table."""
+
+    def read(value: Any) -> Any:
+        return _made(cls, {**defaults, **value}) if isinstance(value, Mapping) else value
+
+    return BeforeValidator(read)
+
+
+def _write_penalty(penalty: Penalty | None) -> Any:
+    if penalty is None:
+        return {}  # written out: an absent penalty would be inherited when read again
+    tables: dict[str, Any] = {}
+    for term in penalty.terms:
+        tables.setdefault(_PENALTY.name(type(term)), []).append(dataclasses.asdict(term))
+    return {name: found[0] if len(found) == 1 else found for name, found in tables.items()}
+
+
+def _write_gates(gates: Gates | None) -> Any:
+    return None if gates is None else {_GATES.name(type(gates)): dataclasses.asdict(gates)}
+
+
+def _without_none(value: Any) -> Any:
+    fields = {} if value is None else dataclasses.asdict(value)
+    return {key: field for key, field in fields.items() if field is not None} or None
+
+
+PenaltyTable = Annotated[
+    Penalty | None, BeforeValidator(read_penalty), PlainSerializer(_write_penalty)
+]
+GatesTable = Annotated[Gates | None, BeforeValidator(_read_gates), PlainSerializer(_write_gates)]
+Ramp = Annotated[Curve | None, _dataclass(Curve, shape="linear"), PlainSerializer(_without_none)]
+Gradual = Annotated[Curve | None, _dataclass(Curve, shape="cubic"), PlainSerializer(_without_none)]
+BudgetTable = Annotated[Budget | None, _dataclass(Budget), PlainSerializer(_without_none)]
