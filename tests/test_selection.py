@@ -1,9 +1,14 @@
+import copy
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 import ellzero as ez
 from ellzero.selection import Selection, named_weights
+
+pytestmark = pytest.mark.filterwarnings("ignore:embeddings are not selected")
 
 
 def kinds(model: nn.Module, **options) -> dict[str, str]:
@@ -60,6 +65,153 @@ def test_layers_left_out_by_default(layer):
         ez.select(layer)
     beside_a_linear_one = nn.Sequential(layer, nn.Linear(2, 2))
     assert list(ez.select(beside_a_linear_one)) == ["1.weight"]
+
+
+def weight_norm(layer: nn.Module, **options) -> nn.Module:
+    return nn.utils.parametrizations.weight_norm(layer, **options)
+
+
+def spectral_norm(layer: nn.Module) -> nn.Module:
+    return nn.utils.parametrizations.spectral_norm(layer)
+
+
+ORIGINAL1 = "parametrizations.weight.original1"
+ORIGINAL = "parametrizations.weight.original"
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (
+            nn.LSTM(3, 4, num_layers=2, proj_size=2),
+            dict.fromkeys(
+                [f"weight_{what}_l{n}" for n in (0, 1) for what in ("ih", "hh", "hr")], "recurrent"
+            ),
+        ),
+        (
+            nn.GRU(3, 4, bidirectional=True),
+            dict.fromkeys(
+                [f"weight_{what}_l0{end}" for end in ("", "_reverse") for what in ("ih", "hh")],
+                "recurrent",
+            ),
+        ),
+        (nn.RNN(3, 4), {"weight_ih_l0": "recurrent", "weight_hh_l0": "recurrent"}),
+        (nn.LSTMCell(3, 4), {"weight_ih": "recurrent", "weight_hh": "recurrent"}),
+        (nn.GRUCell(3, 4), {"weight_ih": "recurrent", "weight_hh": "recurrent"}),
+        (nn.RNNCell(3, 4), {"weight_ih": "recurrent", "weight_hh": "recurrent"}),
+        (weight_norm(nn.Linear(3, 2)), {ORIGINAL1: "parametrized"}),
+        (weight_norm(nn.Conv1d(3, 2, 3)), {ORIGINAL1: "parametrized"}),
+        (spectral_norm(nn.Linear(3, 2)), {ORIGINAL: "parametrized"}),
+        (
+            weight_norm(nn.LSTM(3, 4), name="weight_hh_l0"),
+            {
+                "weight_ih_l0": "recurrent",
+                "parametrizations.weight_hh_l0.original1": "parametrized",
+            },
+        ),
+    ],
+    ids=lambda case: type(case).__name__ if isinstance(case, nn.Module) else None,
+)
+def test_recurrent_and_parametrized_weights_are_kinds_of_their_own(layer, expected):
+    assert kinds(layer) == expected
+
+
+@pytest.mark.parametrize("norm", [weight_norm, spectral_norm])
+def test_zeros_of_a_selected_parametrized_weight_are_zeros_of_the_layers(norm):
+    layer: Any = norm(nn.Linear(6, 5))
+    ez.prune(layer, sparsity=0.8)
+    assert int((layer.weight == 0).sum()) == 24
+
+
+class Symmetric(nn.Module):
+    def forward(self, x):
+        return x + x.T
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.utils.parametrize.register_parametrization(nn.Linear(4, 4), "weight", Symmetric()),
+        nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)),
+        nn.utils.parametrize.register_parametrization(
+            spectral_norm(nn.Linear(4, 4)), "weight", Symmetric()
+        ),
+    ],
+)
+def test_parametrizations_that_move_zeros_are_named_and_not_selected(layer):
+    with pytest.warns(ez.EllzeroWarning, match=rf"0\.{ORIGINAL} \(4 x 4\); include="):
+        assert list(ez.select(nn.Sequential(layer, nn.Linear(4, 1)))) == ["1.weight"]
+
+
+class FusedAttention(nn.Module):
+    """A query, key and value in one bare parameter, as many networks have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Parameter(torch.ones(24, 8))
+        self.token = nn.Parameter(torch.ones(1, 1, 8))  # a vector, however it is written
+        self.bias_k = nn.Parameter(torch.ones(2, 8))
+        self.norm = nn.LayerNorm((2, 8))
+        self.out = nn.Linear(8, 8)
+
+
+def test_a_matrix_of_no_known_layer_is_named_with_the_pattern_that_includes_it():
+    model = nn.Sequential(FusedAttention(), FusedAttention(), nn.Embedding(5, 3))
+    with pytest.warns() as caught:
+        assert list(ez.select(model)) == ["0.out.weight", "1.out.weight"]
+    assert [str(w.message) for w in caught] == [
+        "embeddings are not selected by default: 2.weight (5 x 3); "
+        "include=['default', '2.weight'] selects them too",
+        "weights of a kind that is not known are not selected: *.qkv (2 of 24 x 8); "
+        "include=['default', '*.qkv'] selects them too",
+    ]
+    assert all(w.category is ez.EllzeroWarning for w in caught)
+    told = ez.select(model, include=["default", "*.qkv", "2.weight"])
+    assert list(told) == ["0.qkv", "0.out.weight", "1.qkv", "1.out.weight", "2.weight"]
+    assert told.left_out == ()
+
+
+def test_nothing_is_said_of_what_the_user_left_out():
+    model = nn.Sequential(FusedAttention(), nn.Embedding(5, 3))
+    model[1].weight.requires_grad_(False)
+    assert ez.select(model, exclude=["*.qkv"]).left_out == ()
+    assert ez.select(model, include=["*.weight"]).left_out == ()
+
+
+def test_a_network_of_unknown_weights_alone_is_told_how_to_select_them():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(3, 2))
+
+    with pytest.raises(
+        ez.InputError, match=r"no weights.*: w \(3 x 2\); include=\['default', 'w'\]"
+    ):
+        ez.select(Bare())
+
+
+@pytest.mark.parametrize(
+    ("layer", "what"),
+    [
+        (nn.Linear(3, 2, dtype=torch.complex64), "complex64"),
+        (nn.Linear(3, 2).to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (nn.Linear(3, 2, device="meta"), r"\(2, 3\) is on the meta device"),
+        (FusedAttention().out.requires_grad_(False), None),
+    ],
+)
+def test_weights_that_are_no_plain_numbers_are_refused_by_name(layer, what):
+    model = nn.Sequential(layer, nn.Linear(2, 2))
+    if what is None:
+        assert list(ez.select(model)) == ["1.weight"]
+        return
+    for act in (
+        ez.select,
+        lambda m: ez.prune(m, sparsity=0.5),
+        lambda m: ez.Regularizer(m, ez.L1(1)),
+    ):
+        with pytest.raises(ez.InputError, match=rf"^0\.weight .*{what}"):
+            act(model)
+    assert list(ez.select(model, exclude=["0.*"])) == ["1.weight"]
 
 
 def test_a_parameter_of_the_users_own_is_left_out_unless_included():
@@ -197,3 +349,32 @@ def test_every_parameter_is_listed_once_with_all_its_names():
     model[1].weight = model[0].weight
     listed = {weight.name: names for names, weight in named_weights(model)}
     assert listed == {"0.weight": ["0.weight", "1.weight"], "0.bias": ["0.bias"]}
+
+
+def test_a_selection_knows_when_its_network_has_other_weights():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    weights = ez.select(model)
+    weights.require_current()
+    model.load_state_dict(model.state_dict())  # copies values into the same parameters
+    weights.require_current()
+    model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
+    with pytest.raises(ez.InputError, match=r"^0\.weight of Sequential is another parameter now"):
+        weights.require_current()
+    weights = ez.select(model)
+    model[1] = nn.Linear(3, 2)
+    with pytest.raises(ez.InputError, match=r"^1\.weight of Sequential is another parameter now"):
+        weights.require_current()
+    weights = ez.select(model)
+    nn.utils.parametrizations.weight_norm(model[0])
+    with pytest.raises(ez.InputError, match=r"^0\.weight of Sequential is no longer there"):
+        weights.require_current()
+
+
+def test_a_selection_is_copied_with_its_network_or_not_at_all():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    model[1].weight = nn.Parameter(torch.ones(2, 3))
+    network, weights = copy.deepcopy((model, ez.select(model)))
+    weights.require_current()
+    assert weights["1.weight"] is network[1].weight
+    with pytest.raises(ez.InputError, match=r"copy\.deepcopy\(\(model, masks\)\)"):
+        copy.deepcopy(weights)

@@ -155,7 +155,7 @@ def load_masks(path: str | Path, model: nn.Module) -> Masks:
             raise InputError(
                 f"{path} has masks for {missing[0]}; {nearest(missing[0], list(known))}"
             )
-        return Masks.of(Selection([known[name] for name in names]), kept_zeros)
+        return Masks.of(Selection(model, [known[name] for name in names]), kept_zeros)
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path} notes masks that make no sense: {error!r}") from None
 

@@ -1,22 +1,43 @@
-"""Which weights count: those of linear and convolution layers, unless a pattern says otherwise."""
+"""Which weights count: those of linear, convolution and recurrent layers, unless a pattern says so.
+
+What is left out is named in a warning: a figure over the selected weights says nothing of it.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrize import ParametrizationList
 
-from ellzero.errors import InputError, nearest
+from ellzero.errors import EllzeroWarning, InputError, nearest
+from ellzero.tensors import is_distributed, require_plain
 
-Kind = Literal["dense", "conv", "embedding", "other"]
+Kind = Literal["dense", "conv", "recurrent", "parametrized", "embedding", "normalization", "other"]
 
 DENSE = (nn.Linear, nn.Bilinear)
 CONV = (nn.modules.conv._ConvNd,)
+RECURRENT = (nn.RNNBase, nn.modules.rnn.RNNCellBase)
 EMBEDDING = (nn.Embedding, nn.EmbeddingBag)
+NORMALIZATION = (nn.LayerNorm, nn.RMSNorm)  # a scale each, of as many dimensions as the input
 ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+SELECTED: tuple[Kind, ...] = ("conv", "dense", "recurrent", "parametrized")
+"""The kinds that are selected by default."""
+
+DEFAULT = "default"
+"""Among the patterns of `include`: what is selected by default."""
+
+KEEPS_ZEROS = {
+    (parametrizations._WeightNorm, "original1"),  # w = g v / ||v||
+    (parametrizations._SpectralNorm, "original"),  # w = v / sigma
+}
+"""Parametrizations whose weight is zero where this parameter is; no other is selected unasked."""
 
 
 class Holder(nn.Module):
@@ -29,22 +50,45 @@ class Holder(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """One selected weight: its name in the network, the parameter itself, the kind of its layer."""
+    """One selected weight: its name in the network, the parameter itself, the kind of its layer.
+
+    Args:
+        name: its first name in the network.
+        parameter: the parameter itself.
+        kind: of its layer.
+        normalized: dimensions over which weight or spectral normalization divides by a norm; where
+            all weights along them were zero, the layer's would be NaN.
+    """
 
     name: str
     parameter: nn.Parameter
     kind: Kind
+    normalized: tuple[int, ...] = ()
 
 
 class Selection(Mapping[str, nn.Parameter]):
     """The selected weights of one network, by name, in the network's own order.
 
     A mapping from name to parameter; `weights` has the kinds as well. Made by `select`.
+
+    Args:
+        model: the network.
+        weights: some of its weights.
+        left_out: what is left out of them that a user may expect among them, in sentences.
+
+    Raises:
+        InputError: (where it is copied) the network is not copied in the same call, so that the
+            copy would hold on to weights of no network.
     """
 
-    def __init__(self, weights: Sequence[Weight]) -> None:
+    def __init__(
+        self, model: nn.Module, weights: Sequence[Weight], left_out: Sequence[str] = ()
+    ) -> None:
+        self.model = model
         self.weights = tuple(weights)
+        self.left_out = tuple(left_out)
         self._parameters = {weight.name: weight.parameter for weight in self.weights}
+        self._paths = [weight.name.split(".") for weight in self.weights]
 
     def __getitem__(self, name: str) -> nn.Parameter:
         return self._parameters[name]
@@ -55,10 +99,32 @@ class Selection(Mapping[str, nn.Parameter]):
     def __len__(self) -> int:
         return len(self._parameters)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Selection:
+        model = memo.get(id(self.model))
+        if model is None:
+            raise InputError(
+                "masks and regularizers are bound to the weights of their network, and a copy of "
+                "them alone would act on none; copy the network first in the same call: "
+                "copy.deepcopy((model, masks))"
+            )
+        copied = [replace(w, parameter=memo[id(w.parameter)]) for w in self.weights]
+        return Selection(model, copied, self.left_out)
+
     @property
     def numel(self) -> int:
         """Count of the selected weights."""
         return sum(parameter.numel() for parameter in self.values())
+
+    def require_current(self) -> None:
+        """Make sure that the network still has these parameters, and not others in their place.
+
+        Raises:
+            InputError: one was replaced, so that whatever is done to it here has no effect.
+        """
+        for weight, path in zip(self.weights, self._paths, strict=True):
+            found = _parameter_at(self.model, path)
+            if found is not weight.parameter:
+                raise InputError(_replaced(type(self.model).__name__, weight.name, found))
 
 
 def select(
@@ -66,21 +132,25 @@ def select(
 ) -> Selection:
     """Choose the weights that penalties and pruning act on.
 
-    By default the weights of linear and convolution layers (attention's projections among them);
-    no bias, normalization or embedding. Tied weights count once, under their first name, and a
-    weight that is also an embedding counts as an embedding. Frozen ones are never selected.
+    By default the weights of linear, convolution and recurrent layers (attention's projections
+    among them); no bias, normalization or embedding. Under weight and spectral normalization it is
+    the parameter whose zeros are the weight's (`parametrizations.weight.original1`). Tied weights
+    count once, under their first name, and a weight that is also an embedding counts as an
+    embedding. Frozen ones are never selected. A warning names the matrices that are left out.
 
     Args:
         model: any network; nothing of it changes.
         include: shell-style patterns of parameter names (`*`, `?`, `[...]`). Where given, exactly
             the parameters that match are selected, of whatever kind: `["encoder.*.weight"]`.
+            `"default"` among them stands for what is selected without it.
         exclude: patterns of names that are left out of that.
 
     Returns:
         A mapping from parameter name to parameter.
 
     Raises:
-        InputError: a pattern that matches no parameter or only frozen ones; nothing is selected.
+        InputError: a pattern that matches no parameter or only frozen ones; nothing is selected; a
+            weight that is a DTensor, sparse, complex, float8 or on the meta device.
 
     Example:
         >>> import torch, ellzero as ez
@@ -96,7 +166,8 @@ def select(
     candidates = list(named_weights(model))
     for pattern in exclude:
         _require_match(pattern, candidates)
-    for pattern in include:
+    named = [pattern for pattern in include if pattern != DEFAULT]
+    for pattern in named:
         hits = _require_match(pattern, candidates)
         if not any(weight.parameter.requires_grad for weight in hits):
             raise InputError(
@@ -104,24 +175,34 @@ def select(
                 "...); unfreeze them, or drop the pattern"
             )
 
-    chosen = []
+    by_default = not include or DEFAULT in include
+    chosen, rest = [], []
     for names, weight in candidates:
-        wanted = _matches(names, include) if include else weight.kind in ("dense", "conv")
-        if wanted and weight.parameter.requires_grad and not _matches(names, exclude):
-            chosen.append(weight)
+        if not weight.parameter.requires_grad or _matches(names, exclude):
+            continue
+        wanted = (by_default and weight.kind in SELECTED) or _matches(names, named)
+        (chosen if wanted else rest).append(weight)
+    left_out = list(_left_out(rest)) if by_default else []
     if not chosen:
         frozen = sum(not weight.parameter.requires_grad for _, weight in candidates)
         raise InputError(
             f"no weights selected in {type(model).__name__}: {len(candidates)} parameters, "
             f"{frozen} of them frozen; name others with include=, or unfreeze them"
+            + "".join(f"; {sentence}" for sentence in left_out)
         )
-    return Selection(chosen)
+    for weight in chosen:
+        require_plain(weight.name, weight.parameter)
+    for sentence in left_out:
+        warnings.warn(sentence, EllzeroWarning, stacklevel=2)
+    return Selection(model, chosen, left_out)
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[list[str], Weight]]:
     """Every distinct parameter with all its names, first name first, and its kind."""
     found: dict[nn.Parameter, tuple[list[str], set[Kind]]] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
+    normalized: dict[nn.Parameter, tuple[int, ...]] = {}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for prefix, module in modules.items():
         for local, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             name = f"{prefix}.{local}" if prefix else local
             if isinstance(parameter, nn.parameter.UninitializedParameter):
@@ -131,10 +212,20 @@ def named_weights(model: nn.Module) -> Iterator[tuple[list[str], Weight]]:
                 )
             names, kinds = found.setdefault(parameter, ([], set()))
             names.append(name)
-            kinds.add(_kind(module, local))
+            if isinstance(module, ParametrizationList):
+                # "fc.parametrizations.weight": the weight of the layer "fc"
+                *path, _, local_weight = prefix.split(".")
+                kind = _kind(modules[".".join(path)], local_weight)
+                keeps_zeros = _keeps_zeros(module, local)
+                kinds.add(_parametrized(kind, keeps_zeros=keeps_zeros))
+                if keeps_zeros:
+                    normalized[parameter] = _normalized(module, parameter)
+            else:
+                kinds.add(_kind(module, local))
+    order: tuple[Kind, ...] = ("embedding", *SELECTED, "normalization", "other")
     for parameter, (names, kinds) in found.items():
-        kind: Kind = next(k for k in ("embedding", "conv", "dense", "other") if k in kinds)
-        yield names, Weight(names[0], parameter, kind)
+        kind: Kind = next(k for k in order if k in kinds)
+        yield names, Weight(names[0], parameter, kind, normalized.get(parameter, ()))
 
 
 def _kind(module: nn.Module, local: str) -> Kind:
@@ -142,14 +233,95 @@ def _kind(module: nn.Module, local: str) -> Kind:
         return module.kinds.get(local, "other")
     if isinstance(module, nn.MultiheadAttention):
         return "dense" if local in ATTENTION else "other"
+    if isinstance(module, RECURRENT) and local.startswith("weight_"):
+        return "recurrent"
     if local == "weight":
         if isinstance(module, EMBEDDING):
             return "embedding"
+        if isinstance(module, NORMALIZATION):
+            return "normalization"
         if isinstance(module, CONV):
             return "conv"
         if isinstance(module, DENSE):
             return "dense"
     return "other"
+
+
+def _parametrized(kind: Kind, *, keeps_zeros: bool) -> Kind:
+    """The kind of a parameter that a weight of this kind is computed from."""
+    if kind == "embedding":
+        return kind
+    return "parametrized" if keeps_zeros and kind in SELECTED else "other"
+
+
+def _keeps_zeros(module: ParametrizationList, local: str) -> bool:
+    """Whether the computed weight is zero wherever this parameter of it is."""
+    first, *others = (type(step) for step in module)
+    return (first, local) in KEEPS_ZEROS and all(
+        (step, "original") in KEEPS_ZEROS for step in others
+    )
+
+
+def _normalized(module: ParametrizationList, parameter: nn.Parameter) -> tuple[int, ...]:
+    """The dimensions over which a parametrization takes a norm: spectral normalization over all."""
+    norms = module._parameters.get("original0")  # of weight normalization; 1 where it sums up
+    sizes = norms.shape if norms is not None and len(module) == 1 else [1] * parameter.ndim
+    return tuple(d for d, size in enumerate(sizes or [1] * parameter.ndim) if size == 1)
+
+
+def _left_out(rest: Sequence[Weight]) -> Iterator[str]:
+    """Sentences that name matrices among the weights that are not selected, and the embeddings."""
+    reasons: dict[Kind, str] = {
+        "embedding": "embeddings are not selected by default",
+        "other": "weights of a kind that is not known are not selected",
+    }
+    for kind, reason in reasons.items():
+        found: dict[str, list[Weight]] = {}
+        for weight in rest:
+            if weight.kind == kind and _is_matrix(weight):
+                # "blocks.0.qkv" and "blocks.1.qkv" are told together
+                parts = ("*" if part.isdigit() else part for part in weight.name.split("."))
+                found.setdefault(".".join(parts), []).append(weight)
+        if found:
+            named = ", ".join(
+                f"{pattern} ({len(some)} of {_size(some[0])})"
+                if len(some) > 1
+                else f"{some[0].name} ({_size(some[0])})"
+                for pattern, some in found.items()
+            )
+            patterns = [DEFAULT, *(p if len(ws) > 1 else ws[0].name for p, ws in found.items())]
+            yield f"{reason}: {named}; include={patterns} selects them too"
+
+
+def _is_matrix(weight: Weight) -> bool:
+    """Whether it has two dimensions or more, those of size 1 not counted, and is no bias."""
+    is_bias = weight.name.rpartition(".")[2].startswith("bias")
+    return not is_bias and sum(size != 1 for size in weight.parameter.shape) > 1
+
+
+def _size(weight: Weight) -> str:
+    return " x ".join(map(str, weight.parameter.shape))
+
+
+def _parameter_at(model: nn.Module, path: Sequence[str]) -> object:
+    """What the network has under a parameter's name, None where it has nothing."""
+    module: nn.Module | None = model
+    for part in path[:-1]:
+        module = module._modules.get(part)
+        if module is None:
+            return None
+    return module._parameters.get(path[-1])
+
+
+def _replaced(network: str, name: str, found: object) -> str:
+    if isinstance(found, nn.Parameter) and is_distributed(found):
+        return f"{name} of {network} has become a DTensor, which ellzero does not support yet"
+    what = "is no longer there" if found is None else "is another parameter now"
+    return (
+        f"{name} of {network} {what} (a new module, load_state_dict(assign=True), a "
+        "parametrization), so what is bound to the old one has no effect; select, prune, or make "
+        "the regularizer anew"
+    )
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:

@@ -51,7 +51,7 @@ class GroupLasso(Term):
 
     def value(self, w: Tensor) -> Tensor:
         """`strength * sum_g sqrt(n_g) ||w_g||`, a 0-d tensor."""
-        return self._slope(w) * _norms(w).sum()
+        return self._slope(w) * _norms(wide(w)).sum()
 
     def gradient(self, w: Tensor) -> Tensor:
         """`strength * sqrt(n_g) w_g / ||w_g||`, of the shape of `w`; 0 where `w_g` is 0."""

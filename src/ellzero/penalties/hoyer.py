@@ -47,7 +47,7 @@ class HoyerSquare(Term):
 
     def value(self, w: Tensor) -> Tensor:
         """`strength * (sum|w|)^2 / sum(w^2)`, a 0-d tensor; 0 where all weights are 0."""
-        u = w / _size(w)
+        u = wide(w) / _size(w)
         return self.strength * u.abs().sum().square() / _or_one(u.square().sum())
 
     def gradient(self, w: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def _size(w: Tensor) -> Tensor:
 
     Detached: the measure does not change with it, so there is nothing to differentiate.
     """
-    return _or_one(w.detach().abs().sum())
+    return _or_one(wide(w.detach()).abs().sum())
 
 
 def _sum(values: Iterable[Tensor]) -> Tensor:

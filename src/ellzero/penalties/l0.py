@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ellzero.penalties.penalty import Form, Term, shrink_by_
+from ellzero.curves import Schedule
+from ellzero.penalties.penalty import Form, Term, shrink_by_, wide
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class L0(Term):
     Args:
         strength: factor of the sum, >= 0. With `form="gradient"` and Adam, about 1e-6 to 1e-4;
             with `form="decoupled"` about 1e-3 to 1e-1.
-        beta: sharpness, >= 0, in units of 1 / weight.
+        beta: sharpness, >= 0, in units of 1 / weight; or an `ez.Schedule` of it, for which a
+            regularizer has to be told the progress.
         form: `gradient`, `loss` or `decoupled`, see `ellzero.penalties.Form`.
 
     Raises:
@@ -45,15 +47,15 @@ class L0(Term):
     layer_scaled: ClassVar[bool] = True
 
     _: KW_ONLY
-    beta: float = 5.0
+    beta: float | Schedule = 5.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_number("beta", self.beta)
+        self._require_number("beta", self.beta, scheduled=True)
 
     def value(self, w: Tensor) -> Tensor:
         """`strength * sum(1 - exp(-beta |w|))`, a 0-d tensor."""
-        return -self.strength * torch.expm1(-self.beta * w.abs()).sum()
+        return -self.strength * torch.expm1(-self._number("beta") * wide(w).abs()).sum()
 
     def gradient(self, w: Tensor) -> Tensor:
         """`strength * beta * sign(w) * exp(-beta |w|)`, of the shape of `w`."""
@@ -61,16 +63,17 @@ class L0(Term):
 
     def add_gradient_(self, gradient: Tensor, w: Tensor, factor: float) -> None:
         # in as few passes as there are functions for; the exponential is the least part of it
-        sign = w.sign()
-        attraction = torch.addcmul(_zero(w), w, sign, value=-float(self.beta)).exp_()
-        gradient.addcmul_(attraction, sign, value=float(factor * self.strength * self.beta))
+        sign, beta = w.sign(), self._number("beta")
+        attraction = torch.addcmul(_zero(w), w, sign, value=-float(beta)).exp_()
+        gradient.addcmul_(attraction, sign, value=float(factor * self.strength * beta))
 
     def shrink_(self, w: Tensor, step: float | Tensor) -> None:
         """`w <- sign(w) max(|w| - step * strength * beta * exp(-beta |w|), 0)` in place."""
         shrink_by_(w, self._attraction(w).mul_(step))
 
     def _attraction(self, w: Tensor) -> Tensor:
-        return w.abs().mul_(-self.beta).exp_().mul_(self.strength * self.beta)
+        beta = self._number("beta")
+        return w.abs().mul_(-beta).exp_().mul_(self.strength * beta)
 
 
 _ZEROS = {dtype: torch.zeros((), dtype=dtype) for dtype in (torch.float32, torch.float64)}

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ellzero.penalties.penalty import Form, Term, shrink_by_
+from ellzero.penalties.penalty import Form, Term, shrink_by_, wide
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class L1(Term):
 
     def value(self, w: Tensor) -> Tensor:
         """`strength * sum(|w|)`, a 0-d tensor."""
-        return self.strength * w.abs().sum()
+        return self.strength * wide(w).abs().sum()
 
     def gradient(self, w: Tensor) -> Tensor:
         """`strength * sign(w)`, of the shape of `w`."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ellzero.penalties.penalty import Term
+from ellzero.penalties.penalty import Term, wide
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class L2(Term):
 
     def value(self, w: Tensor) -> Tensor:
         """`strength * sum(w^2)`, a 0-d tensor."""
-        return self.strength * w.square().sum()
+        return self.strength * wide(w).square().sum()
 
     def gradient(self, w: Tensor) -> Tensor:
         """`2 * strength * w`, of the shape of `w`."""

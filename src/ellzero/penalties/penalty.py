@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from ellzero.curves import Schedule
 from ellzero.errors import InputError, is_number
 
 Form = Literal["gradient", "loss", "decoupled"]
@@ -36,11 +37,18 @@ class Penalty(ABC):
 
     @abstractmethod
     def value(self, w: Tensor) -> Tensor:
-        """The penalty of a tensor of any shape, as a 0-d tensor that autograd can differentiate."""
+        """The penalty of a tensor of any shape, as a 0-d tensor that autograd can differentiate.
+
+        In float32 where the weights are in half precision, whose range a sum soon leaves.
+        """
 
     @abstractmethod
     def gradient(self, w: Tensor) -> Tensor:
         """The penalty's gradient in closed form, of the shape of `w`; the subgradient at 0 is 0."""
+
+    @abstractmethod
+    def at(self, progress: float) -> Penalty:
+        """The penalty with the numbers that its schedules have at a progress in [0, 1]."""
 
     def __add__(self, other: Penalty) -> Sum:
         if not isinstance(other, Penalty):
@@ -81,6 +89,9 @@ class Sum(Penalty):
             total += term.gradient(w)
         return total
 
+    def at(self, progress: float) -> Sum:
+        return Sum(tuple(term.at(progress) for term in self.addends))
+
 
 @dataclass(frozen=True)
 class Term(Penalty):
@@ -119,11 +130,37 @@ class Term(Penalty):
                 f"{type(self).__name__}: form is {self.form!r}; expected {' or '.join(self.forms)}"
             )
 
-    def _require_number(self, name: str, value: object) -> None:
-        if not is_number(value) or not 0 <= value < math.inf:
+    def _require_number(self, name: str, value: object, *, scheduled: bool = False) -> None:
+        """Refuse what is no finite number >= 0, nor a schedule from one to another if it may be."""
+        ends = [value.start, value.end] if scheduled and isinstance(value, Schedule) else [value]
+        if not all(is_number(end) and 0 <= end < math.inf for end in ends):
             raise InputError(
                 f"{type(self).__name__}: {name} is {value!r}; expected a finite number >= 0"
             )
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """The numbers that follow a schedule, by their names."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Schedule)}
+
+    def at(self, progress: float) -> Term:
+        numbers = {name: schedule(progress) for name, schedule in self.schedules.items()}
+        return replace(self, **numbers) if numbers else self
+
+    def _number(self, name: str) -> float:
+        """One of the numbers, as long as it follows no schedule.
+
+        Raises:
+            InputError: it does, so that it depends on the progress.
+        """
+        value = getattr(self, name)
+        if isinstance(value, Schedule):
+            raise InputError(
+                f"{type(self).__name__}: {name} follows {value}; say where the training is: "
+                "penalty.at(progress), or a Regularizer's progress"
+            )
+        return value
 
     @property
     def terms(self) -> tuple[Term, ...]:

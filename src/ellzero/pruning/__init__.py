@@ -1,6 +1,7 @@
 """Pruning: masks, and the choice of the weights that go."""
 
-from ellzero.pruning.magnitude import Scope, kept_count, largest, prune
-from ellzero.pruning.masks import Hold, Masks
+from ellzero.pruning.hold import Hold
+from ellzero.pruning.magnitude import Scope, kept_count, largest, prune, ranked
+from ellzero.pruning.masks import Masks
 
-__all__ = ["Hold", "Masks", "Scope", "kept_count", "largest", "prune"]
+__all__ = ["Hold", "Masks", "Scope", "kept_count", "largest", "prune", "ranked"]

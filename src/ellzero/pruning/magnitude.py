@@ -15,11 +15,11 @@ from ellzero.blocks import ordered_blocks
 from ellzero.errors import InputError, is_number
 from ellzero.pruning.masks import Masks
 from ellzero.selection import Selection, select
+from ellzero.tensors import INTEGERS
 
 Scope = Literal["global", "layer"]
 
 BLOCK = 1 << 20  # weights looked at in one go, so that no copy of a large tensor is made
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
 DIGIT_BITS = 16  # of the radix selection: a histogram of 65,536 counts a pass
 
 
@@ -82,13 +82,13 @@ def prune(
     if threshold is not None:
         if not is_number(threshold) or not 0 <= threshold < math.inf:
             raise InputError(f"threshold is {threshold!r}; expected a finite number >= 0")
-        kept = [_above(w, threshold) for w in weights.values()]
+        kept = [_above(w, threshold) for w in ranked(weights)]
         wanted = sum(int(mask.count_nonzero()) for mask in kept)
     elif scope == "layer":
         if sparsity is None:
             raise InputError("nonzeros counts over all layers; with scope='layer' give sparsity")
         counts = [kept_count(w.numel(), sparsity) for w in weights.values()]
-        kept = [largest([w], n)[0] for w, n in zip(weights.values(), counts, strict=True)]
+        kept = [largest([w], n)[0] for w, n in zip(ranked(weights, *counts), counts, strict=True)]
         wanted = sum(counts)
     else:
         wanted = nonzeros if sparsity is None else kept_count(weights.numel, sparsity)
@@ -98,7 +98,7 @@ def prune(
             raise InputError(
                 f"nonzeros is {wanted!r}; expected a whole number in 1..{weights.numel}"
             )
-        kept = largest(list(weights.values()), wanted)
+        kept = largest(ranked(weights, wanted), wanted)
 
     masks = Masks(weights, dict(zip(weights, kept, strict=True)))
     if masks.nonzeros < wanted:
@@ -126,6 +126,42 @@ def kept_count(numel: int, sparsity: float) -> int:
     if not is_number(sparsity) or not 0 <= sparsity < 1:
         raise InputError(f"sparsity is {sparsity!r}; expected a number in [0, 1)")
     return max(numel - round(sparsity * numel), min(numel, 1))
+
+
+@torch.no_grad()
+def ranked(weights: Selection, *counts: int) -> list[Tensor]:
+    """The weights as pruning ranks them: where none may go, as large as can be.
+
+    Weight normalization divides each row by its norm, so the largest weight of each row stays.
+
+    Args:
+        weights: the selected weights.
+        counts: how many are to stay, of each weight or, where it is one number, of all.
+
+    Raises:
+        InputError: fewer are to stay than have to.
+    """
+    tensors: list[Tensor] = []
+    needed: list[int] = []
+    for weight in weights.weights:
+        w = weight.parameter.detach()
+        if weight.normalized and w.numel():
+            magnitudes = w.abs()
+            top = magnitudes == magnitudes.amax(weight.normalized, keepdim=True)
+            needed.append(int(top.any(weight.normalized).sum()))
+            w = w.masked_fill(top & (w != 0), torch.finfo(w.dtype).max)
+        else:
+            needed.append(0)
+        tensors.append(w)
+    least = [sum(needed)] if len(counts) == 1 else needed
+    for count, least_count in zip(counts, least, strict=False):
+        if count < least_count:
+            raise InputError(
+                f"{count} weights are to stay, but under weight normalization {least_count} rows "
+                "need one each, or they are NaN; keep more, or remove it before pruning "
+                "(torch.nn.utils.parametrize.remove_parametrizations)"
+            )
+    return tensors
 
 
 @torch.no_grad()
@@ -171,10 +207,16 @@ def largest(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
 
 
 def _above(w: Tensor, threshold: float) -> Tensor:
-    """The mask of magnitudes above a threshold."""
+    """The mask of magnitudes above a threshold, which need not be a number of the weights' dtype.
+
+    A magnitude is above it where it is above the largest number of the dtype that is not.
+    """
+    bound = torch.tensor(threshold, dtype=torch.float64).to(w.dtype)
+    if bound.double() > threshold:  # rounded up: the next one below is one less in its bits
+        bound = _as_number(int(bound.view(INTEGERS[w.dtype.itemsize])) - 1, w.dtype)
     mask = _zeros(w)
     for kept, part in _with_blocks(mask, w):
-        torch.gt(part.abs(), threshold, out=kept)
+        torch.gt(part.abs(), float(bound), out=kept)
     return mask
 
 

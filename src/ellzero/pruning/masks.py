@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ellzero.blocks import blocks
 from ellzero.errors import InputError, nearest
+from ellzero.pruning.hold import Hold, Optimizers
 from ellzero.selection import Selection
+from ellzero.tensors import require_plain
 
 if TYPE_CHECKING:
     from ellzero.regularizers import Regularizer
@@ -91,8 +92,8 @@ class Masks(Mapping[str, Tensor]):
 
     @property
     def sparsity(self) -> float:
-        """Fraction of pruned weights, in [0, 1]."""
-        return 1 - self.nonzeros / self.numel
+        """Fraction of pruned weights, in [0, 1]; 0 of no weights at all."""
+        return 1 - self.nonzeros / self.numel if self.numel else 0.0
 
     @property
     def kept_zeros(self) -> dict[str, list[int]]:
@@ -105,29 +106,75 @@ class Masks(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Set the pruned weights to zero, in place."""
+        """Set the pruned weights to zero, in place.
+
+        Raises:
+            InputError: a weight that the network no longer has.
+        """
+        self.weights.require_current()
         for name, mask in self.items():
-            for part, kept in blocks(self.weights[name], mask):
-                part.masked_fill_(~kept, 0)
+            _fill_zeros(self.weights[name], mask)
 
-    def hold(
-        self, optimizer: torch.optim.Optimizer, regularizer: Regularizer | None = None
-    ) -> Hold:
-        """Keep the pruned weights at zero through the optimizer's steps, inside a `with`.
+    @torch.no_grad()
+    def apply_to(self, other: nn.Module) -> None:
+        """Set the same weights to zero in another network, such as an average of the weights.
 
-        Through momentum and weight decay, foreach and fused alike. At the end of the `with` the
-        optimizer's state under the masks is cleared, so that no momentum revives a weight. (After
-        the hold, optimizers whose updates mix weights, such as Muon, fill zeros as any others.)
+        An average that began before the pruning (`torch.optim.swa_utils.AveragedModel`, an
+        exponential one) keeps what the pruned weights once were, so it stays dense: apply the masks
+        to it before it is evaluated or saved.
 
         Args:
-            optimizer: what moves the weights.
+            other: a network with weights of the same names and shapes, or a wrapper around one
+                (`AveragedModel`, `DataParallel`, `torch.compile`).
+
+        Raises:
+            InputError: it has no such weight, or one of another shape.
+
+        Example:
+            >>> import torch, ellzero as ez
+            >>> model = torch.nn.Linear(10, 10)
+            >>> average = torch.optim.swa_utils.AveragedModel(model)
+            >>> masks = ez.prune(model, sparsity=0.9)
+            >>> masks.apply_to(average)
+            >>> int(average.module.weight.count_nonzero())
+            10
+        """
+        found = dict(other.named_parameters(remove_duplicate=False))
+        prefixes = ("", "module.", "_orig_mod.")
+        prefix = next((p for p in prefixes if all(p + name in found for name in self)), "")
+        for name, mask in self.items():
+            w = found.get(prefix + name)
+            if w is None or w.shape != mask.shape:
+                has = "none of that name" if w is None else f"one of {tuple(w.shape)}"
+                raise InputError(
+                    f"masks have {name} {tuple(mask.shape)}, {type(other).__name__} has {has}; "
+                    "expected a network of the same weights"
+                )
+        for name, mask in self.items():
+            require_plain(name, found[prefix + name])
+            _fill_zeros(found[prefix + name], mask.to(found[prefix + name].device))
+
+    def hold(self, optimizer: Optimizers, regularizer: Regularizer | None = None) -> Hold:
+        """Keep the pruned weights at zero through the optimizer's steps, inside a `with`.
+
+        Through momentum and weight decay, foreach and fused alike. A closure that an optimizer
+        evaluates (L-BFGS) sees the pruned network, and its gradients are zero under the masks. At
+        the end of the `with` the optimizer's state under the masks is cleared, also that of an
+        optimizer within it (`ZeroRedundancyOptimizer`), so that no momentum revives a weight.
+        (After the hold, optimizers whose updates mix weights, such as Muon, fill zeros as any
+        others.)
+
+        Args:
+            optimizer: what moves the weights, or a list of several that do together.
             regularizer: leave it to this one's `step(optimizer)`, which then has to follow each
                 step of the optimizer: with a decoupled penalty, one pass over the weights instead
                 of two. By default a hook on the optimizer does it.
 
         Raises:
-            InputError: a masked weight that no group of the optimizer owns; a regularizer that
-                holds masks already.
+            InputError: a masked weight that no group of the optimizer owns, or that the network no
+                longer has; a regularizer that holds masks already. Within the hold: a step of the
+                optimizer that `regularizer.step` did not follow, with zeros moved; a weight that
+                was replaced.
         """
         return Hold(self, optimizer, regularizer)
 
@@ -145,63 +192,9 @@ class Masks(Mapping[str, Tensor]):
         self._masks = {name: state[name].to(w.device) for name, w in self.weights.items()}
 
 
-class Hold:
-    """Masks at work on an optimizer; made by `Masks.hold`, ended by `release` or its `with`."""
-
-    def __init__(
-        self, masks: Masks, optimizer: torch.optim.Optimizer, regularizer: Regularizer | None
-    ) -> None:
-        owned = {w for group in optimizer.param_groups for w in group["params"]}
-        for name, w in masks.weights.items():
-            if w not in owned:
-                raise InputError(
-                    f"{name} is in no parameter group of the optimizer, so its zeros cannot be "
-                    "held; give the optimizer that weight, or prune without it"
-                )
-        if regularizer is not None and regularizer.held:
-            raise InputError("the regularizer holds other masks already; release those first")
-        masks.apply()
-        self._masks, self._optimizer = masks, optimizer
-        self._regularizer = regularizer
-        # as numbers of the weight's own dtype: multiplying by bool masks takes several times longer
-        self._held: dict[Tensor, Tensor] = {
-            w: torch.empty_like(w, requires_grad=False).copy_(masks[name])
-            for name, w in masks.weights.items()
-        }
-        if regularizer is not None:
-            regularizer.held = self._held
-        else:
-            self._hook = optimizer.register_step_post_hook(self._after_step)
-
-    def release(self) -> None:
-        """End the hold: clear the optimizer's state under the masks, and let go of it."""
-        if self._regularizer is not None:
-            if self._regularizer.held is self._held:  # and not those of a later hold
-                self._regularizer.held = {}
-        else:
-            self._hook.remove()
-        self._masks.apply()
-        for name, mask in self._masks.items():
-            for value in self._optimizer.state.get(self._masks.weights[name], {}).values():
-                if isinstance(value, Tensor) and value.shape == mask.shape and value.ndim > 0:
-                    value.masked_fill_(~mask.to(value.device), 0)
-        self._held = {}
-
-    @torch.no_grad()
-    def _after_step(self, *_: Any) -> None:
-        weights, factors = list(self._held), list(self._held.values())
-        torch._foreach_mul_(weights, factors)  # pyright: ignore[reportPrivateImportUsage]
-
-    def __enter__(self) -> Hold:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
+def _fill_zeros(w: Tensor, mask: Tensor) -> None:
+    for part, kept in blocks(w, mask):
+        part.masked_fill_(~kept, 0)
 
 
 def _check(weights: Selection, masks: Mapping[str, Tensor]) -> None:

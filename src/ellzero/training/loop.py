@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ellzero.curves import learning_rate
 from ellzero.data.data import Data, device_of
-from ellzero.pruning import Masks, kept_count, largest
+from ellzero.pruning import Masks, kept_count, largest, ranked
 from ellzero.recipe import Recipe
 from ellzero.training.evaluation import Evaluation, evaluate, running_sum
 from ellzero.training.plan import kept_at
@@ -50,7 +50,6 @@ def epochs(
 
 def masks_for(state: State, recipe: Recipe, kept: int) -> Masks:
     """Masks that keep this many weights, by magnitude over the recipe's scope, and apply them."""
-    tensors = list(state.weights.values())
     if recipe.prune.scope == "layer":
         # at the end exactly the sparsity asked for, whatever its rounding over all layers was
         numel, asked = state.weights.numel, recipe.prune.sparsity
@@ -58,9 +57,11 @@ def masks_for(state: State, recipe: Recipe, kept: int) -> Masks:
             sparsity = asked
         else:
             sparsity = 1 - kept / numel
-        chosen = [largest([w], kept_count(w.numel(), sparsity))[0] for w in tensors]
+        counts = [kept_count(w.numel(), sparsity) for w in state.weights.values()]
+        tensors = ranked(state.weights, *counts)
+        chosen = [largest([w], count)[0] for w, count in zip(tensors, counts, strict=True)]
     else:
-        chosen = largest(tensors, kept)
+        chosen = largest(ranked(state.weights, kept), kept)
     masks = Masks(state.weights, dict(zip(state.weights, chosen, strict=True)))
     masks.apply()
     return masks
