@@ -104,7 +104,7 @@ class _Family:
         return found
 
     def place(self, cls: type[Any]) -> tuple[int, str]:
-        """Where a class stands in a sum: the built-in ones first; another order gives other bits."""
+        """Where a class stands in a sum: the built-in ones first, for any order has its bits."""
         known = list(self.registry.values())
         own = not _comes_with_ellzero(cls)
         return (len(known) if own else known.index(cls), self.name(cls))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ellzero.errors import InputError
+from ellzero.data.tally import NOTHING, Tally
+from ellzero.errors import EllzeroWarning, InputError
 
 Measure = Callable[[Any, Any], Tensor]
 """Maps a batch's outputs and targets to a 0-d tensor, a mean over the batch."""
+
+ONE_HOT = (
+    "the targets are one-hot rows of floating numbers, which is taken for regression (mean squared "
+    "error); for classification give their class numbers, targets.argmax(1)"
+)
 
 Examples = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
 
@@ -64,7 +71,8 @@ class Data:
     again, such as a `DataLoader` (which then sets batch size and shuffling itself).
 
     Integer targets mean classification: cross-entropy and accuracy are the defaults. Floating
-    targets mean regression: mean squared error, and its negative as the score.
+    targets mean regression: mean squared error, and its negative as the score (a warning says so
+    where they are one-hot rows).
 
     Args:
         train: what the weights are trained on.
@@ -115,8 +123,11 @@ class Data:
         )
         self.score: Measure = score or (accuracy if self.is_classification else negative_mse)
         self._own_loss = loss is not None
+        self._outputs: int | None = None
         if self.classes is not None:
             self._check_labels(len(self.classes))
+        if self.is_one_hot:
+            warnings.warn(ONE_HOT, EllzeroWarning, stacklevel=2)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -148,7 +159,8 @@ class Data:
                 "the accuracy needs an output per class; give a score of your own beside your loss"
             )
         if isinstance(outputs, Tensor) and outputs.ndim > 1:
-            self._check_labels(outputs.shape[1])
+            self._outputs = outputs.shape[1]
+            self._check_labels(self._outputs)
 
     def _check_outputs(self, outputs: Any, targets: Tensor) -> None:
         # the losses themselves would broadcast (N, 1) against (N,), every output with every target
@@ -170,6 +182,22 @@ class Data:
         if self.is_classification and not self._own_loss:
             for part in self.parts:
                 part.limit_labels(classes)
+
+    @property
+    def labels_are_classes(self) -> bool:
+        """Whether labels count from 0 to the number of classes; a loss may know other ones."""
+        return self.is_classification and (not self._own_loss or self.scores_accuracy)
+
+    @property
+    def class_count(self) -> int | None:
+        """How many classes there are by their names, or else by the outputs of a network."""
+        return self._outputs if self.classes is None else len(self.classes)
+
+    @property
+    def is_one_hot(self) -> bool:
+        """Whether one-hot rows are taken for regression, as far as is known yet."""
+        tally = None if self._own_loss else self.train.tally
+        return tally is not None and tally.one_hot
 
     @property
     def scores_accuracy(self) -> bool:
@@ -219,6 +247,7 @@ class Part:
         self._workers = workers
         self._preprocess = preprocess
         self._label_limit: int | None = None
+        self._tally: Tally | None = None
         batches = isinstance(examples, list) and all(isinstance(b, tuple) for b in examples)
         if isinstance(examples, tuple | list) and not batches:
             examples = _checked_pair(name, examples)
@@ -246,6 +275,20 @@ class Part:
         if isinstance(self._examples, tuple | Dataset):
             return _batch_count(self._count(), batch_size)
         return len(self._examples)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def examples(self) -> int | None:
+        """How many examples there are; of an iterable known after the first pass."""
+        if isinstance(self._examples, tuple | Dataset):
+            return self._count()
+        return None if self._tally is None else self._tally.examples
+
+    @property
+    def tally(self) -> Tally | None:
+        """What the targets are; of a Dataset or an iterable known after the first whole pass."""
+        if self._tally is None and isinstance(self._examples, tuple):
+            self._tally = Tally.of(self._examples[1])
+        return self._tally
 
     def _count(self) -> int:
         examples = self._examples[1] if isinstance(self._examples, tuple) else self._examples
@@ -275,17 +318,25 @@ class Part:
                 num_workers=self._workers,
                 pin_memory=device.type == "cuda",  # so that copies need not be waited for
             )
-            batches = iter(loader)
+            batches = self._checked(loader, whole=not alone)
         else:
-            batches = iter(self._examples)
+            batches = self._checked(self._examples, whole=True)
         for inputs, targets in batches:
-            if not isinstance(self._examples, tuple):  # a pair was checked as a whole
-                self._check_labels(targets)
-                _require_finite(self.name, inputs, targets)
             inputs = inputs.to(device, non_blocking=True)
             if self._preprocess is not None:
                 inputs = self._preprocess(inputs)
             yield inputs, targets.to(device, non_blocking=True)
+
+    def _checked(self, batches: Iterable[Any], *, whole: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of what is no pair, which was checked when it was given; counted if all come."""
+        tally = NOTHING if whole and self._tally is None else None
+        for inputs, targets in batches:
+            self._check_labels(targets)
+            _require_finite(self.name, inputs, targets)
+            if tally is not None:  # a device would have to be waited for
+                tally = tally + Tally.of(targets) if targets.is_cpu else None
+            yield inputs, targets
+        self._tally = self._tally if tally is None else tally
 
     def _check_labels(self, targets: Tensor) -> None:
         if self._label_limit is None or not targets.numel():

@@ -1,0 +1,52 @@
+"""Flags of data: a sentence for each way in which results on them mean less than they seem to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ellzero.data.data import ONE_HOT, Data
+
+FEW = 100
+LISTED = 10
+
+
+def flags(data: Data) -> list[str]:
+    """What is doubtful about the data, as far as it is known yet, a sentence each.
+
+    Parts of fewer than 100 examples, classes that do not occur in the training or validation data,
+    and one-hot targets that are taken for regression. What a `Dataset` or an iterable holds is
+    known after the first pass over it.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> x, y = torch.randn(200, 4), torch.arange(200) % 3
+        >>> flags(ez.Data((x, y), (x, y.clamp(max=1))))
+        ['validation data has no example of class 2']
+    """
+    return [*_few(data), *_absent_classes(data), *([ONE_HOT] if data.is_one_hot else [])]
+
+
+def _few(data: Data) -> Iterator[str]:
+    for part in data.parts:
+        if part.examples is not None and part.examples < FEW:
+            yield (
+                f"{part.name} data has {part.examples} examples, fewer than {FEW}: what they say "
+                "of a network is largely chance"
+            )
+
+
+def _absent_classes(data: Data) -> Iterator[str]:
+    if not data.labels_are_classes:
+        return
+    tallies = {part.name: part.tally for part in data.parts}
+    found = {name: tally.labels for name, tally in tallies.items() if tally and tally.labels}
+    classes = range(data.class_count) if data.class_count else sorted(set().union(*found.values()))
+    for name in ("train", "validation"):
+        absent = [c for c in classes if c not in found[name]] if name in found else []
+        if absent:
+            shown = [data.classes[c] if data.classes else str(c) for c in absent[:LISTED]]
+            more = len(absent) - len(shown)
+            yield (
+                f"{name} data has no example of class {', '.join(shown)}"
+                + (f" and {more} more" if more else "")
+            )
