@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ellzero.errors import InputError
 from ellzero.graph import Graph, Network, Node, ops, trace
-from ellzero.graph.channels import Channels, exact, is_depthwise, mixes, summed, tied_nodes
+from ellzero.graph.channels import Channels, exact, summed, tied_nodes
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _without_affine(network: Network) -> tuple[Network, list[Removed], list[str]
         if not isinstance(node.op, ops.Affine):
             continue
         layer = nodes[node.inputs[0]]
-        if not isinstance(layer.op, ops.Linear | ops.Conv):
+        if layer.op.LAYER is None or "bias" not in (*layer.op.REQUIRED, *layer.op.OPTIONAL):
             reason = f"{layer.name} before it is no linear layer or convolution"
         elif len(readers[original.inputs[0]]) > 1:
             reason = f"{layer.name} before it is read elsewhere, too"
@@ -177,9 +177,9 @@ def _sliced(network: Network, channels: Channels) -> tuple[Graph, dict[str, Tens
 def _slice(node: Node, network: Network, channels: Channels, weights: dict[str, Tensor]) -> Node:
     """A node of fewer channels; its weights are replaced."""
     keep = channels[node.name]
-    if channels.barrier(node) or not node.weights:
+    if channels.barrier(node):
         return node
-    if isinstance(node.op, ops.Select):
+    if channels.passing[node.name] == "pick":
         name = node.weights["indices"]
         place = channels[node.inputs[0]].cumsum(0) - 1
         weights[name] = _like(place[weights[name].cpu()[keep]], weights[name])
@@ -187,11 +187,8 @@ def _slice(node: Node, network: Network, channels: Channels, weights: dict[str, 
     old = dict(weights)
     for name in node.weights.values():
         weights[name] = _like(old[name].detach().cpu()[keep], old[name])
-    if is_depthwise(node, network):
-        op = node.op.model_copy(update={"groups": int(keep.sum())})
-        return node.model_copy(update={"op": op})
-    if not mixes(node):
-        return node
+    if channels.passing[node.name] != "mix":
+        return node.model_copy(update={"op": node.op.narrowed(int(keep.sum()))})
     name, read = node.weights["weight"], channels[node.inputs[0]]
     weights[name] = _like(weights[name].detach().cpu()[:, read], old[name])
     gone = channels.constants[node.inputs[0]].nan_to_num().masked_fill(read, 0)
@@ -207,7 +204,7 @@ def _differences(before: Network, after: Network) -> Iterator[Removed]:
     """What left the layers, those with a matrix or a kernel."""
     smaller = {node.name: node for node in after.graph.nodes}
     for node in before.graph.nodes:
-        if not isinstance(node.op, ops.Linear | ops.Conv):
+        if node.op.LAYER is None:
             continue
         new = smaller[node.name]
         outputs = (before.shapes[node.name][0], after.shapes[node.name][0])

@@ -1,14 +1,15 @@
 """Which channels of a network matter to its output, and which are constant.
 
-Nodes whose channels must agree, such as the two summands of a residual connection, share a space:
-one vector of what is kept.
+How channels pass through an operation is what it declares (`ops.Passing`). Nodes whose channels
+must agree, such as the two summands of a residual connection, share a space: one vector of what is
+kept.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +17,12 @@ from torch import Tensor
 from ellzero.graph import ops
 from ellzero.graph.graph import Graph, Node
 from ellzero.graph.network import Network
+
+Needs = Iterator[tuple[str, Tensor]]
+"""Nodes, and for each the channels that it must keep, bool."""
+
+EVEN = 1e-12
+"""How far, relatively, values of one channel may be apart by rounding, in float64."""
 
 
 class Channels:
@@ -28,7 +35,8 @@ class Channels:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.nodes = network.graph.nodes
-        self.constants = _constants(network)
+        self.passing: dict[str, ops.Passing] = {n.name: passing(n, network) for n in self.nodes}
+        self.constants = _constants(network, self.passing)
         self.tied = tied_nodes(network.graph)
         self.space = self._spaces()
         self.entries = self._entries()
@@ -36,28 +44,33 @@ class Channels:
         self._reads = {
             node.name: _reads(node, network) & _unfoldable(node.op, self.constants[node.inputs[0]])
             for node in self.nodes
-            if mixes(node)
+            if self.passing[node.name] == "mix"
         }
         self._keep = {
             space: torch.zeros_like(self.constants[name], dtype=torch.bool)
             for name, space in self.space.items()
         }
-        self._grow(self.nodes)
+        self._grow(self.nodes, self._needs)
+        self._needed = {space: keep.clone() for space, keep in self._keep.items()}
         for keep in self._keep.values():
             keep[:1] |= ~keep.any()  # a shape without channels is none
         # such a channel is constant or nobody reads it, so no layer needs its inputs for it
-        self._grow([node for node in self.nodes if node.name not in self._reads])
+        self._grow([n for n in self.nodes if n.name not in self._reads], self._needs, self._ties)
 
     def __getitem__(self, name: str) -> Tensor:
         """What is kept of a node's channels, bool."""
         return self._keep[self.space[name]]
+
+    def needed(self, name: str) -> Tensor:
+        """Which of a node's channels something needs, bool: of those that are kept, the reason."""
+        return self._needed[self.space[name]]
 
     def _spaces(self) -> dict[str, int]:
         """Node -> number of the space it is in."""
         space: dict[str, int] = {}
         for index, node in enumerate(self.nodes):
             space[node.name] = index
-            if _keeps_channels(node, self.network):
+            if self.passing[node.name] == "keep":
                 joined = {space[name] for name in node.inputs}
                 for name, number in space.items():
                     space[name] = index if number in joined else number
@@ -71,58 +84,57 @@ class Channels:
         first = self.nodes[0].name
         entries, spaces = [first], {self.space[first]}
         for node in self.nodes:
-            flattens = isinstance(node.op, ops.Flatten) and self.space[node.inputs[0]] in spaces
-            if flattens and not _keeps_channels(node, self.network):
+            if self.passing[node.name] == "spread" and self.space[node.inputs[0]] in spaces:
                 entries.append(node.name)
                 spaces.add(self.space[node.name])
         return entries
 
-    def _grow(self, nodes: Sequence[Node]) -> None:
+    def _grow(self, nodes: Sequence[Node], *rules: Callable[[Node], Needs]) -> None:
         """Keep what the nodes need, then what that needs, until nothing is added."""
         grew = True
         while grew:
             grew = False
             for node in reversed(nodes):
-                for name, needed in self._needs(node):
+                for name, needed in (found for rule in rules for found in rule(node)):
                     keep = self[name]
                     grew |= bool((needed & ~keep).any())
                     keep |= needed
 
-    def _needs(self, node: Node) -> Iterator[tuple[str, Tensor]]:
-        """Nodes and the channels that they must keep for this one."""
+    def _needs(self, node: Node) -> Needs:
+        """What a node's output is made of."""
         if node is self.nodes[-1]:
             yield node.name, torch.tensor(True)
         if self.barrier(node):
             for name in (node.name, *node.inputs):
                 yield name, torch.tensor(True)
-        elif node.name in self._reads:
-            yield node.inputs[0], self._reads[node.name][self[node.name]].any(0)
-        elif isinstance(node.op, ops.Flatten | ops.Select) and not self._shares(node):
-            (source,) = node.inputs
-            if self.space[source] in self._from_input:
-                yield source, torch.tensor(True)  # what a selection of the input is made of
-            elif isinstance(node.op, ops.Select):
+            return
+        keep = self[node.name]
+        match self.passing[node.name]:
+            case "mix":
+                yield node.inputs[0], self._reads[node.name][keep].any(0)
+            case "spread":
+                yield node.inputs[0], keep.view(len(self[node.inputs[0]]), -1).any(1)
+            case "pick":
                 indices = self.network.weight(node.weights["indices"]).cpu()
-                needed = torch.zeros_like(self[source])
-                needed[indices[self[node.name]]] = True
-                yield source, needed
-            else:
-                yield source, self[node.name].view(len(self[source]), -1).any(1)
-                repeats = len(self[node.name]) // len(self[source])
-                yield node.name, self[source].repeat_interleave(repeats)
+                needed = torch.zeros_like(self[node.inputs[0]])
+                needed[indices[keep]] = True
+                yield node.inputs[0], needed
 
-    def _shares(self, node: Node) -> bool:
-        return self.space[node.name] == self.space[node.inputs[0]]
+    def _ties(self, node: Node) -> Needs:
+        """What cannot leave alone: a value of a channel, or what a selection of the input takes."""
+        if self.barrier(node) or self.passing[node.name] not in ("spread", "pick"):
+            return
+        (source,) = node.inputs
+        if self.space[source] in self._from_input:
+            yield source, torch.tensor(True)
+        elif self.passing[node.name] == "spread":
+            repeats = len(self[node.name]) // len(self[source])
+            yield node.name, self[source].repeat_interleave(repeats)
 
     def barrier(self, node: Node) -> str | None:
         """Why all channels of a node and of its inputs stay, if they do."""
-        match node.op:
-            case ops.Opaque():
-                return "it cannot be seen through"
-            case ops.Softmax():
-                return "a softmax depends on every channel"
-            case ops.Conv() if node.op.groups > 1 and not is_depthwise(node, self.network):
-                return f"it is a convolution in {node.op.groups} groups"
+        if self.passing[node.name] in ("barrier", "all"):
+            return node.op.why_barrier()
         return "a weight of it is shared with another layer" if node.name in self.tied else None
 
     def kept(self) -> Iterator[str]:
@@ -131,118 +143,100 @@ class Channels:
         if opaque:
             yield f"all channels that {opaque} read and give stay: they cannot be seen through"
         for node in self.nodes:
-            if isinstance(node.op, ops.Opaque | ops.Input):
+            if isinstance(node.op, ops.Opaque) or not node.inputs:
                 continue
             reason, known = self.barrier(node), ~self.constants[node.inputs[0]].isnan()
-            if isinstance(node.op, ops.Softmax):  # everything it reads matters but constants
+            if self.passing[node.name] == "all":  # everything it reads matters but constants
                 reason = reason if known.any() else None
-            elif node.name in self._reads:
-                known &= self._reads[node.name][self[node.name]].any(0)
-            elif isinstance(node.op, ops.Conv | ops.Pool) and not reason:
-                known = known & self.constants[node.name].isnan() & self[node.name]
-            else:
-                known = torch.zeros(1)
             if reason:
                 yield f"all channels that {node.name} reads and gives stay: {reason}"
-            elif known.any():
+            elif count := int((known & self._read_unevenly(node)).sum()):
                 yield (
-                    f"{int(known.sum())} constant channels of {node.inputs[0]} stay: {node.name} "
-                    "pads them, so no bias can stand for them"
+                    f"{count} constant channels of {node.inputs[0]} stay: {node.name} pads them, "
+                    "so no bias can stand for them"
                 )
 
+    def _read_unevenly(self, node: Node) -> Tensor:
+        """Channels of a node's input that, if constant, are not so any more behind it."""
+        if self.passing[node.name] == "mix":
+            return self._reads[node.name][self[node.name]].any(0)
+        if self.passing[node.name] == "keep" and len(node.inputs) == 1:
+            return self.constants[node.name].isnan() & self[node.name]
+        return torch.tensor(False)
 
-def _constants(network: Network) -> dict[str, Tensor]:
+
+def passing(node: Node, network: Network) -> ops.Passing:
+    """How channels pass through a node."""
+    weights = {role: tuple(network.weight(name).shape) for role, name in node.weights.items()}
+    return node.op.passing([network.shapes[name] for name in node.inputs], weights)
+
+
+def _constants(network: Network, passing: Mapping[str, ops.Passing]) -> dict[str, Tensor]:
     """Value of each channel that is the same for every input, NaN for the others; float64."""
     found: dict[str, Tensor] = {}
     for node in network.graph.nodes:
-        value = _constant(node, network, found)
-        if value is None:
-            count = next(iter(network.shapes[node.name]), 0)
-            value = torch.full((count,), math.nan, dtype=torch.float64)
+        value = _constant(node, network, passing[node.name], found)
         found[node.name] = torch.where(value.isfinite(), value, math.nan)
     return found
 
 
-def _constant(node: Node, network: Network, found: Mapping[str, Tensor]) -> Tensor | None:
-    if isinstance(node.op, ops.Input | ops.Opaque | ops.Softmax):
-        return None
-    weights = {role: exact(network.weight(name)) for role, name in node.weights.items()}
-    x = found[node.inputs[0]]
-    match node.op:
-        case ops.Linear() | ops.Conv():
-            if not mixes(node) and not is_depthwise(node, network):
-                return None
-            unknown = (_reads(node, network) & _unfoldable(node.op, x)).any(1)
-            value = summed(node, network) @ x.nan_to_num()
-            if "bias" in weights:
-                value += weights["bias"]
-            return value.masked_fill(unknown, math.nan)
-        case ops.Affine() | ops.Activation() | ops.PReLU():
-            value = node.op.run([x.nan_to_num()[None]], weights)[0]
-            unknown = x.isnan()
-            if isinstance(node.op, ops.Affine):
-                unknown &= weights["scale"] != 0
-            return value.masked_fill(unknown, math.nan)
-        case ops.Pool():
-            return _pooled(node.op, network.shapes[node.inputs[0]][1:], x)
-        case ops.Flatten():
-            return x.repeat_interleave(math.prod(network.shapes[node.inputs[0]][1:]))
-        case ops.Add():
-            return x + found[node.inputs[1]]
-        case ops.Select():
-            return x[weights["indices"].long()]
-    return None
+def _constant(
+    node: Node, network: Network, passing: ops.Passing, found: Mapping[str, Tensor]
+) -> Tensor:
+    inputs = [found[name] for name in node.inputs]
+    if inputs:
+        match passing:
+            case "keep":
+                return _kept_constant(node, network, inputs)
+            case "mix":
+                unknown = (_reads(node, network) & _unfoldable(node.op, inputs[0])).any(1)
+                value = summed(node, network) @ inputs[0].nan_to_num()
+                if "bias" in node.weights:
+                    value += exact(network.weight(node.weights["bias"]))
+                return value.masked_fill(unknown, math.nan)
+            case "spread":
+                repeats = network.shapes[node.name][0] // len(inputs[0])
+                return inputs[0].repeat_interleave(repeats)
+            case "pick":
+                return inputs[0][network.weight(node.weights["indices"]).cpu()]
+    count = next(iter(network.shapes[node.name]), 0)
+    return torch.full((count,), math.nan, dtype=torch.float64)
 
 
-def _pooled(op: ops.Pool, size: ops.Shape, x: Tensor) -> Tensor:
-    """Constants after pooling; padding makes them others at the margin, but zeros of an average."""
-    ones = torch.ones(1, 1, *size, dtype=torch.float64)
-    if (op.run([ones], {}) == 1).all():
-        return x
-    return torch.where((x == 0) & (op.function == "average"), x, math.nan)
+def _kept_constant(node: Node, network: Network, inputs: Iterable[Tensor]) -> Tensor:
+    """Constants behind an operation that keeps channels, found by running it on them.
 
-
-def is_depthwise(node: Node, network: Network) -> bool:
-    """Whether it is a convolution of each channel by itself."""
-    if not isinstance(node.op, ops.Conv) or node.op.groups == 1:
-        return False
-    out, per_group = network.weight(node.weights["weight"]).shape[:2]
-    return node.op.groups == out and per_group == 1
-
-
-def mixes(node: Node) -> bool:
-    """Whether each channel of the result can depend on each of the input's."""
-    return isinstance(node.op, ops.Linear) or (
-        isinstance(node.op, ops.Conv) and node.op.groups == 1
-    )
-
-
-def _keeps_channels(node: Node, network: Network) -> bool:
-    """Whether channel c of the result is made of channel c of the inputs alone."""
-    if isinstance(node.op, ops.Flatten):
-        return math.prod(network.shapes[node.inputs[0]][1:]) == 1
-    elementwise = ops.Affine | ops.Activation | ops.PReLU | ops.Pool | ops.Add
-    return isinstance(node.op, elementwise) or is_depthwise(node, network)
+    A padding makes a channel another one at the margin, so that it is no constant any more.
+    """
+    size = () if node.op.ELEMENTWISE else network.shapes[node.inputs[0]][1:]
+    weights = {role: network.weight(name).detach().cpu() for role, name in node.weights.items()}
+    weights = {r: w.double() if w.is_floating_point() else w for r, w in weights.items()}
+    unknown, filled = torch.tensor(False), []
+    for x in inputs:
+        unknown = unknown | x.isnan()
+        filled.append(x.nan_to_num().view(1, -1, *[1] * len(size)).expand(1, -1, *size))
+    (values,) = node.op.run(filled, weights)
+    low, high = values.reshape(len(values), -1).aminmax(dim=1)
+    uneven = ~(high - low <= EVEN * high.abs())
+    return high.masked_fill(uneven | (unknown & node.op.sees(weights)), math.nan)
 
 
 def summed(node: Node, network: Network) -> Tensor:
     """A layer's weight as a float64 matrix (out, in), summed over the kernel's positions."""
     weight = exact(network.weight(node.weights["weight"]))
-    total = weight.reshape(*weight.shape[:2], -1).sum(2)
-    return total.view(-1).diag() if is_depthwise(node, network) else total
+    return weight.reshape(*weight.shape[:2], -1).sum(2)
 
 
 def _reads(node: Node, network: Network) -> Tensor:
     """Whether a layer's row has a nonzero weight on a channel, bool (out, in)."""
     weight = network.weight(node.weights["weight"]).detach().cpu()
-    nonzero = (weight != 0).reshape(*weight.shape[:2], -1).any(2)
-    return nonzero.view(-1).diag() if is_depthwise(node, network) else nonzero
+    return (weight != 0).reshape(*weight.shape[:2], -1).any(2)
 
 
-def _unfoldable(op: ops.AnyOp, constants: Tensor) -> Tensor:
-    """Which channels a layer's bias cannot take up: unknown ones, and where zeros are padded."""
-    padded = isinstance(op, ops.Conv) and any(op.padding)
-    return constants.isnan() | ((constants != 0) & padded)
+def _unfoldable(op: ops.Op, constants: Tensor) -> Tensor:
+    """Which channels a layer's bias cannot take up: unknown ones, and most where it takes none."""
+    takes = op.folds_constants() and "bias" in (*op.REQUIRED, *op.OPTIONAL)
+    return constants.isnan() | ((constants != 0) & (not takes))
 
 
 def tied_nodes(graph: Graph) -> set[str]:

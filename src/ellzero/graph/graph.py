@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ellzero.data.data import Affine as Preprocess
 from ellzero.errors import InputError
-from ellzero.graph.ops import AnyOp, Input, Opaque, Shape
+from ellzero.graph.ops import KNOWN, AnyOp, Input, Opaque, Shape
 
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 _PLAIN = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -142,12 +142,13 @@ class Graph(BaseModel):
         """The graph as compact JSON; defaults are left out.
 
         Raises:
-            InputError: an operation that is no data.
+            InputError: an operation that is no data, or that is not in `AnyOp`, so that nothing
+                could read it.
         """
-        if self.opaque:
-            node = self.opaque[0]
-            assert isinstance(node.op, Opaque)
-            raise InputError(f"{node.name} ({node.op.target}) cannot be written as data")
+        for node in self.nodes:
+            if isinstance(node.op, Opaque) or type(node.op) not in KNOWN:
+                what = getattr(node.op, "target", node.op.kind)
+                raise InputError(f"{node.name} ({what}) cannot be written as data")
         return self.model_dump_json(exclude_defaults=True).encode()
 
     @classmethod

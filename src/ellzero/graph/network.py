@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from ellzero.errors import InputError
-from ellzero.graph import ops
 from ellzero.graph.graph import Graph
 from ellzero.selection import Holder, Kind
 
@@ -86,12 +85,9 @@ class Network(Holder):
 
 
 def _kinds(graph: Graph) -> dict[str, Kind]:
-    """Kind of each weight that linear layers and convolutions multiply with, by its name."""
-    kinds: dict[type[ops.Op], Kind] = {ops.Linear: "dense", ops.Conv: "conv"}
+    """Kind of each weight that a layer multiplies with, by its name."""
     return {
-        node.weights["weight"]: kinds[type(node.op)]
-        for node in graph.nodes
-        if type(node.op) in kinds
+        node.weights["weight"]: node.op.LAYER for node in graph.nodes if node.op.LAYER is not None
     }
 
 

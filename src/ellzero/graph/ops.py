@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
 from pydantic import (
@@ -28,12 +28,25 @@ Size = Annotated[int, Field(ge=1, lt=2**31)]
 Margin = Annotated[int, Field(ge=0, lt=2**31)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
+Passing = Literal["barrier", "all", "keep", "mix", "spread", "pick"]
+"""How channels pass through an operation, and with that which of them compaction may take out:
+
+- barrier: nothing is known, so all channels that it reads and gives stay;
+- all: every channel of the result depends on every one of the input, so all of them stay, too;
+- keep: channel c of the result is made of channel c of each input and of row c of each weight;
+- mix: channel r of the result is `bias[r]` plus the sum over c of what `weight[r, c]`, a number or
+  a kernel, makes of channel c: nothing where one of them is zero;
+- spread: each channel becomes a run of channels, in order, all runs of one length;
+- pick: channel r of the result is channel `indices[r]`, in ascending order.
+"""
+
 
 class Op(BaseModel):
     """One operation: its settings are its fields; its weights are given to it by role.
 
     A new operation is a class here, a line in `AnyOp`, a recognizer in `recognize`, an emitter in
-    the C source; what does not know it says so by its name.
+    the C source; what does not know it says so by its name. What a class does not declare is taken
+    for the worst case: `PASSING` for a barrier, `LAYER` for weights that are no layer's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -42,6 +55,13 @@ class Op(BaseModel):
     REQUIRED: ClassVar[tuple[str, ...]] = ()
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
     ARITY: ClassVar[int | None] = 1
+    PASSING: ClassVar[Passing] = "barrier"
+    ELEMENTWISE: ClassVar[bool] = False
+    """Whether a value depends on nothing but the inputs' values at its place and its channel's
+    weights."""
+    LAYER: ClassVar[Literal["dense", "conv"] | None] = None
+    """The kind of its `weight` (out, in / groups, ...) if it is a layer: each entry multiplies an
+    input once at every place of the result, then `bias` (out,) is added."""
 
     @model_serializer(mode="wrap")
     def _with_kind(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -60,6 +80,29 @@ class Op(BaseModel):
         """
         raise NotImplementedError
 
+    def passing(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Passing:
+        """How channels pass through it, where that depends on the settings or the shapes."""
+        return self.PASSING
+
+    def why_barrier(self) -> str:
+        """Why all channels that it reads and gives stay, as the end of a sentence."""
+        return "it does not say how channels pass through it"
+
+    def sees(self, weights: Mapping[str, Tensor]) -> Tensor | bool:
+        """Where it keeps channels: those whose values matter to it, as zero weights hide others."""
+        return True
+
+    def folds_constants(self) -> bool:
+        """Where it mixes channels: whether a bias can stand for channels that are constant.
+
+        It can if their weights add the same at every place, which a padding with zeros prevents.
+        """
+        return False
+
+    def narrowed(self, channels: int) -> Op:
+        """Where it keeps channels: the same operation on fewer of them."""
+        return self
+
 
 class Input(Op):
     """The network's input: one tensor."""
@@ -67,6 +110,7 @@ class Input(Op):
     kind: Literal["input"] = "input"
     size: tuple[Size, ...]
     ARITY: ClassVar[int | None] = 0
+    PASSING: ClassVar[Passing] = "keep"  # there is nothing that it reads
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         return self.size
@@ -77,6 +121,7 @@ class Select(Op):
 
     kind: Literal["select"] = "select"
     REQUIRED: ClassVar[tuple[str, ...]] = ("indices",)
+    PASSING: ClassVar[Passing] = "pick"
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return inputs[0].index_select(1, weights["indices"])
@@ -93,11 +138,16 @@ class Affine(Op):
 
     kind: Literal["affine"] = "affine"
     REQUIRED: ClassVar[tuple[str, ...]] = ("scale", "shift")
+    PASSING: ClassVar[Passing] = "keep"
+    ELEMENTWISE: ClassVar[bool] = True
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         x = inputs[0]
         view = (1, -1) + (1,) * (x.ndim - 2)
         return x * weights["scale"].view(view) + weights["shift"].view(view)
+
+    def sees(self, weights: Mapping[str, Tensor]) -> Tensor | bool:
+        return weights["scale"] != 0
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         for role in self.REQUIRED:
@@ -111,6 +161,8 @@ class Linear(Op):
     kind: Literal["linear"] = "linear"
     REQUIRED: ClassVar[tuple[str, ...]] = ("weight",)
     OPTIONAL: ClassVar[tuple[str, ...]] = ("bias",)
+    PASSING: ClassVar[Passing] = "mix"
+    LAYER: ClassVar[Literal["dense", "conv"] | None] = "dense"
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return F.linear(inputs[0], weights["weight"], weights.get("bias"))
@@ -123,6 +175,9 @@ class Linear(Op):
         _expect(weights.get("bias", (rows,)), (rows,), "the bias")
         return (rows,)
 
+    def folds_constants(self) -> bool:
+        return True
+
 
 class Conv(Op):
     """A convolution on (N, in, H, W): weight (out, in / groups, kernel height, width)."""
@@ -134,6 +189,7 @@ class Conv(Op):
     groups: Size = 1
     REQUIRED: ClassVar[tuple[str, ...]] = ("weight",)
     OPTIONAL: ClassVar[tuple[str, ...]] = ("bias",)
+    LAYER: ClassVar[Literal["dense", "conv"] | None] = "conv"
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return F.conv2d(
@@ -164,6 +220,24 @@ class Conv(Op):
                 )
             ),
         )
+
+    def passing(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Passing:
+        out, per_group = weights["weight"][:2]
+        if self.groups == 1:
+            return "mix"
+        return "keep" if self.groups == out and per_group == 1 else "barrier"
+
+    def why_barrier(self) -> str:
+        return f"it is a convolution in {self.groups} groups"
+
+    def sees(self, weights: Mapping[str, Tensor]) -> Tensor | bool:
+        return weights["weight"].flatten(1).any(1)
+
+    def folds_constants(self) -> bool:
+        return not any(self.padding)
+
+    def narrowed(self, channels: int) -> Op:
+        return self.model_copy(update={"groups": channels})
 
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -201,6 +275,8 @@ class Activation(Op):
         "hardsigmoid",
     ]
     parameters: tuple[Number, ...] = ()
+    PASSING: ClassVar[Passing] = "keep"
+    ELEMENTWISE: ClassVar[bool] = True
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return FUNCTIONS[self.function](inputs[0], *self.parameters)
@@ -221,6 +297,8 @@ class PReLU(Op):
 
     kind: Literal["prelu"] = "prelu"
     REQUIRED: ClassVar[tuple[str, ...]] = ("slope",)
+    PASSING: ClassVar[Passing] = "keep"
+    ELEMENTWISE: ClassVar[bool] = True
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return F.prelu(inputs[0], weights["slope"])
@@ -241,6 +319,7 @@ class Pool(Op):
     dilation: tuple[Size, Size] = (1, 1)
     ceil: bool = False
     count_padding: bool = True
+    PASSING: ClassVar[Passing] = "keep"
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         if self.function == "max":
@@ -279,12 +358,17 @@ class Flatten(Op):
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         return (math.prod(inputs[0]),)
 
+    def passing(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Passing:
+        return "keep" if math.prod(inputs[0][1:]) == 1 else "spread"
+
 
 class Add(Op):
     """The sum of two values of one shape: a residual connection."""
 
     kind: Literal["add"] = "add"
     ARITY: ClassVar[int | None] = 2
+    PASSING: ClassVar[Passing] = "keep"
+    ELEMENTWISE: ClassVar[bool] = True
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return inputs[0] + inputs[1]
@@ -300,12 +384,16 @@ class Softmax(Op):
 
     kind: Literal["softmax"] = "softmax"
     log: bool = False
+    PASSING: ClassVar[Passing] = "all"
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return F.log_softmax(inputs[0], 1) if self.log else F.softmax(inputs[0], 1)
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         return inputs[0]
+
+    def why_barrier(self) -> str:
+        return "a softmax depends on every channel"
 
 
 class Opaque(Op):
@@ -326,6 +414,9 @@ class Opaque(Op):
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         return self.size
 
+    def why_barrier(self) -> str:
+        return "it cannot be seen through"
+
 
 AnyOp = Annotated[
     Input
@@ -342,6 +433,9 @@ AnyOp = Annotated[
     | Opaque,
     Field(discriminator="kind"),
 ]
+
+KNOWN: tuple[type[Op], ...] = get_args(get_args(AnyOp)[0])
+"""The classes of `AnyOp`: what a graph can be written with and read again."""
 
 
 def _windows(n: int, kernel: int, stride: int, padding: int, dilation: int, *, ceil=False) -> int:

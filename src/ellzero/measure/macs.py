@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ellzero.graph import Network, ops
+from ellzero.graph import Network
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def layer_costs(network: Network) -> list[LayerCost]:
     """
     costs = []
     for node in network.graph.nodes:
-        if not isinstance(node.op, ops.Linear | ops.Conv):
+        if node.op.LAYER is None:
             continue
         weight = network.weight(node.weights["weight"])
         nonzeros = int(weight.count_nonzero())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from textwrap import indent
 from typing import Literal
@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from ellzero.export.c.arrays import Array, c_float, floats
-from ellzero.export.c.plan import Plan, Step
+from ellzero.export.c.step import Plan, Step
 from ellzero.export.c.storage import Matrix, Storage
 from ellzero.graph import Node, ops
 
@@ -37,16 +37,13 @@ class Function:
         """The arrays and the function."""
         arrays = "".join(array.source() for array in self.arrays)
         # a step that works value by value may store where it reads, so nothing is restrict there
-        restrict = "" if isinstance(self.step.node.op, _IN_PLACE) else "restrict "
+        restrict = "" if self.step.in_place else "restrict "
         inputs = ", ".join(f"const float *{restrict}{x}" for x in self.arguments)
         return (
             f"/* {_described(self)} */\n{arrays}"
             f"static void {self.name}({inputs}, float *{restrict}y)\n"
             f"{{\n{indented(self.body)}\n}}\n"
         )
-
-
-_IN_PLACE = (ops.Affine, ops.Activation, ops.PReLU, ops.Add)
 
 
 def _described(function: Function) -> str:
@@ -115,14 +112,8 @@ class Context:
     def elementwise(self, node: Node, v: str, channel: str, number: int) -> str:
         """C expression of an elementwise operation on `v`."""
         suffix = f"_{number}" if number else ""
-        op = node.op
-        if isinstance(op, ops.Affine):
-            scale = self.once(node, "scale", suffix)
-            return f"{v} * {scale}[{channel}] + {self.once(node, 'shift', suffix)}[{channel}]"
-        if isinstance(op, ops.PReLU):
-            return f"{v} < 0.0f ? {v} * {self.once(node, 'slope', suffix)}[{channel}] : {v}"
-        assert isinstance(op, ops.Activation)
-        return FUNCTIONS[op.function](v, *map(c_float, op.parameters))
+        weights = {role: f"{self.once(node, role, suffix)}[{channel}]" for role in node.weights}
+        return EXPRESSIONS[type(node.op)](node.op, v, weights)
 
     def once(self, node: Node, role: str, suffix: str) -> str:
         """The array of a vector, defined the first time it is asked for."""
@@ -153,6 +144,28 @@ FUNCTIONS: dict[str, Callable[..., str]] = {
         f"{v} < -3.0f ? 0.0f : ({v} > 3.0f ? 1.0f : {v} * 0.166666667f + 0.5f)"
     ),
 }
+
+
+def _affine(op: ops.Op, v: str, weights: Mapping[str, str]) -> str:
+    return f"{v} * {weights['scale']} + {weights['shift']}"
+
+
+def _activation(op: ops.Op, v: str, weights: Mapping[str, str]) -> str:
+    assert isinstance(op, ops.Activation)
+    return FUNCTIONS[op.function](v, *map(c_float, op.parameters))
+
+
+def _prelu(op: ops.Op, v: str, weights: Mapping[str, str]) -> str:
+    return f"{v} < 0.0f ? {v} * {weights['slope']} : {v}"
+
+
+EXPRESSIONS: dict[type[ops.Op], Callable[[ops.Op, str, Mapping[str, str]], str]] = {
+    ops.Affine: _affine,
+    ops.Activation: _activation,
+    ops.PReLU: _prelu,
+}
+"""Elementwise operations of one value as a C expression of it and of its channel's weights by role;
+such an operation is done as soon as the step before it has the value."""
 
 
 def scope(text: str) -> str:

@@ -4,55 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ellzero.errors import InputError
+from ellzero.export.c.step import Pad, Plan, Step
+from ellzero.export.c.steps import EMITTERS, EXPRESSIONS
 from ellzero.graph import Graph, Network, Node, ops
 from ellzero.graph.ops import Shape
-
-ELEMENTWISE = (ops.Affine, ops.Activation, ops.PReLU)
-"""Operations on each value by itself, done as soon as the step before has the value."""
-
-_STARTS = (ops.Linear, ops.Conv, ops.Pool, ops.Add, ops.Select, *ELEMENTWISE)
-
-
-class Pad(ops.Op):
-    """Zeros around each channel, so that a convolution need not look where it is."""
-
-    kind: str = "pad"
-    padding: tuple[int, int]
-
-
-@dataclass
-class Step:
-    """One function of the generated C.
-
-    Args:
-        node: the operation and its name.
-        shape: one example's result.
-        inputs: (node whose value is read, its shape).
-        after: elementwise operations done on each value before it is stored.
-        result: the node whose value is stored: the last of those.
-    """
-
-    node: Node
-    shape: Shape
-    inputs: list[tuple[str, Shape]]
-    after: list[Node] = field(default_factory=list)
-    result: str = ""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Steps in order, where each value lies, and the floats of scratch memory that takes."""
-
-    steps: list[Step]
-    places: dict[str, str]
-    scratch: int
-    weights: Mapping[str, Tensor]
 
 
 def plan(network: Network) -> Plan:
@@ -61,10 +21,9 @@ def plan(network: Network) -> Plan:
     Raises:
         InputError: operations that there is no C for; weights that are not finite as float32.
     """
-    if network.graph.opaque:
-        named = "; ".join(
-            f"{n.name} ({getattr(n.op, 'target', '')})" for n in network.graph.opaque[:3]
-        )
+    unknown = [node for node in network.graph.nodes[1:] if not _is_known(node)]
+    if unknown:
+        named = "; ".join(f"{n.name} ({getattr(n.op, 'target', n.op.kind)})" for n in unknown[:3])
         raise InputError(
             f"there is no C for {named}; replace the layer by one of: linear, conv2d, batch norm, "
             "pooling, ReLU and its kin, softmax, a sum of two; or export ONNX"
@@ -74,6 +33,11 @@ def plan(network: Network) -> Plan:
     steps, alias = _steps(network)
     places, scratch = _places(steps, network, alias)
     return Plan(steps, places, scratch, weights)
+
+
+def _is_known(node: Node) -> bool:
+    """Whether there is C for a node; a flattened value lies as it lay before."""
+    return type(node.op) in EMITTERS or type(node.op) is ops.Flatten
 
 
 def _as_c(weight: Tensor, name: str) -> Tensor:
@@ -142,8 +106,8 @@ def _steps(network: Network) -> tuple[list[Step], dict[str, str]]:
         before = steps.get(node.inputs[0])
         if (
             before is not None
-            and isinstance(node.op, ELEMENTWISE)
-            and isinstance(before.node.op, _STARTS)
+            and type(node.op) in EXPRESSIONS
+            and EMITTERS[type(before.node.op)].finishes
             and len(readers[node.inputs[0]]) == 1
         ):
             before.after.append(node)
@@ -155,7 +119,13 @@ def _steps(network: Network) -> tuple[list[Step], dict[str, str]]:
             step = _pad(node, inputs[0])
             steps[step.result] = step
             inputs = [(step.result, step.shape)]
-        steps[node.name] = Step(node, network.shapes[node.name], inputs, result=node.name)
+        steps[node.name] = Step(
+            node,
+            network.shapes[node.name],
+            inputs,
+            result=node.name,
+            in_place=EMITTERS[type(node.op)].in_place,
+        )
     ordered = list(steps.values())
     last = network.graph.nodes[-1].name
     if not ordered or root(last) == network.graph.nodes[0].name:
@@ -198,7 +168,7 @@ def _reused(
     step: Step, alive: dict[str, tuple[int, int]], last_read: dict[str, int], i: int, size: int
 ) -> int | None:
     """The place of an input that nobody reads again, for a step that works value by value."""
-    if isinstance(step.node.op, (*ELEMENTWISE, ops.Add)):
+    if step.in_place:
         for name, _ in step.inputs:
             if name in alive and last_read[name] == i and alive[name][1] == size:
                 return alive[name][0]

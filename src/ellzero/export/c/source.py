@@ -15,7 +15,8 @@ from ellzero.compaction import compact
 from ellzero.errors import InputError
 from ellzero.export.c.check import examples_of, program
 from ellzero.export.c.function import Aim, Function, comment
-from ellzero.export.c.plan import Plan, plan
+from ellzero.export.c.plan import plan
+from ellzero.export.c.step import Plan
 from ellzero.export.c.steps import emit
 from ellzero.files import write_atomically
 from ellzero.graph import Network, trace

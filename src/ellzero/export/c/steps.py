@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ellzero.export.c.arrays import unsigned
 from ellzero.export.c.conv import conv
-from ellzero.export.c.function import Aim, Context, Function, indented
+from ellzero.export.c.function import EXPRESSIONS, Aim, Context, Function, indented
 from ellzero.export.c.layers import linear
-from ellzero.export.c.plan import Pad, Plan, Step
+from ellzero.export.c.step import Pad, Plan, Step
 from ellzero.graph import ops
 
 
@@ -161,21 +162,35 @@ def softmax(context: Context) -> Function:
     )
 
 
-EMITTERS: dict[type[ops.Op], Callable[[Context], Function]] = {
-    ops.Linear: linear,
-    ops.Conv: conv,
-    Pad: pad,
-    ops.Pool: pool,
-    ops.Select: select,
-    ops.Add: add,
-    ops.Affine: elementwise,
-    ops.Activation: elementwise,
-    ops.PReLU: elementwise,
-    ops.Softmax: softmax,
+@dataclass(frozen=True)
+class Emitter:
+    """Who writes an operation as C, and what it promises.
+
+    Args:
+        write: makes the function.
+        finishes: it stores every value by `Context.finish`, so that what comes after can be drawn
+            in.
+        in_place: it has read an input's value for the last time when it stores at its place.
+    """
+
+    write: Callable[[Context], Function]
+    finishes: bool = False
+    in_place: bool = False
+
+
+EMITTERS: dict[type[ops.Op], Emitter] = {
+    ops.Linear: Emitter(linear, finishes=True),
+    ops.Conv: Emitter(conv, finishes=True),
+    Pad: Emitter(pad),
+    ops.Pool: Emitter(pool, finishes=True),
+    ops.Select: Emitter(select, finishes=True),
+    ops.Add: Emitter(add, finishes=True, in_place=True),
+    **{op: Emitter(elementwise, finishes=True, in_place=True) for op in EXPRESSIONS},
+    ops.Softmax: Emitter(softmax),
 }
+"""Every operation that there is C for; `plan` refuses others by their names."""
 
 
 def emit(step: Step, plan: Plan, name: str, aim: Aim) -> Function:
     """The C of a step, in the storage that is best by the aim."""
-    emitter = EMITTERS[type(step.node.op)]
-    return emitter(Context(step, plan, name, aim))
+    return EMITTERS[type(step.node.op)].write(Context(step, plan, name, aim))
