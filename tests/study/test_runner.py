@@ -7,13 +7,15 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import ellzero as ez
+from ellzero.own_code import imported
+from ellzero.penalties import PENALTIES, Term
 from ellzero.recipe import Recipe
 from ellzero.sources import build_data, build_model
 from ellzero.study.results import Results
@@ -335,6 +337,57 @@ def test_a_study_under_a_budget(project):
         if cell.done:
             loss = cell.record["compressed"]["validation"]["loss"]
             assert loss <= 3 * cell.record["reference"]["validation"]["loss"]
+
+
+OWN_PENALTIES = """
+from dataclasses import dataclass
+from ellzero.penalties import L1
+from ellzero.regularizers import PMMP
+
+class Own(L1):
+    pass
+
+class OwnGates(PMMP):
+    pass
+"""
+
+
+def test_workers_find_penalties_and_gates_of_the_users(project, monkeypatch):
+    (project / "study_penalties.py").write_text(OWN_PENALTIES)
+    own = cast(type[Term], imported("the test", "study_penalties:Own"))
+    monkeypatch.setitem(PENALTIES, "registered_here_alone", own)
+    strength = 3e-2
+    methods = {
+        "named": {"train": {"penalty": {"study_penalties:Own": {"strength": strength}}}},
+        "registered": {
+            "train": {"penalty": {"registered_here_alone": {}}},
+            "strengths": [strength],
+        },
+        "gates": {"train": {"gates": {"study_penalties:OwnGates": {"strength": 1e-3}}}},
+        "l1": {"strengths": [strength]},
+        "pmmp": {"strengths": [1e-3]},
+    }
+    study = a_study(seeds=[0], sparsities=[0.75], methods=methods)
+    results = ez.compare(study, "own", workers=2, progress=False)
+    assert results.failures() == []
+    made = {name.partition("-")[0]: tensors for name, tensors in networks(Path("own")).items()}
+    for name, same in (("named", "l1"), ("registered", "l1"), ("gates", "pmmp")):
+        assert all(torch.equal(made[name][key], w) for key, w in made[same].items())
+    # a process that has registered nothing reads the study, and it is the same
+    monkeypatch.delitem(PENALTIES, "registered_here_alone")
+    assert Study.read(Path("own") / "study.toml") == study
+    assert ez.compare(study, "own", progress=False).failures() == []
+
+
+def test_a_worker_that_cannot_import_a_penalty_says_so_in_the_record(project):
+    (project / "going_penalties.py").write_text(OWN_PENALTIES)
+    methods = {"mine": {"train": {"penalty": {"going_penalties:Own": {"strength": 1}}}}}
+    study = a_study(seeds=[0], sparsities=[0.75], methods=methods)
+    (project / "going_penalties.py").unlink()
+    shutil.rmtree(project / "__pycache__", ignore_errors=True)
+    (failed,) = ez.compare(study, "going", progress=False).failures()
+    assert failed.folder.name == "mine-seed0-sparsity-0.75"
+    assert "there is no module 'going_penalties'" in str(failed.error)
 
 
 @pytest.mark.slow

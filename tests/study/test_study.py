@@ -2,11 +2,15 @@
 
 import copy
 import math
+import subprocess
+import sys
+import tomllib
 from typing import Any
 
 import pytest
 
 import ellzero as ez
+from ellzero.penalties import PENALTIES
 from ellzero.recipe import Recipe
 from ellzero.study.study import Cell, Study, Target, Training, built_in, merged
 
@@ -401,6 +405,63 @@ def test_a_mistake_is_one_clear_error(mistake):
     assert "\n" not in message
     assert len(message) < 400
     assert repr(table) == repr(before)
+
+
+class Own(ez.L1):
+    """A penalty of the user's."""
+
+
+def test_penalties_of_ones_own_are_named_so_that_workers_find_them(monkeypatch):
+    monkeypatch.setitem(PENALTIES, "own", Own)
+    name, table = f"{__name__}:Own", {"strength": 1.0}
+    recipe = {"reference": {"penalty": {"own": table}}, "finetune": {"penalty": {"own": table}}}
+    methods = {"mine": {"train": {"penalty": {"own": {}}}, "strengths": TWO}}
+    study = Study.parse(told(recipe=recipe, methods=methods))
+    for table in (study.recipe["reference"], study.recipe["finetune"], study.methods["mine"].train):
+        assert list(table["penalty"]) == [name]
+    monkeypatch.delitem(PENALTIES, "own")
+    assert Study.parse(tomllib.loads(study.to_toml())) == study
+    (first, _) = study.tuning()
+    assert study.cell_recipe(Cell(first, study.targets[0])).train.penalty == Own(1e-5)
+
+
+def test_a_penalty_that_no_worker_can_import_is_refused(monkeypatch):
+    class Within(ez.L1):
+        pass
+
+    monkeypatch.setitem(PENALTIES, "within", Within)
+    with pytest.raises(ez.InputError, match=r"recipe: finetune\.penalty: .*Within cannot be impo"):
+        Study.parse(told(recipe={"finetune": {"penalty": {"within": {"strength": 1}}}}))
+    program = """if True:
+        import ellzero as ez
+        from ellzero.penalties import PENALTIES
+
+        class Mine(ez.L1):
+            pass
+
+        PENALTIES["mine"] = Mine
+        for name in ("mine", "__main__:Mine"):
+            table = {"train": {"penalty": {name: {"strength": 1.0}}}}
+            ez.Recipe.parse({**table, "prune": {"sparsity": 0.5}})  # here it is known
+            try:
+                ez.Study.parse({"sparsities": [0.5], "methods": {"m": table}})
+            except ez.InputError as error:
+                print(error)
+    """
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    line = (
+        "methods.m: train.penalty: __main__:Mine cannot be imported by another process; put Mine "
+        "into a module of its own, such as my_module.py, and name it my_module:Mine"
+    )
+    assert done.stdout.splitlines() == [line, line]
+
+
+def test_a_penalty_under_two_names_is_refused(monkeypatch):
+    monkeypatch.setitem(PENALTIES, "own", Own)
+    tables = {"own": {"strength": 1}, f"{__name__}:Own": {"strength": 2}}
+    with pytest.raises(ez.InputError, match="Own stands there under two names"):
+        Study.parse(method("mine", train={"penalty": tables}))
 
 
 def test_a_file_that_is_no_study_is_named(tmp_path):
