@@ -19,7 +19,7 @@ from small import classification, mlp, nonzero_weights, recipe
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 FILE, PROGRAM, CASE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-(TOML,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+TOML, OWN_TOML = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 (RECIPE_NAME,) = re.findall(r'`"(\w+)": LogSum`', PAGE)
 ((PUBLIC_NAME, PUBLIC_MODULE),) = re.findall(r'`"(\w+)": "(ellzero\.[\w.]+)"`', PAGE)
 
@@ -104,6 +104,12 @@ def test_the_program_of_the_page_makes_a_recipe_that_runs(module, monkeypatch):
     assert given["recipe"].train.penalty == module.LogSum(0.1, form="decoupled")
     result = ez.compress(mlp(), classification(), given["recipe"])
     assert nonzero_weights(result.model) == 29  # a fifth of 144
+
+
+def test_the_recipe_with_a_penalty_of_ones_own_needs_no_registration(module):
+    told = ez.Recipe.parse({**tomllib.loads(OWN_TOML), "prune": {"sparsity": 0.5}})
+    assert told.train.penalty == module.LogSum(1e-4, beta=20)
+    assert ez.Recipe.parse(tomllib.loads(told.to_toml())) == told
 
 
 @pytest.mark.parametrize(("strength", "zeros"), [(0.0, (0, 0)), (0.2, (30, 130))])
