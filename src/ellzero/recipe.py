@@ -203,7 +203,7 @@ class Recipe(Table):
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
     channels_last: bool = False
     compile: bool = False
     reference: Reference = Field(default_factory=Reference)

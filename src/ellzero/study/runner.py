@@ -124,6 +124,8 @@ def _essence(recipe: Recipe, told: Recipe) -> Recipe:
     Files are left out where the study does not tell them: then they are other cells'.
     """
     changes: dict[str, Any] = {"threads": None}
+    if told.precision == "auto":
+        changes["precision"] = "auto"
     if recipe.name != f"reference-seed{recipe.seed}":
         changes["reference"] = recipe.reference.model_copy(update={"file": None})
     if told.train.file is None:
