@@ -46,9 +46,7 @@ class Case:
 
 def layer(op: ops.Op, shape: tuple[int, ...], module: Any, **names: str) -> Case:
     """A case whose weights are the module's; roles are named as in the module but for `names`."""
-    state: dict[str, Tensor] = {
-        names.get(name, name): w.detach() for name, w in module.named_parameters()
-    }
+    state = {str(names.get(name, name)): w.detach() for name, w in module.named_parameters()}
     return Case(op, shape, module, state)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export.graph_signature import OutputKind
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map
 
@@ -28,6 +29,7 @@ from ellzero.graph.recognize import (
     path_of,
     recognized,
 )
+from ellzero.tensors import require_held, require_plain
 
 aten = torch.ops.aten
 
@@ -52,9 +54,14 @@ def trace(
         preprocess: what turns raw inputs into those of the network; it travels with the copy.
         classes: names of the classes; they travel with the copy.
 
+    What the network changes in place, its input or a buffer, stays as it is in the copy: only the
+    output is the same.
+
     Raises:
-        InputError: no example; a network that cannot be traced; preprocessing that is no
-            `ez.Affine`, or for another number of channels; names that are no text.
+        InputError: no example; a network that cannot be traced, or whose output depends on a buffer
+            that it changes, call by call; weights on the meta device, sparse, or of numbers that
+            are not real; preprocessing that is no `ez.Affine`, or for another number of channels;
+            names that are no text.
 
     Example:
         >>> import torch, ellzero as ez
@@ -66,11 +73,13 @@ def trace(
     if not isinstance(preprocess, Preprocess | None):
         raise InputError(f"preprocess is {preprocess!r}; expected an ez.Affine, which is data")
     if isinstance(model, Network):
+        _require_held(model)
         graph, weights = model.graph, {n: model.weight(n) for n in model.graph.weight_names()}
     else:
         if example is None:
             raise InputError(f"{type(model).__name__} needs an example, a batch of its inputs")
         graph, weights = Tracer(model, example).graph()
+    _require_real(graph, weights)
     changes = {
         "preprocess": graph.preprocess if preprocess is None else preprocess,
         "classes": graph.classes if names is None else names,
@@ -83,6 +92,23 @@ def _texts(classes: Sequence[str]) -> tuple[str, ...]:
     if isinstance(classes, str) or not all(isinstance(name, str) for name in names):
         raise InputError(f"classes is {classes!r}; expected a list of names, each of them text")
     return names
+
+
+def _require_held(model: nn.Module) -> None:
+    """Refuse weights without values here, and sparse ones, which torch.export does not know."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        require_held(name, tensor)
+        if tensor.layout is not torch.strided:
+            require_plain(name, tensor)
+
+
+def _require_real(graph: Graph, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that an operation cannot compute with; indices are integers."""
+    for node in graph.nodes:
+        for name in node.weights.values():
+            is_index = not (weights[name].is_floating_point() or weights[name].is_complex())
+            if not isinstance(node.op, ops.Opaque) and not is_index:
+                require_plain(name, weights[name])
 
 
 def _copies(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -109,6 +135,7 @@ class Tracer:
         if not isinstance(example, Tensor) or example.ndim < 2 or not len(example):
             what = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
             raise InputError(f"the example is {what}; expected a batch (N, ...) of inputs")
+        _require_held(model)
         self.program = _export(model, example)
         self.nodes: dict[str, Node] = {}
         self.weights: dict[str, Tensor] = {}
@@ -125,6 +152,12 @@ class Tracer:
             **signature.inputs_to_lifted_tensor_constants,
         }
         self.keys = {key: first[id(self.tensors[name])] for key, name in lifted.items()}
+        self.changed = {
+            first[id(self.tensors[spec.target])]
+            for spec in signature.output_specs
+            if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
+        }
+        """Weights that the network changes whenever it runs."""
 
     def graph(self) -> tuple[Graph, dict[str, Tensor]]:
         """The graph, its unused nodes left out, and its weights."""
@@ -135,7 +168,7 @@ class Tracer:
             elif fx_node.op == "call_function":
                 self._call(fx_node)
             elif fx_node.op == "output":
-                (output,) = fx_node.args[0]
+                output = self._output(fx_node)
         if not isinstance(output, fx.Node) or output not in self.result:
             raise InputError("the network's output does not depend on its input")
         if not is_batch(output):
@@ -143,6 +176,23 @@ class Tracer:
         nodes = _needed(self.nodes, self.result[output])
         graph = Graph(nodes=tuple(nodes))
         return graph, {name: self.weights[name] for name in graph.weight_names()}
+
+    def _output(self, fx_node: Any) -> Any:
+        """What the network gives; an exported program gives what it changes in place as well."""
+        specs = self.program.graph_signature.output_specs
+        (output,) = (
+            value
+            for value, spec in zip(fx_node.args[0], specs, strict=True)
+            if spec.kind is OutputKind.USER_OUTPUT
+        )
+        state = self.changed & {self.lifted[source] for source in _sources(output, self.lifted)}
+        if state:
+            raise InputError(
+                f"the network changes {min(state)} in each call and its output depends on it, so "
+                "what it gives depends on the calls before; a traced network has no such state. "
+                "Keep it from changing in evaluation mode"
+            )
+        return output
 
     def _placeholder(self, fx_node: Any) -> None:
         if fx_node.name in self.keys:
@@ -281,6 +331,17 @@ def quiet(logger_name: str, level: int) -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
+
+
+def _sources(output: Any, lifted: Mapping[Any, str]) -> set[Any]:
+    """The weights that a result is computed from."""
+    found, waiting = set(), [output] if isinstance(output, fx.Node) else []
+    while waiting:
+        fx_node = waiting.pop()
+        if fx_node not in found:
+            found.add(fx_node)
+            waiting += fx_node.all_input_nodes
+    return found & set(lifted)
 
 
 def _needed(nodes: Mapping[str, Node], output: str) -> list[Node]:
