@@ -13,6 +13,8 @@ import ellzero as ez
 from cases import fill
 from small import classification, mlp, recipe
 
+pytestmark = pytest.mark.filterwarnings("ignore:add_gradient")  # there is no loss here
+
 
 def rows(*shape: int, seed: int = 0) -> torch.Tensor:
     """Weights of which the second unit has none left, and others have single zeros."""

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 import ellzero as ez
 from cases import fill, small_network
 
+pytestmark = pytest.mark.filterwarnings("ignore:add_gradient")  # there is no loss here
+
 WEIGHTS = st.lists(st.just(0.0) | st.floats(-3, 3, width=32), max_size=30)
 
 

@@ -17,6 +17,8 @@ from ellzero import blocks as blocks_module
 from ellzero.penalties import Penalty
 from ellzero.pruning import magnitude
 
+pytestmark = pytest.mark.filterwarnings("ignore:add_gradient")  # there is no loss here
+
 SHAPES = {
     "0-d": (),
     "empty": (0, 4),

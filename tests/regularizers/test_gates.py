@@ -25,6 +25,8 @@ from small import (
     tensors_equal,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:add_gradient")  # there is no loss here
+
 each_kind = pytest.mark.parametrize("name", GATES_CASES)
 each_gates = pytest.mark.parametrize("gates", [c.gates for c in GATES_CASES.values()], ids=str)
 

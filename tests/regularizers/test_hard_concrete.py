@@ -17,6 +17,8 @@ from cases import fill, small_network
 from ellzero.regularizers import BoundGates
 from small import classification, mlp, nonzero_weights, recipe
 
+pytestmark = pytest.mark.filterwarnings("ignore:add_gradient")  # there is no loss here
+
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 DRAWS = 200_000
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 import ellzero as ez
 from cases import fill, small_network
 
+pytestmark = pytest.mark.filterwarnings("ignore:add_gradient")  # there is no loss here
+
 STEPS, SCALE = 4, 2.0**12
 L0_STRENGTH, BETA, L2_STRENGTH = 0.02, 7.0, 0.05
 

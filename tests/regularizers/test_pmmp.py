@@ -16,6 +16,8 @@ import ellzero as ez
 from cases import fill
 from ellzero.regularizers import BoundGates
 
+pytestmark = pytest.mark.filterwarnings("ignore:add_gradient")  # there is no loss here
+
 STRENGTH = 0.3
 A = (0.5, -1.25, 2.0, -0.01, 0.0)
 W = (1.5, -0.75, 1.0, 0.4, -2.0)

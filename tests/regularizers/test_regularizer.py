@@ -12,6 +12,8 @@ from cases import LN2, anatomy, fill, small_network
 from ellzero import blocks as blocks_module
 from ellzero.penalties import Term
 
+pytestmark = pytest.mark.filterwarnings("ignore:add_gradient")  # there is no loss here
+
 
 def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)

@@ -252,12 +252,14 @@ def test_what_does_not_wait_is_not_counted(work):
 PENALTIES = {
     "gradient": ez.L0(0.05) + ez.L1(0.01) + ez.L2(0.01) + ez.GroupLasso(0.01) + ez.HoyerSquare(1.0),
     "loss": ez.L0(0.05, form="loss") + ez.L1(0.01, form="loss"),
+    "schedule": ez.L0(0.05, beta=ez.Schedule(1.0, 9.0)),
     "decoupled": ez.L0(0.05, form="decoupled")
     + ez.L1(0.01, form="decoupled")
     + ez.GroupLasso(0.01, form="decoupled"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:add_gradient")  # there is no loss here
 @pytest.mark.parametrize("rate", ["number", "tensor"])
 @pytest.mark.parametrize("ramp", [None, ez.Curve("cubic")], ids=["steady", "ramp"])
 @pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES)

@@ -2,8 +2,9 @@
 
 from ellzero.regularizers.gates import BoundGates, Gates
 from ellzero.regularizers.hard_concrete import HardConcrete
+from ellzero.regularizers.layer_scale import LayerScale, layer_scales
 from ellzero.regularizers.pmmp import PMMP
-from ellzero.regularizers.regularizer import LayerScale, Regularizer, layer_scales
+from ellzero.regularizers.regularizer import Regularizer
 
 GATES: dict[str, type[Gates]] = {"hard_concrete": HardConcrete, "pmmp": PMMP}
 

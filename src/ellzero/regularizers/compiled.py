@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ellzero.blocks import whole
+from ellzero.curves import Schedule
 from ellzero.errors import InputError
 from ellzero.penalties import Term
 from ellzero.penalties.penalty import wide
@@ -34,37 +36,61 @@ class CompiledGradient:
         gradients: list[Tensor],
         terms: list[Terms],
         ramped: float | None,
+        progress: float | None,
     ) -> None:
         """Add; `ramped` is None where no ramp changes the strengths from step to step.
+
+        `progress` is None where no number of a term follows a schedule.
 
         Raises:
             InputError: there is no compiler.
         """
+        # a number would be compiled in, and anew with every other one
+        numbers = [] if ramped is None else [ramped]
+        if progress is not None:
+            numbers += [schedule(progress) for _, _, schedule in _scheduled(terms)]
         inputs = weights + gradients
-        if ramped is not None:
-            # a number would be compiled in, and anew with every other one
-            inputs.append(torch.tensor(ramped, dtype=torch.float64, device="cpu"))
+        inputs += [torch.tensor(n, dtype=torch.float64, device="cpu") for n in numbers]
         # a kernel reads and writes memory as it was told, so all of this must be as it was
         like = [terms, *((t.dtype, t.device, t.shape, t.stride()) for t in inputs)]
         kernel = next((kernel for made_for, kernel in self._kernels if made_for == like), None)
         if kernel is None:
-            kernel = _kernel(inputs, terms)
+            kernel = _kernel(inputs, terms, is_ramped=ramped is not None)
             self._kernels.append((like, kernel))
         kernel(*inputs)
 
 
-def _kernel(inputs: list[Tensor], terms: list[Terms]) -> Callable[..., object]:
+def _scheduled(terms: list[Terms]) -> list[tuple[Term, str, Schedule]]:
+    """The numbers of the terms that follow a schedule, each once."""
+    distinct = dict.fromkeys(term for acting in terms for term, _ in acting)
+    return [(term, name, told) for term in distinct for name, told in term.schedules.items()]
+
+
+def _with_numbers(term: Term, numbers: dict[str, Tensor]) -> Term:
+    """A term with traced numbers in it, which cannot be checked as `replace` would check them."""
+    changed = copy.copy(term)
+    for name, number in numbers.items():
+        object.__setattr__(changed, name, number)
+    return changed
+
+
+def _kernel(inputs: list[Tensor], terms: list[Terms], *, is_ramped: bool) -> Callable[..., object]:
     # imported here, for that takes seconds
     from torch._inductor import compile as compile_graph
     from torch.fx.experimental.proxy_tensor import make_fx
 
     def add_gradients(*tensors: Tensor) -> tuple[()]:
         count = len(terms)
-        ramped = tensors[2 * count :]
+        numbers = list(tensors[2 * count :])
+        ramped = numbers.pop(0) if is_ramped else None
+        told: dict[Term, dict[str, Tensor]] = {}
+        for (term, name, _), number in zip(_scheduled(terms), numbers, strict=True):
+            told.setdefault(term, {})[name] = number
         pairs = zip(tensors[:count], tensors[count : 2 * count], terms, strict=True)
         for w, gradient, acting in pairs:
-            total = sum(term.gradient(wide(w)) * scale for term, scale in acting)
-            gradient.add_(total * ramped[0] if ramped else total)
+            now = [(_with_numbers(term, told.get(term, {})), scale) for term, scale in acting]
+            total = sum(term.gradient(wide(w)) * scale for term, scale in now)
+            gradient.add_(total if ramped is None else total * ramped)
         return ()
 
     examples: list[Any] = [tensor.detach() for tensor in inputs]

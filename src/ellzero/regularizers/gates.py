@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,6 +61,8 @@ class BoundGates(ABC):
     def __init__(self, weights: Selection, rate: float, own: dict[str, Tensor]) -> None:
         self.weights = weights
         self.own = own
+        self.is_finalized = False
+        self._is_plain = False
         fused = True if all(p.device.type in ("cpu", "cuda") for p in own.values()) else None
         self.optimizer = torch.optim.Adam(list(own.values()), fused=fused)
         self._rate = rate
@@ -79,6 +82,9 @@ class BoundGates(ABC):
     def before_forward(self) -> None:  # noqa: B027
         """Put into the weights what the forward pass is to see; by default, what is there."""
 
+    def restore(self) -> None:  # noqa: B027
+        """Put the weights back without a gradient; by default they are as they were."""
+
     @abstractmethod
     def add_gradient(self, ramped: float) -> None:
         """Put the weights back, complete their `.grad`, and fill the gradients of `own`."""
@@ -92,16 +98,56 @@ class BoundGates(ABC):
     @contextmanager
     def finalized(self) -> Iterator[None]:
         """The weights are the plain ones inside the block, and what they were after it."""
+        if self.is_finalized or self._is_plain:
+            yield
+            return
+        self.restore()
         before = {name: w.detach().clone() for name, w in self.live()}
-        self.finalize()
+        self._put(self.plain())
+        self._is_plain = True
         try:
             yield
         finally:
+            self._is_plain = False
             self._put(before)
 
     def finalize(self) -> None:
-        """Turn the weights into the plain ones; the gates have done their work."""
-        self._put(self.plain())
+        """Turn the weights into the plain ones; the gates have done their work.
+
+        Raises:
+            InputError: within `finalized()`, which would take it back.
+        """
+        if self._is_plain:
+            raise InputError("finalize() within finalized(), which puts the gates back at its end")
+        self.restore()
+        if not self.is_finalized:
+            self._put(self.plain())
+            self.is_finalized = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters of its own, their optimizer's state, and whether it is finalized."""
+        return {
+            "own": dict(self.own),
+            "optimizer": self.optimizer.state_dict(),
+            "is_finalized": self.is_finalized,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave.
+
+        Raises:
+            InputError: other names or shapes.
+        """
+        found = {name: tuple(tensor.shape) for name, tensor in state["own"].items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in self.own.items()}
+        if found != expected:
+            odd = sorted(set(found.items()) ^ set(expected.items()))
+            raise InputError(f"the state is of other gates: {odd[0][0]} {odd[0][1]} differs")
+        for name, tensor in self.own.items():
+            tensor.copy_(state["own"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.is_finalized = state["is_finalized"]
 
     @torch.no_grad()
     def _put(self, tensors: Mapping[str, Tensor]) -> None:

@@ -87,7 +87,7 @@ class BoundHardConcrete(BoundGates):
         if self._drawn is not None:
             raise InputError(
                 "before_forward was called twice; add_gradient has to come between, as it puts "
-                "the weights back"
+                "the weights back, or after an error restore()"
             )
         self._drawn = {}
         for name, w in self.live():
@@ -95,6 +95,12 @@ class BoundHardConcrete(BoundGates):
             s = concrete(log_alpha, torch.rand_like(log_alpha))
             self._drawn[name] = (w.detach().clone(), s, gate(s))
             w.mul_(gate(s))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for name, (before, _, _) in (self._drawn or {}).items():
+            self.weights[name].copy_(before)
+        self._drawn = None
 
     @torch.no_grad()
     def add_gradient(self, ramped: float) -> None:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Literal, NamedTuple, get_args
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ellzero.blocks import blocks
 from ellzero.curves import Curve
-from ellzero.errors import InputError, nearest
+from ellzero.errors import EllzeroWarning, InputError
 from ellzero.penalties import Form, Penalty, Term
 from ellzero.penalties.penalty import wide
+from ellzero.pruning.hold import Optimizers, each
 from ellzero.regularizers.compiled import CompiledGradient, Terms
-from ellzero.regularizers.gates import Gates
+from ellzero.regularizers.decoupled import shrink_, shrink_half_
+from ellzero.regularizers.gates import BoundGates, Gates
+from ellzero.regularizers.layer_scale import LayerScale, layer_scales
 from ellzero.selection import Selection, Weight, select
-
-LayerScale = Literal["paper", "paper-code", "inverse"]
 
 
 class Regularizer:
@@ -29,7 +30,8 @@ class Regularizer:
     `add_gradient()` goes after backward (after unscaling and accumulation, before clipping),
     `step(optimizer)` after the optimizer's step. A method whose form does not occur in the penalty
     does nothing. Gates need all of `before_forward()`, `add_gradient()` and `step(optimizer)`, a
-    validation within `finalized()`, and `finalize()` at the end of the training.
+    validation within `finalized()`, and `finalize()` at the end of the training. What it learns or
+    counts is in its `state_dict()`.
 
     Args:
         model: the network; nothing of it changes.
@@ -42,13 +44,16 @@ class Regularizer:
             those of the largest layer of its kind (dense, conv). `"paper-code"`: the same, with
             the kernel's height left out of `n` for convolutions, as in the authors' code.
             `"inverse"`: `N / (n * layers)`, of arXiv 2505.17469.
-        ramp: a curve by which all strengths rise with `progress`; by default none.
+        ramp: a curve by which all strengths rise with `progress`; by default none. (A penalty's
+            beta may follow an `ez.Schedule`, see `ez.L0`.)
         compile: let PyTorch's compiler turn `add_gradient()` into one kernel a weight. Its first
             call then takes some seconds; a CPU needs a C++ compiler.
 
     Raises:
         InputError: neither penalty nor gates, or something else in their place; an unknown layer
-            scale; no weights selected.
+            scale; no weights selected; gates or a decoupled penalty on weights under weight
+            normalization, which could not be zero row by row. Later, from any method: a weight that
+            the network no longer has, for it was replaced by another one.
 
     Example:
         >>> import torch, ellzero as ez
@@ -82,9 +87,11 @@ class Regularizer:
         self.gates = None if gates is None else gates.bind(self.weights)
         self.ramp = ramp
         self.progress: float | None = None
-        """Progress of the training in [0, 1]; the loop has to set it where a ramp is used."""
+        """Progress of the training in [0, 1]; the loop has to set it for a ramp or a schedule."""
         self.held: Mapping[Tensor, Tensor] = {}
-        """Masks that `step` applies, by weight, as 0 and 1 of its dtype; `Masks.hold` sets them."""
+        """Masks that `step` applies, by weight, as `bits_of` gives them; `Masks.hold` sets them."""
+        self.steps = 0
+        """How many times `step` was called."""
         terms = () if penalty is None else penalty.terms
         scales = layer_scales(self.weights, layer_scale)
         self._acts: dict[Form, list[_Act]] = {
@@ -95,7 +102,12 @@ class Regularizer:
             for form in get_args(Form)
             if (acting := [term for term in terms if term.form == form])
         }
+        self._scheduled = any(term.schedules for term in terms)
         self._compiled = CompiledGradient() if compile else None
+        self._remainders: dict[str, Tensor] = {}
+        """What the decoupled step owes weights in half precision, by name; see `shrink_half_`."""
+        self._is_fresh = True
+        self._require_rows()
 
     def value(self) -> Tensor:
         """All that is added to the loss as the network stands, whatever its form: a 0-d tensor."""
@@ -105,16 +117,26 @@ class Regularizer:
                 total = total + self.gates.value(self._ramped()).to(total.device)
             return total
 
-    def before_forward(self) -> None:
+    def before_forward(self) -> AbstractContextManager[None]:
         """Let gates put into the weights what the forward pass is to see.
 
-        Several forward and backward passes may follow (accumulation) before `add_gradient()`.
+        Several forward and backward passes may follow (accumulation) before `add_gradient()`. Used
+        as `with regularizer.before_forward():` around them, an error or an interrupt within puts
+        the weights back; elsewhere `restore()` does.
 
         Raises:
-            InputError: `add_gradient()`, which puts the weights back, was not called in between.
+            InputError: `add_gradient()`, which puts the weights back, was not called in between;
+                `finalize()` has ended the gates.
         """
+        self.weights.require_current()
         if self.gates is not None:
-            self.gates.before_forward()
+            self._working_gates().before_forward()
+        return _restoring(self)
+
+    def restore(self) -> None:
+        """Put the weights back after a forward pass whose `add_gradient()` will not come."""
+        if self.gates is not None:
+            self.gates.restore()
 
     def loss(self) -> Tensor:
         """The terms of form `loss`, as a 0-d tensor for autograd (0 where there are none)."""
@@ -124,14 +146,19 @@ class Regularizer:
     def add_gradient(self) -> None:
         """Add the gradient of the terms of form `gradient` to the weights' `.grad`.
 
-        A weight that has no gradient yet gets one, as it would from a term of the loss. Gates put
-        the weights back first.
+        A weight that has no gradient yet gets one, as it would from a term of the loss; where none
+        has one, a warning says so, for backward has to come first. Gates put the weights back
+        first.
 
         Raises:
             InputError: it is to be compiled, and there is no compiler.
         """
+        self.weights.require_current()
+        acts = self._acts.get("gradient", ())
+        if acts or self.gates is not None:
+            self._warn_before_backward()
         if self.gates is not None:
-            self.gates.add_gradient(self._ramped())
+            self._working_gates().add_gradient(self._ramped())
         ramped = self._ramped()
         acts = self._acting("gradient")
         weights: list[Tensor] = [act.weight.parameter for act in acts]
@@ -141,27 +168,37 @@ class Regularizer:
                 w.grad = torch.zeros_like(w)
             gradients.append(w.grad)
         if self._compiled is None:
-            for w, gradient, act in zip(weights, gradients, acts, strict=True):
+            for w, gradient, act in zip(weights, gradients, self._now(acts), strict=True):
                 _add_gradient(w, gradient, act.terms, ramped)
         elif acts:
             terms = [act.terms for act in acts]
-            self._compiled(weights, gradients, terms, None if self.ramp is None else ramped)
+            factor = None if self.ramp is None else ramped
+            progress = self._progress() if self._scheduled else None
+            self._compiled(weights, gradients, terms, factor, progress)
 
     @torch.no_grad()
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
+    def step(self, optimizer: Optimizers) -> None:
         """Take the step of the terms of form `decoupled`, with each group's learning rate.
 
         The magnitude `m` of a weight, or the norm of a group, becomes `max(m - lr penalty'(m), 0)`.
-        Masks held by this regularizer are applied first, in the same pass over the weights. Gates
-        move their own parameters. Call it after `optimizer.step()`, and not where a gradient scaler
-        skipped that step.
+        Steps too small for a weight in half precision add up until they show. Masks held by this
+        regularizer are applied first, in the same pass over the weights. Gates move their own
+        parameters. Call it after `optimizer.step()`, and not where a gradient scaler skipped that
+        step.
+
+        Args:
+            optimizer: what moves the weights, or a list of several that do together; gates take the
+                rate of the first one's first group.
 
         Raises:
             InputError: a weight that no group of the optimizer owns.
         """
+        self.weights.require_current()
+        self.steps += 1
+        groups = [group for one in each(optimizer) for group in one.param_groups]
         if self.gates is not None:
-            self.gates.step(optimizer.param_groups[0]["lr"])
-        acts = self._acting("decoupled")
+            self._working_gates().step(groups[0]["lr"])
+        acts = self._now(self._acting("decoupled"))
         if not acts and not self.held:
             return
         rates: dict[Tensor, float | Tensor] = {}
@@ -170,17 +207,19 @@ class Regularizer:
         for weight, terms in acts:
             w = weight.parameter
             if not rates:
-                rates = {
-                    w: group["lr"] for group in optimizer.param_groups for w in group["params"]
-                }
+                rates = {w: group["lr"] for group in groups for w in group["params"]}
             if w not in rates:
                 raise InputError(
                     f"{weight.name} is in no parameter group of the optimizer, so its learning "
                     "rate is unknown; give the optimizer that weight, or exclude it"
                 )
-            _shrink_(w, self.held.get(w), terms, rates[w] * ramped)
+            if w.dtype.itemsize < 4:
+                remainder = self._remainder(weight)
+                shrink_half_(w, remainder, self.held.get(w), terms, rates[w] * ramped)
+            else:
+                shrink_(w, self.held.get(w), terms, rates[w] * ramped)
             shrunk.add(w)
-        rest = [(w, mask) for w, mask in self.held.items() if w not in shrunk]
+        rest = [(w.detach().view(m.dtype), m) for w, m in self.held.items() if w not in shrunk]
         if rest:
             torch._foreach_mul_(*map(list, zip(*rest, strict=True)))  # pyright: ignore[reportPrivateImportUsage]
 
@@ -197,27 +236,135 @@ class Regularizer:
             yield
 
     def finalize(self) -> None:
-        """End the training: gates become plain weights for good; without gates nothing changes."""
+        """End the training: gates become plain weights for good; without gates nothing changes.
+
+        Once is enough, and a second time changes nothing.
+
+        Raises:
+            InputError: it is called within `finalized()`.
+        """
         if self.gates is not None:
             self.gates.finalize()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it has learned or counted, for `load_state_dict`; weights put back by `restore()`.
+
+        `remainders`: by weight name, what the decoupled step owes weights in half precision.
+        `gates`: parameters and optimizer of the gates, None without them. The `progress` is the
+        loop's to set.
+        """
+        self.restore()
+        gates = None if self.gates is None else self.gates.state_dict()
+        return {"remainders": dict(self._remainders), "gates": gates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave for the same penalty, gates and network.
+
+        Raises:
+            InputError: a state of another network, or of other gates.
+        """
+        for name, remainder in state["remainders"].items():
+            if name not in self.weights or remainder.shape != self.weights[name].shape:
+                raise InputError(
+                    f"the state has a remainder of {name} {tuple(remainder.shape)}; expected one "
+                    f"of {', '.join(self.weights)}, of its shape"
+                )
+        if (state["gates"] is None) != (self.gates is None):
+            has = ("no gates", "gates")
+            raise InputError(
+                f"the state is of a regularizer with {has[state['gates'] is not None]}; this one "
+                f"has {has[self.gates is not None]}"
+            )
+        if self.gates is not None:
+            self.gates.load_state_dict(state["gates"])
+        self._remainders = {
+            name: torch.empty_like(self.weights[name], dtype=torch.float32, requires_grad=False)
+            .copy_(remainder)
+            for name, remainder in state["remainders"].items()
+        }  # fmt: skip
+
+    def _require_rows(self) -> None:
+        """Refuse what would make zeros of whole rows that are divided by their norm."""
+        if "decoupled" not in self._acts and self.gates is None:
+            return
+        for weight in self.weights.weights:
+            if weight.normalized:
+                what = "gates" if self.gates is not None else "the form 'decoupled'"
+                raise InputError(
+                    f"{weight.name} is under weight normalization, and {what} could make zeros of "
+                    "a whole row, whose norm it is divided by; take the form 'gradient', exclude "
+                    "the weight, or remove the normalization"
+                )
+
+    def _warn_before_backward(self) -> None:
+        """Only the first call can tell: later on the optimizer may set gradients to zeros."""
+        first, self._is_fresh = self._is_fresh, False
+        if first and all(w.grad is None for w in self.weights.values()):
+            warnings.warn(
+                "add_gradient() found no gradient of the loss on any weight; call it after "
+                "loss.backward() and before the optimizer's step",
+                EllzeroWarning,
+                stacklevel=4,  # over no_grad's wrapper
+            )
+
+    def _working_gates(self) -> BoundGates:
+        assert self.gates is not None
+        if self.gates.is_finalized:
+            raise InputError(
+                "finalize() has turned the gates into plain weights; train on without them, or "
+                "with a new regularizer"
+            )
+        return self.gates
+
+    def _remainder(self, weight: Weight) -> Tensor:
+        found = self._remainders.get(weight.name)
+        if found is None or found.device != weight.parameter.device:
+            w = weight.parameter
+            found = torch.zeros_like(w, dtype=torch.float32, requires_grad=False)
+            self._remainders[weight.name] = found
+        return found
+
+    def _progress(self) -> float:
+        if self.progress is None:
+            what = "ramp" if self.ramp is not None else "schedule"
+            raise InputError(
+                f"the {what} needs to know where the training is: set progress to 0..1"
+            )
+        return self.progress
+
     def _ramped(self) -> float:
-        if self.ramp is not None and self.progress is None:
-            raise InputError("the ramp needs to know where the training is: set progress to 0..1")
-        return 1.0 if self.ramp is None else self.ramp(self.progress or 0.0)
+        return 1.0 if self.ramp is None else self.ramp(self._progress())
 
     def _acting(self, form: Form) -> list[_Act]:
         """What terms of that form act on now; a weight may have been frozen since."""
         return [act for act in self._acts.get(form, ()) if act.weight.parameter.requires_grad]
 
+    def _now(self, acts: list[_Act]) -> list[_Act]:
+        """The same with the numbers that the terms' schedules have now."""
+        if not self._scheduled or not acts:
+            return acts
+        progress = self._progress()
+        now = {term: term.at(progress) for act in acts for term, _ in act.terms}
+        return [_Act(w, [(now[term], scale) for term, scale in terms]) for w, terms in acts]
+
     def _sum(self, *forms: Form) -> Tensor:
+        self.weights.require_current()
         # on one device, however the weights are spread
         device = self.weights.weights[0].parameter.device
         total = torch.zeros((), device=device)
-        for weight, terms in (act for form in forms for act in self._acting(form)):
+        for weight, terms in (act for form in forms for act in self._now(self._acting(form))):
             for term, scale in terms:
                 total = total + (_value(term, weight.parameter) * scale).to(device)
         return total * self._ramped()
+
+
+@contextmanager
+def _restoring(regularizer: Regularizer) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        regularizer.restore()
+        raise
 
 
 class _Act(NamedTuple):
@@ -243,49 +390,3 @@ def _add_gradient(w: Tensor, gradient: Tensor, terms: Terms, ramped: float) -> N
     for term, scale in terms:
         if not term.elementwise:
             term.add_gradient_(gradient, w, scale * ramped)
-
-
-def _shrink_(w: Tensor, mask: Tensor | None, terms: Terms, rate: float | Tensor) -> None:
-    """The decoupled step on one weight, with its mask before it where it has one."""
-    elementwise = [(term, scale) for term, scale in terms if term.elementwise]
-    if elementwise or mask is not None:
-        for part, *kept in blocks(w) if mask is None else blocks(w, mask):
-            if kept:
-                part.mul_(kept[0])
-            wide_part = wide(part)
-            for term, scale in elementwise:
-                term.shrink_(wide_part, rate * scale)
-            if wide_part is not part:
-                part.copy_(wide_part)
-    for term, scale in terms:
-        if not term.elementwise:
-            term.shrink_(w, rate * scale)
-
-
-def layer_scales(weights: Selection, rule: LayerScale | None) -> list[float]:
-    """The factor on each layer's l0 strength under a layer scale, in the selection's order.
-
-    Raises:
-        InputError: an unknown rule.
-    """
-    if rule is None:
-        return [1.0] * len(weights)
-    if rule not in get_args(LayerScale):
-        raise InputError(f"layer_scale is {rule!r}; {nearest(str(rule), get_args(LayerScale))}")
-    sizes = [_size(weight, rule) for weight in weights.weights]
-    if rule == "inverse":
-        return [sum(sizes) / (size * len(sizes)) for size in sizes]
-    largest: dict[str, int] = {}
-    for weight, size in zip(weights.weights, sizes, strict=True):
-        largest[weight.kind] = max(size, largest.get(weight.kind, 0))
-    return [
-        math.sqrt(size / largest[weight.kind])
-        for weight, size in zip(weights.weights, sizes, strict=True)
-    ]
-
-
-def _size(weight: Weight, rule: LayerScale) -> int:
-    size = weight.parameter.numel()
-    if rule == "paper-code" and weight.kind == "conv":
-        return size // weight.parameter.shape[2]  # (out, in, height, ...)
-    return size

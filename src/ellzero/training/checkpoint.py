@@ -40,11 +40,14 @@ def save(state: State, path: Path) -> None:
     if state.masks is not None:
         groups["masks"] = state.masks.state_dict()
     if state.optimizer is not None:
-        groups["optimizer"], document["optimizer"] = _parts(state.optimizer)
-    gates = state.gates
-    if gates is not None:
-        groups["gates"] = gates.own
-        groups["gates_optimizer"], document["gates_optimizer"] = _parts(gates.optimizer)
+        groups["optimizer"], document["optimizer"] = _parts(state.optimizer.state_dict())
+    if state.regularizer is not None:
+        found = state.regularizer.state_dict()
+        groups["remainders"] = found["remainders"]
+        if found["gates"] is not None:
+            groups["gates"] = found["gates"]["own"]
+            parts = _parts(found["gates"]["optimizer"])
+            groups["gates_optimizer"], document["gates_optimizer"] = parts
     tensors = {
         f"{group}/{name}": tensor.detach().cpu().contiguous()
         for group, found in groups.items()
@@ -88,22 +91,32 @@ def load(state: State, path: Path, recipe: Recipe) -> None:
         if "masks" in groups:
             state.masks = Masks(state.weights, groups["masks"])
         if "optimizer" in document and state.optimizer is not None:
-            _load_optimizer(state.optimizer, document["optimizer"], groups.get("optimizer", {}))
-        gates = state.gates
-        if gates is not None:
-            for name, tensor in gates.own.items():
-                tensor.copy_(groups["gates"][name])
-            moments = groups.get("gates_optimizer", {})
-            _load_optimizer(gates.optimizer, document["gates_optimizer"], moments)
+            moments = groups.get("optimizer", {})
+            state.optimizer.load_state_dict(
+                _optimizer_state(state.optimizer, document["optimizer"], moments)
+            )
+        if state.regularizer is not None:
+            state.regularizer.load_state_dict(_regularizer_state(state, groups, document))
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"checkpoint {path} does not fit this recipe or network: {error}"
         ) from None
 
 
-def _parts(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of an optimizer's state, and all the rest of it."""
-    found = optimizer.state_dict()
+def _regularizer_state(
+    state: State, groups: dict[str, dict[str, Tensor]], document: dict[str, Any]
+) -> dict[str, Any]:
+    """What the regularizer's `load_state_dict` takes."""
+    gates, found = state.gates, None
+    if gates is not None:
+        moments = groups.get("gates_optimizer", {})
+        moved = _optimizer_state(gates.optimizer, document["gates_optimizer"], moments)
+        found = {"own": groups["gates"], "optimizer": moved, "is_finalized": False}
+    return {"remainders": groups.get("remainders", {}), "gates": found}
+
+
+def _parts(found: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of an optimizer's state_dict, and all the rest of it."""
     tensors = {
         f"{index}/{key}": value
         for index, values in found["state"].items()
@@ -117,9 +130,10 @@ def _parts(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[st
     return tensors, {"param_groups": found["param_groups"], "state": rest}
 
 
-def _load_optimizer(
+def _optimizer_state(
     optimizer: torch.optim.Optimizer, document: dict[str, Any], tensors: dict[str, Tensor]
-) -> None:
+) -> dict[str, Any]:
+    """The state_dict of an optimizer from its parts."""
     values: dict[int, dict[str, Any]] = {int(i): v for i, v in document["state"].items()}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for name, tensor in tensors.items():
@@ -130,4 +144,4 @@ def _load_optimizer(
             like = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False)
             tensor = like.copy_(tensor)
         values[int(index)][key] = tensor
-    optimizer.load_state_dict({"state": values, "param_groups": document["param_groups"]})
+    return {"state": values, "param_groups": document["param_groups"]}

@@ -35,6 +35,8 @@ def epochs(
     """
     step = state.step
     assert step is not None
+    if state.regularizer is not None:
+        state.regularizer.progress = state.epoch / max(step.epochs, 1)
     if step.stage == "finetune" and state.epoch == 0:
         yield _metrics(state, data, None, 0.0, time.perf_counter())
     while state.epoch < step.epochs:
@@ -101,12 +103,10 @@ def _train_epoch(
             optimizer.zero_grad(set_to_none=True)
             if regularizer is not None:
                 regularizer.progress = progress
-                regularizer.before_forward()
-            loss = _loss(state, recipe, data, inputs, targets)
-            objective = loss
-            if regularizer is not None:
-                objective = loss + regularizer.loss()
-            objective.backward()
+            with nullcontext() if regularizer is None else regularizer.before_forward():
+                loss = _loss(state, recipe, data, inputs, targets)
+                objective = loss if regularizer is None else loss + regularizer.loss()
+                objective.backward()
             if regularizer is not None:
                 regularizer.add_gradient()
             optimizer.step()
