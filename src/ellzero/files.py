@@ -16,6 +16,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ellzero.errors import InputError
+from ellzero.tensors import require_held
 
 METADATA_KEY = "ellzero"
 
@@ -75,7 +76,7 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the network's state_dict on the CPU.
 
     Raises:
-        InputError: an entry that is not a tensor.
+        InputError: an entry that is not a tensor, or whose values are not here.
     """
     tensors = {}
     for name, value in model.state_dict().items():
@@ -83,6 +84,7 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
             raise InputError(
                 f"state_dict entry {name} is {type(value).__name__}; only tensors can be saved"
             )
+        require_held(name, value)
         value = value.detach()
         tensors[name] = value.to("cpu", copy=True, memory_format=torch.contiguous_format)
     return tensors

@@ -14,6 +14,7 @@ from ellzero.files import check_format, copied, read_tensors, tensors_to_bytes, 
 from ellzero.graph import Network
 from ellzero.pruning import Masks
 from ellzero.selection import Selection, named_weights, select
+from ellzero.tensors import require_held
 
 FORMAT = 1
 """Version of the metadata; a file of a newer one is refused."""
@@ -113,6 +114,8 @@ def load(
 
 def _load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     expected = model.state_dict()
+    for name, tensor in expected.items():
+        require_held(name, tensor)
     problems = [f"{name} is missing" for name in expected if name not in tensors] + [
         f"{name} is {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
         if name in expected

@@ -1,0 +1,402 @@
+"""Holds where pruned weights used to come back, or where nothing was held: each by its effect."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+import ellzero as ez
+from cases import small_network
+from in_training import backward, data, revived, started
+
+LINE_SEARCHES = [None, "strong_wolfe"]
+L1 = ez.L1(0.01, form="decoupled")
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def loss_of(model: nn.Module) -> Tensor:
+    x, y = data(0)
+    return nn.functional.cross_entropy(model(x), y)
+
+
+class Closure:
+    """The closure of a user's loop, which notes how many zeros have moved and what it saw."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, masks: ez.Masks) -> None:
+        self.model, self.optimizer, self.masks = model, optimizer, masks
+        self.calls = 0
+
+    def __call__(self) -> Tensor:
+        assert revived(self.model, self.masks) == 0
+        self.calls += 1
+        self.optimizer.zero_grad()
+        loss = loss_of(self.model)
+        loss.backward()
+        return loss
+
+
+@pytest.mark.parametrize("line_search", LINE_SEARCHES)
+@pytest.mark.parametrize("given", ["positional", "keyword"])
+def test_lbfgs_trains_the_pruned_network_as_if_there_were_no_other_weights(line_search, given):
+    model = small_network().eval()  # no statistics that depend on how often the closure is called
+    masks = ez.prune(model, sparsity=0.6)
+    options: Any = {"lr": 0.5, "max_iter": 6, "line_search_fn": line_search}
+
+    # the reference knows no masks: L-BFGS on the kept weights alone, scattered into zeros
+    reference = copy.deepcopy(model)
+    packed = {
+        name: nn.Parameter(p.detach()[masks[name]] if name in masks else p.detach().clone())
+        for name, p in reference.named_parameters()
+    }
+
+    def whole() -> dict[str, Tensor]:
+        return {
+            name: torch.zeros_like(masks[name], dtype=p.dtype).masked_scatter(masks[name], p)
+            if name in masks
+            else p
+            for name, p in packed.items()
+        }
+
+    plain = torch.optim.LBFGS(packed.values(), **options)
+
+    def plain_closure() -> Tensor:
+        plain.zero_grad()
+        x, y = data(0)
+        loss = nn.functional.cross_entropy(torch.func.functional_call(reference, whole(), (x,)), y)
+        loss.backward()
+        return loss
+
+    optimizer = torch.optim.LBFGS(model.parameters(), **options)
+    closure = Closure(model, optimizer, masks)
+    with masks.hold(optimizer):
+        for _ in range(3):
+            plain.step(plain_closure)
+            if given == "positional":
+                optimizer.step(closure)
+            else:
+                optimizer.step(closure=closure)
+            assert revived(model, masks) == 0
+    assert closure.calls > 3
+    for name, expected in whole().items():
+        torch.testing.assert_close(model.get_parameter(name), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("line_search", LINE_SEARCHES)
+@pytest.mark.parametrize("together", [False, True])
+def test_lbfgs_that_was_under_way_keeps_nothing_of_the_pruned_weights(line_search, together):
+    model = small_network()
+    optimizer = torch.optim.LBFGS(
+        model.parameters(), lr=0.5, max_iter=4, line_search_fn=line_search
+    )
+
+    def dense() -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(model)
+        loss.backward()
+        return loss
+
+    optimizer.step(dense)
+    masks = ez.prune(model, sparsity=0.6)
+    regularizer = ez.Regularizer(model, L1) if together else None
+    closure = Closure(model, optimizer, masks)
+    with masks.hold(optimizer, regularizer):
+        for _ in range(2):
+            seen = optimizer.step(closure)
+            if regularizer is not None:
+                regularizer.step(optimizer)
+            assert revived(model, masks) == 0
+    assert seen.item() < 5
+    pruned = torch.cat([~masks[n].flatten() if n in masks else torch.zeros(p.numel()).bool()
+                        for n, p in model.named_parameters()])  # fmt: skip
+    (state,) = optimizer.state.values()
+    vectors = [state["d"], state["prev_flat_grad"], *state["old_dirs"], *state["old_stps"]]
+    assert all(int(vector[pruned].count_nonzero()) == 0 for vector in vectors)
+    assert any(int(vector.count_nonzero()) for vector in vectors)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated")  # its module's own
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_the_state_of_an_optimizer_within_is_cleared(kind):
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+
+    def make(parameters: Any) -> torch.optim.Optimizer:
+        return ZeroRedundancyOptimizer(parameters, kind, lr=0.05, **options)
+
+    model, optimizer = started(make)
+    masks = ez.prune(model, sparsity=0.6)
+    with masks.hold(optimizer):
+        for step in range(3):
+            backward(model, step)
+            optimizer.step()
+            assert revived(model, masks) == 0
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert revived(model, masks) == 0
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_several_optimizers_are_held_at_once(together):
+    model = small_network()
+    optimizers = [
+        torch.optim.SGD(model[:4].parameters(), lr=0.1, momentum=0.9),
+        torch.optim.Adam(model[4:].parameters(), lr=0.01),
+    ]
+    for step in range(2):
+        backward(model, step)
+        for optimizer in optimizers:
+            optimizer.step()
+    masks = ez.prune(model, sparsity=0.6)
+    regularizer = ez.Regularizer(model, L1) if together else None
+    before = {name: model.get_parameter(name).detach().clone() for name in masks}
+    with masks.hold(optimizers, regularizer):
+        for step in range(3):
+            backward(model, step)
+            for optimizer in optimizers:
+                optimizer.step()
+            if regularizer is not None:
+                regularizer.step(optimizers)
+            assert revived(model, masks) == 0
+    assert all(not model.get_parameter(name).equal(old) for name, old in before.items())
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for optimizer in optimizers:
+        optimizer.step()
+    assert revived(model, masks) == 0
+    with pytest.raises(ez.InputError, match=r"^0\.weight is in no parameter group"):
+        masks.hold(optimizers[1:])
+    with pytest.raises(ez.InputError, match=r"is no optimizer; expected one of torch\.optim"):
+        masks.hold([model])  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("bad", [float("inf"), -float("inf"), float("nan")])
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_a_bad_gradient_under_a_mask_leaves_a_zero(kind, dtype, together, bad):
+    model = small_network(dtype=dtype)
+    optimizer = kind(model.parameters(), lr=0.01)
+    masks = ez.prune(model, sparsity=0.6)
+    regularizer = ez.Regularizer(model, L1) if together else None
+    with masks.hold(optimizer, regularizer):
+        for step in range(2):
+            backward(model, step)
+            if step == 0:
+                for name, mask in masks.items():
+                    model.get_parameter(name).grad[~mask] = bad
+            optimizer.step()
+            if regularizer is not None:
+                regularizer.step(optimizer)
+            for name, mask in masks.items():
+                w = model.get_parameter(name).detach()
+                assert w[~mask].equal(torch.zeros_like(w[~mask])), "NaN is no zero"
+                assert w.isfinite().all()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert revived(model, masks) == 0
+
+
+REPLACE = {
+    "assign": lambda model: model.load_state_dict(
+        {name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True
+    ),
+    "module": lambda model: setattr(model, "4", nn.Linear(36, 8, dtype=torch.float64)),
+    "parametrization": lambda model: nn.utils.parametrizations.weight_norm(model[4]),
+}
+
+
+@pytest.mark.parametrize("replace", REPLACE.values(), ids=REPLACE)
+class TestReplacedWeights:
+    def test_a_step_under_a_hold_says_so(self, replace):
+        model = small_network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        masks = ez.prune(model, sparsity=0.6)
+
+        def train() -> None:
+            with masks.hold(optimizer):
+                replace(model)
+                optimizer.step()
+
+        with pytest.raises(ez.InputError, match=r"weight of Sequential is (another|no longer)"):
+            train()
+        assert not optimizer._optimizer_step_post_hooks
+
+    def test_the_end_of_a_hold_says_so(self, replace):
+        model = small_network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        masks = ez.prune(model, sparsity=0.6)
+        hold = masks.hold(optimizer)
+        replace(model)
+        with pytest.raises(ez.InputError, match=r"weight of Sequential is (another|no longer)"):
+            hold.release()
+        assert not optimizer._optimizer_step_post_hooks
+
+    def test_masks_and_regularizers_say_so(self, replace):
+        model = small_network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        masks = ez.prune(model, sparsity=0.6)
+        regularizer = ez.Regularizer(model, L1 + ez.L2(0.1) + ez.L0(0.1, form="loss"))
+        replace(model)
+        calls = [
+            masks.apply,
+            lambda: masks.hold(optimizer),
+            regularizer.before_forward,
+            regularizer.loss,
+            regularizer.value,
+            regularizer.add_gradient,
+            lambda: regularizer.step(optimizer),
+        ]
+        for call in calls:
+            with pytest.raises(ez.InputError, match=r"weight of Sequential is (another|no longer)"):
+                call()
+
+
+def test_copies_alone_are_refused_and_copies_with_the_network_work():
+    model = small_network()
+    masks, regularizer = ez.prune(model, sparsity=0.6), ez.Regularizer(model, ez.L2(0.1))
+    for bound in (masks, regularizer):
+        with pytest.raises(ez.InputError, match="a copy of them alone would act on none"):
+            copy.deepcopy(bound)
+    twin, its_masks, its_regularizer = copy.deepcopy((model, masks, regularizer))
+    with torch.no_grad():
+        twin[4].weight.fill_(1)
+    its_masks.apply()
+    assert revived(twin, masks) == 0
+    assert int(twin[4].weight.sum()) == int(masks["4.weight"].sum())
+    backward(twin, 0)
+    before = twin[4].weight.grad.clone()
+    its_regularizer.add_gradient()
+    torch.testing.assert_close(twin[4].weight.grad - before, 0.2 * twin[4].weight.detach())
+
+
+class TestTheRegularizersStepIsMissed:
+    @pytest.mark.parametrize("steps", [1, 2, 3])  # with one, only the end of the hold can tell
+    def test_it_is_noticed_and_the_zeros_are_put_right(self, steps):
+        model = small_network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        masks = ez.prune(model, sparsity=0.6)
+        taken = []
+
+        def train() -> None:
+            with masks.hold(optimizer, ez.Regularizer(model, L1)):
+                for step in range(steps):
+                    backward(model, step)
+                    optimizer.step()
+                    taken.append(step)
+
+        with pytest.raises(ez.InputError, match=r"its step\(optimizer\) did not follow a step"):
+            train()
+        assert taken == [0]
+        assert revived(model, masks) == 0
+
+    def test_not_where_a_gradient_scaler_skipped_the_optimizers_step(self):
+        model = small_network(dtype=torch.float32)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
+        scaler = torch.amp.GradScaler("cpu")
+        masks, regularizer = ez.prune(model, sparsity=0.6), ez.Regularizer(model, L1)
+        x, y = data(0)
+        with masks.hold(optimizer, regularizer):
+            for bad in (True, True, False):
+                model.zero_grad()
+                loss = nn.functional.cross_entropy(model(x.float()), y)
+                scaler.scale(loss * (float("inf") if bad else 1)).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                if not bad:
+                    regularizer.step(optimizer)
+        assert revived(model, masks) == 0
+
+
+class TestOtherNetworks:
+    def test_an_average_from_before_the_pruning_is_dense_until_the_masks_are_applied(self):
+        model = small_network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        average = AveragedModel(model)
+        average.update_parameters(model)
+        masks = ez.prune(model, sparsity=0.6)
+        with masks.hold(optimizer):
+            backward(model, 0)
+            optimizer.step()
+            average.update_parameters(model)
+        kept = average.module[4].weight.detach()[masks["4.weight"]].clone()
+        assert revived(average.module, masks) > 0
+        masks.apply_to(average)
+        assert revived(average.module, masks) == 0
+        assert average.module[4].weight.detach()[masks["4.weight"]].equal(kept)
+        twin = copy.deepcopy(average.module)
+        nn.init.ones_(twin[4].weight)
+        masks.apply_to(nn.DataParallel(twin))
+        assert int(twin[4].weight.sum()) == int(masks["4.weight"].sum())
+
+    def test_a_network_of_other_weights_is_refused_untouched(self):
+        masks = ez.prune(small_network(), sparsity=0.6)
+        other = small_network()
+        other[6] = nn.Linear(8, 4)
+        before = copy.deepcopy(other.state_dict())
+        with pytest.raises(ez.InputError, match=r"have 6\.weight \(3, 8\).* one of \(4, 8\)"):
+            masks.apply_to(other)
+        assert all(before[name].equal(tensor) for name, tensor in other.state_dict().items())
+        with pytest.raises(ez.InputError, match=r"Linear has none of that name"):
+            masks.apply_to(nn.Linear(2, 2))
+
+
+@pytest.mark.usefixtures("alone")
+class TestDTensor:
+    @pytest.fixture
+    def sharded(self) -> Any:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+        return fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+
+    def test_is_refused_wherever_it_enters(self, sharded, tmp_path):
+        plain = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+        masks = ez.prune(plain, sparsity=0.5)
+        ez.save(plain, tmp_path / "plain.safetensors")
+        uses = [
+            lambda: ez.select(sharded),
+            lambda: ez.prune(sharded, sparsity=0.5),
+            lambda: ez.Regularizer(sharded, ez.L1(0.1)),
+            lambda: masks.apply_to(sharded),
+            lambda: ez.save(sharded, tmp_path / "sharded.safetensors"),
+            lambda: ez.load(tmp_path / "plain.safetensors", sharded),
+            lambda: ez.load_masks(tmp_path / "plain.safetensors", sharded),
+        ]
+        for use in uses:
+            with pytest.raises(ez.InputError, match=r"0\.weight is a DTensor.*not support yet"):
+                use()
+        assert not (tmp_path / "sharded.safetensors").exists()
+
+    def test_is_refused_where_it_comes_later(self):
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+        masks, regularizer = ez.prune(model, sparsity=0.5), ez.Regularizer(model, ez.L1(0.1))
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        for use in (masks.apply, regularizer.add_gradient):
+            with pytest.raises(ez.InputError, match=r"0\.weight .* become a DTensor"):
+                use()
+
+
+def test_masks_of_nothing_are_not_sparse():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    masks = ez.Masks(ez.select(model).__class__(model, []), {})
+    assert (masks.numel, masks.nonzeros, masks.sparsity) == (0, 0, 0.0)
