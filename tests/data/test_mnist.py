@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from ellzero.data.data import Part
 from ellzero.data.folders import find_files
 from ellzero.data.mnist import FASHION_MNIST, MNIST, fashion_mnist, mnist
 from ellzero.data.mnist_5k import mnist_5k
+from ellzero.data.part import Part
 from ellzero.errors import InputError
 
 # MD5 of the decompressed originals, as their publishers' files give them.

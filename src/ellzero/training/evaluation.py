@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ellzero.data.data import Data, Part, device_of, evaluating
+from ellzero.data.data import Data, device_of, evaluating
+from ellzero.data.part import Part
 from ellzero.errors import InputError
 
 BATCH = 1000

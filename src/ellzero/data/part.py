@@ -1,0 +1,203 @@
+"""A part of a data set: tensors, a Dataset or an iterable, as checked and counted batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ellzero.data.tally import NOTHING, Tally
+from ellzero.errors import InputError
+
+Examples = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
+
+
+class Part:
+    """One part of a data set, as batches on a device; made by `Data`."""
+
+    def __init__(
+        self,
+        name: str,
+        examples: Examples,
+        preprocess: Callable[[Tensor], Tensor] | None,
+        workers: int,
+    ) -> None:
+        self.name = name
+        self._workers = workers
+        self._preprocess = preprocess
+        self._label_limit: int | None = None
+        self._tally: Tally | None = None
+        batches = isinstance(examples, list) and all(isinstance(b, tuple) for b in examples)
+        if isinstance(examples, tuple | list) and not batches:
+            examples = _checked_pair(name, examples)
+            first = examples
+        else:
+            first = _first_batch(name, examples)
+        self._examples: Examples = examples
+        self.has_labels = not first[1].is_floating_point()
+        """Whether the targets are class labels (integers)."""
+        self.example = (first[0][:1], first[1][:1])
+        """One raw input and its target, as a batch of one."""
+
+    def limit_labels(self, classes: int) -> None:
+        """Require labels in 0..classes-1, at once or (Dataset, iterable) batch by batch.
+
+        Raises:
+            InputError: a label out of range.
+        """
+        self._label_limit = classes
+        if isinstance(self._examples, tuple):
+            self._check_labels(self._examples[1])
+
+    def batch_count(self, batch_size: int) -> int:
+        """How many batches an epoch has."""
+        if isinstance(self._examples, tuple | Dataset):
+            return _batch_count(self._count(), batch_size)
+        return len(self._examples)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def examples(self) -> int | None:
+        """How many examples there are; of an iterable known after the first pass."""
+        if isinstance(self._examples, tuple | Dataset):
+            return self._count()
+        return None if self._tally is None else self._tally.examples
+
+    @property
+    def tally(self) -> Tally | None:
+        """What the targets are; of a Dataset or an iterable known after the first whole pass."""
+        if self._tally is None and isinstance(self._examples, tuple):
+            self._tally = Tally.of(self._examples[1])
+        return self._tally
+
+    def _count(self) -> int:
+        examples = self._examples[1] if isinstance(self._examples, tuple) else self._examples
+        return len(examples)  # pyright: ignore[reportArgumentType]
+
+    def batches(
+        self, batch_size: int, device: torch.device, *, shuffle: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Preprocessed batches of (inputs, targets) on a device, each example once.
+
+        Where a shuffled epoch would end in a batch of a single example, on which batch
+        normalization cannot be trained, that one joins the batch before it (tensors) or is left out
+        (Dataset). Shuffling draws from torch's global generator, which the training reseeds every
+        epoch.
+        """
+        if isinstance(self._examples, tuple):
+            inputs, targets = (tensor.to(device) for tensor in self._examples)
+            self._examples = (inputs, targets)  # moved to the device once
+            batches = _slices(inputs, targets, batch_size, shuffle)
+        elif isinstance(self._examples, Dataset):
+            alone = shuffle and self._count() > _batch_count(self._count(), batch_size) * batch_size
+            loader = DataLoader(
+                self._examples,
+                batch_size,
+                shuffle=shuffle,
+                drop_last=alone,
+                num_workers=self._workers,
+                pin_memory=device.type == "cuda",  # so that copies need not be waited for
+            )
+            batches = self._checked(loader, whole=not alone)
+        else:
+            batches = self._checked(self._examples, whole=True)
+        for inputs, targets in batches:
+            inputs = inputs.to(device, non_blocking=True)
+            if self._preprocess is not None:
+                inputs = self._preprocess(inputs)
+            yield inputs, targets.to(device, non_blocking=True)
+
+    def _checked(self, batches: Iterable[Any], *, whole: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of what is no pair, which was checked when it was given; counted if all come."""
+        tally = NOTHING if whole and self._tally is None else None
+        for inputs, targets in batches:
+            self._check_labels(targets)
+            _require_finite(self.name, inputs, targets)
+            if tally is not None:  # a device would have to be waited for
+                tally = tally + Tally.of(targets) if targets.is_cpu else None
+            yield inputs, targets
+        self._tally = self._tally if tally is None else tally
+
+    def _check_labels(self, targets: Tensor) -> None:
+        if self._label_limit is None or not targets.numel():
+            return
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= self._label_limit:
+            raise InputError(
+                f"{self.name} labels run from {low} to {high}; "
+                f"expected 0 to {self._label_limit - 1}, one per class"
+            )
+
+
+def _batch_count(examples: int, batch_size: int) -> int:
+    """Batches of a training epoch: a last one of a single example is none of its own.
+
+    Batch normalization cannot be trained on one example.
+    """
+    full, rest = divmod(examples, batch_size)
+    return full if rest == 1 and full else full + (rest > 0)
+
+
+def _slices(
+    inputs: Tensor, targets: Tensor, batch_size: int, shuffle: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    if shuffle:
+        order = torch.randperm(len(targets)).to(targets.device)
+        chunks = list(order.split(batch_size))
+        if len(chunks) > _batch_count(len(order), batch_size):
+            chunks[-2:] = [torch.cat(chunks[-2:])]
+        for chosen in chunks:
+            # several times as fast as indexing, which serves any number of dimensions
+            yield inputs.index_select(0, chosen), targets.index_select(0, chosen)
+    else:
+        yield from zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
+
+
+def _checked_pair(name: str, examples: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    if len(examples) != 2:
+        raise InputError(f"{name} data has {len(examples)} parts; expected (inputs, targets)")
+    try:
+        inputs, targets = (torch.as_tensor(part) for part in examples)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{name} data cannot be made into tensors: {error}") from None
+    if len(inputs) != len(targets):
+        raise InputError(f"{name} data has {len(inputs)} inputs and {len(targets)} targets")
+    if not len(targets):
+        raise InputError(f"{name} data is empty; expected at least one example")
+    _require_finite(name, inputs, targets)
+    return inputs, targets
+
+
+def _first_batch(name: str, examples: Any) -> tuple[Tensor, Tensor]:
+    loader = DataLoader(examples, 1) if isinstance(examples, Dataset) else examples
+    try:
+        len(loader)
+        with torch.random.fork_rng(devices=[]):  # a loader draws a seed from the caller's generator
+            batch = next(iter(loader))
+    except TypeError:
+        raise InputError(
+            f"{name} data is {type(examples).__name__}; expected a pair of tensors, a Dataset, or "
+            "an iterable of batches with a length, such as a DataLoader"
+        ) from None
+    except (StopIteration, IndexError):
+        raise InputError(f"{name} data is empty; expected at least one example") from None
+    if not (
+        isinstance(batch, tuple | list)
+        and len(batch) == 2
+        and all(isinstance(part, Tensor) for part in batch)
+    ):
+        raise InputError(
+            f"a batch of the {name} data is {type(batch).__name__}; expected (inputs, targets), "
+            "both tensors"
+        )
+    _require_finite(name, *batch)
+    return batch[0], batch[1]
+
+
+def _require_finite(name: str, inputs: Tensor, targets: Tensor) -> None:
+    for what, tensor in (("inputs", inputs), ("targets", targets)):
+        # the sum is NaN or inf as soon as one entry is, and takes no memory of the data's size
+        if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float64)):
+            raise InputError(f"{name} {what} hold NaN or inf; clean or drop those examples")
