@@ -151,7 +151,7 @@ class FusedAttention(nn.Module):
         self.qkv = nn.Parameter(torch.ones(24, 8))
         self.token = nn.Parameter(torch.ones(1, 1, 8))  # a vector, however it is written
         self.bias_k = nn.Parameter(torch.ones(2, 8))
-        self.norm = nn.LayerNorm((2, 8))
+        self.norm = nn.LayerNorm([2, 8])
         self.out = nn.Linear(8, 8)
 
 

@@ -21,7 +21,8 @@ L1 = ez.L1(0.01, form="decoupled")
 @pytest.fixture
 def alone() -> Iterator[None]:
     """A process group of this process alone."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
@@ -113,11 +114,10 @@ def test_lbfgs_that_was_under_way_keeps_nothing_of_the_pruned_weights(line_searc
     closure = Closure(model, optimizer, masks)
     with masks.hold(optimizer, regularizer):
         for _ in range(2):
-            seen = optimizer.step(closure)
+            assert optimizer.step(closure).item() < 5
             if regularizer is not None:
                 regularizer.step(optimizer)
             assert revived(model, masks) == 0
-    assert seen.item() < 5
     pruned = torch.cat([~masks[n].flatten() if n in masks else torch.zeros(p.numel()).bool()
                         for n, p in model.named_parameters()])  # fmt: skip
     (state,) = optimizer.state.values()
@@ -132,7 +132,7 @@ def test_lbfgs_that_was_under_way_keeps_nothing_of_the_pruned_weights(line_searc
 def test_the_state_of_an_optimizer_within_is_cleared(kind):
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
-    options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    options: Any = {"momentum": 0.9} if kind is torch.optim.SGD else {}
 
     def make(parameters: Any) -> torch.optim.Optimizer:
         return ZeroRedundancyOptimizer(parameters, kind, lr=0.05, **options)
@@ -327,7 +327,7 @@ class TestOtherNetworks:
     def test_an_average_from_before_the_pruning_is_dense_until_the_masks_are_applied(self):
         model = small_network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        average = AveragedModel(model)
+        average: Any = AveragedModel(model)
         average.update_parameters(model)
         masks = ez.prune(model, sparsity=0.6)
         with masks.hold(optimizer):

@@ -347,3 +347,29 @@ def test_denormal_weights_are_zero_where_they_are_flushed(flushed):
     finally:
         torch.set_flush_denormal(False)
     assert int(model.weight.count_nonzero()) == 40
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "threshold", [0.0, 0.1, 0.3, 1 / 3, 0.30078125, 1e-30, 1e-9, 65_519.0, 1e30]
+)
+def test_a_threshold_is_compared_in_full_and_not_rounded_to_the_weights(dtype, threshold):
+    model = nn.Linear(400, 30, bias=False)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        model.weight.uniform_(-0.6, 0.6)
+        # numbers next to the threshold on either side, as far as the dtype has them
+        near = torch.tensor([threshold], dtype=torch.float64).to(dtype)
+        near = near.clamp(max=torch.finfo(dtype).max)
+        model.weight[0, 0] = near.float()
+    model.to(dtype)
+    above = sum(abs(w) > threshold for w in model.weight.flatten().tolist())
+    masks = ez.prune(model, threshold=threshold)
+    assert masks.nonzeros == above
+
+
+def test_numbers_that_round_up_to_the_threshold_stay_if_they_are_above_it():
+    # the neighbours of 0.3 in bfloat16 are 0.298828125 and 0.30078125
+    model = nn.Linear(4, 1, bias=False, dtype=torch.bfloat16)
+    fill(model.weight, [0.298828125, 0.30078125, -0.30078125, 0.5])
+    assert ez.prune(model, threshold=0.3).nonzeros == 3

@@ -397,3 +397,124 @@ def test_a_loss_that_is_not_finite_names_the_gates(gates):
 
     with pytest.raises(ez.DivergenceError, match=f"{type(gates).__name__} strength 0.003"):
         ez.compress(mlp(), classification(loss=fails), told(gates), reference=mlp(seed=4))
+
+
+def task_gradients(regularizer: ez.Regularizer, model: nn.Module) -> None:
+    regularizer.before_forward()
+    task_loss(model).backward()
+    regularizer.add_gradient()
+
+
+@each_gates
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_before_add_gradient_leaves_the_weights_as_they_were(gates, error):
+    model = small_network()
+    regularizer = ez.Regularizer(model, gates=gates)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    train(model, regularizer)
+    before = copy.deepcopy(model.state_dict())
+
+    def fails() -> None:
+        with regularizer.before_forward():
+            task_loss(model)
+            raise error("out of memory, or an interrupt")
+
+    with pytest.raises(error):
+        fails()
+    for name, _ in model.named_parameters():
+        assert model.state_dict()[name].equal(before[name])
+    with regularizer.before_forward():  # and the next batch goes on
+        task_loss(model).backward()
+    regularizer.add_gradient()
+    optimizer.step()
+    regularizer.step(optimizer)
+
+
+@each_gates
+def test_a_draw_is_taken_back_before_it_is_kept_for_good(gates):
+    keeps = [
+        lambda r: r.restore(),
+        lambda r: r.state_dict(),
+        lambda r: r.finalize(),
+        lambda r: r.finalized().__enter__(),
+    ]
+    results = []
+    for keep in keeps:
+        pair = []
+        for is_drawn in (True, False):
+            model = small_network()
+            regularizer = ez.Regularizer(model, gates=gates)
+            train(model, regularizer)
+            torch.manual_seed(1)
+            if is_drawn:
+                regularizer.before_forward()
+            block = keep(regularizer)  # held, or its end would put the weights back
+            pair.append(model.state_dict())
+            results.append(block)
+        assert all(pair[0][name].equal(pair[1][name]) for name in pair[0])
+
+
+@each_gates
+def test_finalizing_twice_is_finalizing_once(gates):
+    model = small_network()
+    regularizer = ez.Regularizer(model, gates=gates)
+    train(model, regularizer, steps=5)
+    regularizer.finalize()
+    plain = copy.deepcopy(model)
+    regularizer.finalize()
+    with regularizer.finalized():
+        assert tensors_equal(model, plain)
+    assert tensors_equal(model, plain)
+    for call in (
+        regularizer.before_forward,
+        regularizer.add_gradient,
+        lambda: regularizer.step(torch.optim.SGD(model.parameters(), lr=0.1)),
+    ):
+        with pytest.raises(ez.InputError, match=r"^finalize\(\) has turned the gates"):
+            call()
+    assert tensors_equal(model, plain)
+
+
+@each_gates
+def test_a_validation_within_another_is_of_the_same_weights(gates):
+    model = small_network()
+    regularizer = ez.Regularizer(model, gates=gates)
+    train(model, regularizer, steps=5)
+    before = copy.deepcopy(model)
+    with regularizer.finalized():
+        outer = copy.deepcopy(model)
+        with regularizer.finalized():
+            assert tensors_equal(model, outer)
+        assert tensors_equal(model, outer)
+        with pytest.raises(ez.InputError, match=r"^finalize\(\) within finalized\(\)"):
+            regularizer.finalize()
+    assert tensors_equal(model, before)
+
+
+@each_gates
+def test_the_state_goes_on_where_it_was_taken(gates):
+    model, whole = small_network(), small_network()
+    straight = ez.Regularizer(whole, gates=gates)
+    for seed in (0, 1):
+        train_seeded(whole, straight, seed)
+    first = ez.Regularizer(model, gates=gates)
+    train_seeded(model, first, 0)
+    state = copy.deepcopy(first.state_dict())
+    second = ez.Regularizer(model, gates=gates)
+    second.load_state_dict(state)
+    train_seeded(model, second, 1)
+    assert tensors_equal(model, whole)
+    with pytest.raises(ez.InputError, match="is of other gates"):
+        ez.Regularizer(nn.Linear(3, 2), gates=gates).load_state_dict(state)
+    with pytest.raises(ez.InputError, match=r"with gates; this one has no gates"):
+        ez.Regularizer(model, ez.L1(0.1)).load_state_dict(state)
+
+
+def train_seeded(model: nn.Module, regularizer: ez.Regularizer, seed: int) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    torch.manual_seed(seed)
+    for _ in range(3):
+        optimizer.zero_grad()
+        task_gradients(regularizer, model)
+        optimizer.step()
+        regularizer.step(optimizer)

@@ -114,3 +114,15 @@ def test_other_terms_are_never_scaled(term):
     slope = term.gradient(torch.ones(())).item()
     for layer in model:
         assert layer.weight.grad.equal(torch.full_like(layer.weight, slope))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize("rule", ["paper", "paper-code", "inverse"])
+def test_a_layer_without_weights_scales_nothing(rule):
+    others = [nn.Linear(3, 4), nn.Linear(4, 2)]
+    expected = layer_scales(ez.select(nn.Sequential(*others)), rule)
+    model = nn.Sequential(nn.Linear(0, 5), nn.Conv2d(0, 5, 3), *others)
+    assert layer_scales(ez.select(model), rule)[2:] == pytest.approx(expected)
+    regularizer = ez.Regularizer(model, ez.L0(1.0), layer_scale=rule)
+    regularizer.add_gradient()
+    assert regularizer.value().isfinite()

@@ -1,6 +1,8 @@
 import copy
 import pickle
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -396,3 +398,32 @@ def test_the_network_can_be_copied_and_pickled(twin_of):
     regularizer.step(torch.optim.SGD(model.parameters(), lr=0.5))
     assert not twin[4].weight.equal(model[4].weight), "the copy is not regularized"
     assert all(tensor.equal(before[key]) for key, tensor in twin.state_dict().items())
+
+
+@pytest.mark.filterwarnings("default:add_gradient")
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_add_gradient_before_backward_is_noticed_once(set_to_none):
+    model = small_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loop(regularizer: ez.Regularizer, *, backward_first: bool) -> None:
+        for _ in range(3):
+            optimizer.zero_grad(set_to_none=set_to_none)
+            loss = model(torch.ones(2, 2, 5, 5, dtype=torch.float64)).square().sum()
+            if backward_first:
+                loss.backward()
+            regularizer.add_gradient()
+            if not backward_first:
+                loss.backward()
+            optimizer.step()
+
+    with pytest.warns(
+        ez.EllzeroWarning, match=r"no gradient of the loss.*after loss\.backward"
+    ) as w:
+        loop(ez.Regularizer(model, ez.L0(0.1)), backward_first=False)
+    assert [Path(warned.filename).name for warned in w] == ["test_regularizer.py"]
+    model.zero_grad(set_to_none=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loop(ez.Regularizer(model, ez.L0(0.1)), backward_first=True)
+        loop(ez.Regularizer(model, ez.L0(0.1, form="loss")), backward_first=False)
