@@ -237,6 +237,14 @@ ROUND_TRIPS: list[dict[str, Any]] = [
     {"reference": {"file": "some/where.safetensors"}, **PRUNE},
     {"train": {"penalty": {"l0": {"strength": 1e-5, "beta": 3, "form": "decoupled"}}}, **PRUNE},
     {"train": {"penalty": {"l0": [{"strength": 1.0}, {"strength": 2.0, "beta": 9}]}}, **PRUNE},
+    {
+        "train": {
+            "penalty": {
+                "l0": {"strength": 1e-5, "beta": {"start": 1, "end": 10, "shape": "cosine"}}
+            }
+        },
+        **PRUNE,
+    },
     {"train": {"penalty": {"hoyer_square": {"strength": 1e-4, "form": "loss"}}}, **PRUNE},
     {"train": {"penalty": {"group_lasso": {"strength": 0.1, "form": "decoupled"}}}, **PRUNE},
     {
