@@ -1,12 +1,26 @@
-"""What a run comes to: its traced network, and how much of it is left."""
+"""What a run comes to: its traced network, how much of it is left, and what it warns of."""
+
+import warnings
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 import ellzero as ez
 from c_programs import needs_gcc
-from small import classification, convnet, images, mlp, recipe
+from ellzero.record import read_record
+from small import (
+    blobs,
+    classification,
+    convnet,
+    images,
+    metrics_of,
+    mlp,
+    recipe,
+    regression,
+    right_answers,
+)
 
 # the traced network
 
@@ -70,3 +84,185 @@ def test_a_zero_that_is_not_selected_counts_as_left():
     told = recipe(train={"epochs": 0}, finetune={"epochs": 0}, prune={"nonzeros": 44})
     record = ez.compress(model, classification(), told, reference=model).record
     assert (record["parameters"], record["parameters_left"]) == (144 + 19, 44 + 19)
+
+
+# living nonzeros
+
+
+def as_it_is(model: nn.Module, **tables) -> ez.Result:
+    """The result of a run that trains nothing, so that the weights are those of the model."""
+    told = recipe(
+        train={"epochs": 0}, finetune={"epochs": 0}, **{"prune": {"sparsity": 0.0}, **tables}
+    )
+    return ez.compress(model, classification(), told, reference=model)
+
+
+def with_dead_ends() -> nn.Sequential:
+    """Inputs 1 and 4 are not read; unit 0 is not read either, though it reads four inputs."""
+    model = mlp()
+    with torch.no_grad():
+        model.get_parameter("0.weight")[:, [1, 4]] = 0
+        model.get_parameter("2.weight")[:, 0] = 0
+    return model
+
+
+def test_living_nonzeros_and_inputs_left(tmp_path):
+    record = as_it_is(with_dead_ends()).record
+    assert record["nonzeros"] == 4 * 16 + 3 * 15
+    assert record["nonzero_ratio"] == 144 / (4 * 16 + 3 * 15)
+    assert record["living_nonzeros"] == 4 * 15 + 3 * 15
+    assert (record["inputs"], record["inputs_left"]) == (6, [0, 2, 3, 5])
+    assert "living_note" not in record
+
+
+def test_of_living_nonzeros_the_selected_ones_count():
+    told = {"sparsity": 0.0, "include": ["2.weight", "2.bias"]}
+    record = as_it_is(with_dead_ends(), prune=told).record
+    assert record["living_nonzeros"] == 3 * 15 + 3
+
+
+class Undecided(nn.Module):
+    """A network that no export can trace: which way it goes depends on its input's values."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x) if float(x.sum()) < 1e9 else x
+
+
+def test_a_network_that_cannot_be_traced_says_so(tmp_path):
+    result = ez.compress(Undecided(mlp()), classification(), recipe(), folder=tmp_path)
+    record = read_record(tmp_path)
+    assert record == result.record
+    assert (record["status"], record["nonzeros"]) == ("done", 36)
+    assert [record[k] for k in ("living_nonzeros", "inputs", "inputs_left")] == [None] * 3
+    assert "Undecided cannot be traced" in record["living_note"]
+    assert not any("same outputs" in text for text in record["warnings"])
+    with pytest.raises(ez.InputError, match="Undecided cannot be traced"):
+        result.trace()
+
+
+# what means nothing
+
+
+def warned(*arguments, **options) -> tuple[ez.Result, list[str]]:
+    """A result, and all that was warned of on the way, which must point at this file."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = ez.compress(*arguments, **options)
+    own = [w for w in caught if issubclass(w.category, ez.EllzeroWarning)]
+    assert {w.filename for w in own} <= {__file__}
+    return result, [str(w.message) for w in own]
+
+
+def about(texts: list[str], *words: str) -> list[str]:
+    return [text for text in texts if all(word in text for word in words)]
+
+
+def test_all_warnings_are_in_the_record_once():
+    result, texts = warned(mlp(), classification(), recipe(prune={"nonzeros": 1}))
+    assert sorted(texts) == sorted(result.record["warnings"])
+    assert len(set(texts)) == len(texts)
+    assert about(texts, "train data has 60 examples, fewer than 100")
+
+
+def test_what_is_known_of_the_data_is_said_before_anything_is_done(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ez.EllzeroWarning, match="fewer than 100"):
+            ez.compress(mlp(), classification(), recipe(), folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_known_of_the_data_later_is_said_at_the_end():
+    class Unknown(Dataset):
+        def __len__(self):
+            return 300
+
+        def __getitem__(self, index):
+            return torch.eye(6)[index % 3], torch.tensor(index % 3)
+
+    x, y = blobs(120, 2)
+    data = ez.Data(Unknown(), (x, y), classes=("a", "b", "c", "d"))
+    told = recipe(prune={"sparsity": 0.5})
+    result, texts = warned(mlp(4), data, told)
+    assert about(texts, "validation data has no example of class d")
+    assert about(texts, "train data has no example of class d")
+    assert sorted(texts) == sorted(result.record["warnings"])
+
+
+def test_a_layer_without_a_weight_and_outputs_that_are_constant():
+    result, texts = warned(mlp(), classification(), recipe(prune={"nonzeros": 1}))
+    empty = [n for n in ("0.weight", "2.weight") if not result.model.get_parameter(n).any()]
+    count = {"0.weight": 96, "2.weight": 48}[empty[0]]
+    assert about(texts, f"{empty[0]} was left without a weight, 0 of {count}:")
+    with torch.no_grad():
+        outputs = result.model(100 * torch.randn(1000, 6))
+    constant = [i for i in range(3) if (outputs[:, i] == outputs[0, i]).all()]
+    assert about(texts, f"{len(constant)} of 3 outputs", ": " + ", ".join(map(str, constant)) + ";")
+
+
+def test_outputs_of_a_network_that_cannot_be_traced():
+    model = mlp()
+    with torch.no_grad():
+        model.get_parameter("2.weight").zero_()
+    assert about(as_it_is(Undecided(model)).record["warnings"], "same outputs for all 45 examples")
+
+
+def test_a_budget_that_is_met_against_a_worse_reference(tmp_path):
+    budget = {"budget": {"max_accuracy_drop": 3.0}, "rounds": 3}
+    told = recipe(train={"epochs": 8}, finetune={"epochs": 8}, prune=budget)
+    result, texts = warned(mlp(), classification(), told, folder=tmp_path)
+    reference = ez.load(tmp_path / "reference.safetensors", mlp())
+    before, after = (right_answers(m, blobs(45, 2)) / 45 for m in (reference, result.model))
+    assert after > before + (before * (1 - before) / 45) ** 0.5, "choose a shorter reference"
+    assert about(texts, "worse than", f"accuracy {before:.3f} against {after:.3f}")
+    # without a budget nothing was promised
+    plain = recipe(train={"epochs": 8}, finetune={"epochs": 8})
+    assert not about(warned(mlp(), classification(), plain)[1], "worse than")
+
+
+def test_a_reference_that_knows_nothing():
+    poor = mlp(seed=5)
+    right = right_answers(poor, blobs(45, 2))
+    assert right <= 15, "a third of the examples is of the largest class"
+    _, texts = warned(mlp(), classification(), recipe(), reference=poor)
+    assert about(texts, "hardly better", f"accuracy {right / 45:.3f}", "largest class 0.333")
+    assert not about(warned(mlp(), classification(), recipe())[1], "hardly better")
+
+
+def test_a_reference_that_explains_nothing_of_a_regression():
+    frozen = {"epochs": 1, "learning_rate": 1e-30}
+    _, texts = warned(mlp(1), regression(), recipe(reference=frozen))
+    _, y = next(regression().validation.batches(45, torch.device("cpu")))
+    assert about(texts, "hardly better", f"variance of the targets {y.var(correction=0):.3g}")
+    good = recipe(reference={"epochs": 60})
+    assert not about(warned(mlp(1), regression(), good)[1], "hardly better")
+    own = regression(score=lambda outputs, y: -(outputs - y).abs().mean())
+    assert not about(warned(mlp(1), own, recipe(reference=frozen))[1], "hardly better")
+
+
+def test_a_reference_of_one_epoch_under_a_budget():
+    budget = {"budget": {"max_loss_increase": 0.5}, "rounds": 2}
+    told = recipe(reference={"epochs": 1}, prune=budget)
+    assert about(warned(mlp(), classification(), told)[1], "trained for one epoch only")
+    told = recipe(reference={"epochs": 1})
+    assert not about(warned(mlp(), classification(), told)[1], "one epoch")
+
+
+def test_a_reference_whose_loss_still_fell(tmp_path):
+    budget = {"budget": {"max_loss_increase": 0.5}, "rounds": 2}
+    told = recipe(reference={"epochs": 3, "decay": "constant"}, prune=budget)
+    _, texts = warned(mlp(), classification(), told, folder=tmp_path)
+    losses = [m["validation_loss"] for m in metrics_of(tmp_path) if m["stage"] == "reference"]
+    assert losses[2] < 0.95 * losses[1], "choose a rate at which it still falls"
+    assert about(texts, "still fell", f"from {losses[1]:.3g} to {losses[2]:.3g}")
+
+
+def test_a_failed_run_keeps_what_was_known(tmp_path):
+    data = classification(loss=lambda outputs, y: outputs.sum() * torch.nan)
+    with pytest.raises(ez.DivergenceError):
+        ez.compress(mlp(), data, recipe(), folder=tmp_path)
+    assert about(read_record(tmp_path)["warnings"], "train data has 60 examples")

@@ -96,8 +96,8 @@ def test_the_code_of_the_shipping_page_runs(tmp_path, monkeypatch):
         r"```python\n(.*?)```", (ROOT / "docs" / "shipping.md").read_text(), re.DOTALL
     )
     x = blobs(5, 4)[0]
-    data = classification(classes=tuple("abc"))
-    given = {"ez": ez, "result": ez.compress(mlp(), data, recipe()), "data": data}
+    data, half = classification(classes=tuple("abc")), recipe(prune={"sparsity": 0.5})
+    given = {"ez": ez, "result": ez.compress(mlp(), data, half), "data": data}
     exec(code, given)
     expected = given["small"](x)
     assert torch.allclose(given["fast"](x), expected, atol=1e-4)

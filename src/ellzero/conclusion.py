@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ellzero import model_file
-from ellzero.data.data import Data
+from ellzero import flags, model_file
+from ellzero.data.data import Data, device_of, negative_mse
+from ellzero.data.flags import flags as data_flags
 from ellzero.errors import InputError
 from ellzero.files import tensors_to_bytes, write_atomically
 from ellzero.graph import Network, trace
+from ellzero.living import living
 from ellzero.pruning import Masks, kept_count
 from ellzero.recipe import Recipe
 from ellzero.record import ANSWERS, layer_table, sizes, write_metrics, write_model
 from ellzero.selection import Selection
-from ellzero.training.evaluation import Evaluation, evaluate_each
+from ellzero.training.evaluation import BATCH, Evaluation, evaluate_each
 from ellzero.training.run import Run
 from ellzero.training.state import Snapshot, State
 
@@ -52,6 +56,7 @@ def conclude(run: Run, state: State) -> dict[str, Any]:
     state.restore(chosen.tensors)
     packed = _written(run, state)  # before anything of the test data can go wrong
     tests = _tested(run, state, {"reference": reference, "compressed": chosen})
+    alive, outputs_said = _alive(network, weights, run.data)
     gain: dict[str, Any] = {
         **sizes(network, weights),
         "reference": _figures(reference.evaluation, tests.get("reference")),
@@ -64,6 +69,7 @@ def conclude(run: Run, state: State) -> dict[str, Any]:
         "outcomes": [asdict(outcome) for outcome in state.outcomes],
         "layers": layer_table(weights),
         "seconds": round(state.seconds, 1),
+        **alive,
     }
     for name, who in (("reference", "reference"), ("test", "compressed")):
         found = tests.get(who)
@@ -76,6 +82,9 @@ def conclude(run: Run, state: State) -> dict[str, Any]:
         gain["file"] = "gzip of model.safetensors"
         gain["file_bytes"] = packed
         gain["file_ratio"] = gain["float32_bytes"] / packed
+    said = [*run.warnings, *data_flags(run.data), *flags.empty_layers(gain["layers"])]
+    said += [*outputs_said, *_of_reference(run, state, reference.evaluation, chosen.evaluation)]
+    gain["warnings"] = list(dict.fromkeys(said))
     return gain
 
 
@@ -117,6 +126,76 @@ def _tested(run: Run, state: State, snapshots: dict[str, Snapshot]) -> dict[str,
     if answers and run.folder is not None:
         write_atomically(run.folder / ANSWERS, tensors_to_bytes(answers, {}))
     return tests
+
+
+def _alive(network: nn.Module, weights: Selection, data: Data) -> tuple[dict[str, Any], list[str]]:
+    """Which nonzeros and inputs can matter, for the record; and what its outputs give cause for."""
+    try:
+        layers = traced(network, data)
+        found = living(layers)
+    except Exception as error:  # of whatever kind: a trained network is not lost to its tracing
+        note = f"which nonzeros are living is not known: {error}"
+        unknown = dict.fromkeys(("living_nonzeros", "inputs", "inputs_left"))
+        return {**unknown, "living_note": note}, _one_answer(network, data)
+    # what the graph does not know, such as a vector that was selected, counts as living
+    nonzeros = {n: found.nonzeros.get(n, int(w.count_nonzero())) for n, w in weights.items()}
+    outputs = next(iter(layers.shapes[layers.graph.nodes[-1].name]), 1)
+    alive = {
+        "living_nonzeros": sum(nonzeros.values()),
+        "inputs": found.inputs,
+        "inputs_left": list(found.inputs_left),
+    }
+    return alive, flags.constant_outputs(found.constant_outputs, outputs)
+
+
+@torch.no_grad()
+def _one_answer(network: nn.Module, data: Data) -> list[str]:
+    """For a network that cannot be traced: whether it gives all of a batch the same outputs."""
+    inputs, _ = next(iter(data.validation.batches(BATCH, device_of(network))))
+    outputs = network(inputs)
+    if not isinstance(outputs, Tensor) or len(outputs) < 2 or (outputs != outputs[:1]).any():
+        return []
+    return flags.one_answer(len(outputs))
+
+
+def _of_reference(
+    run: Run, state: State, reference: Evaluation, compressed: Evaluation
+) -> list[str]:
+    """What the reference gives cause for."""
+    said = []
+    constant = _best_constant(run.data, device_of(state.model))
+    if constant is not None:
+        said += flags.weak_reference(reference, constant)
+    budget = run.recipe.prune.budget
+    if budget is not None:
+        targets = 1 if constant is None else constant.targets  # a loss needs no count
+        said += flags.worse_reference(budget, reference, compressed, targets)
+        epochs = [row for row in state.history if row["stage"] == "reference"]
+        said += flags.short_reference([row["validation_loss"] for row in epochs])
+    return said
+
+
+def _best_constant(data: Data, device: torch.device) -> flags.Constant | None:
+    """What one answer to everything scores on validation data; None for a score of one's own."""
+    batches = (targets.cpu() for _, targets in data.validation.batches(BATCH, device))
+    if data.scores_accuracy:
+        counts: Counter[int] = Counter()
+        for targets in batches:
+            labels, found = targets.unique(return_counts=True)
+            counts.update(dict(zip(labels.tolist(), found.tolist(), strict=True)))
+        total = counts.total()
+        return flags.Constant(max(counts.values()) / total, total, accuracy=True)
+    if data.score is not negative_mse:
+        return None
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for targets in batches:
+        exact = targets.double()
+        if count and exact.shape[1:] != total.shape:
+            return None  # examples of many shapes have no common answer
+        count, total = count + len(exact), total + exact.sum(0)
+        squares = squares + exact.square().sum(0)
+    variance = squares / count - (total / count) ** 2
+    return flags.Constant(-float(variance.mean()), count, accuracy=False)
 
 
 def _figures(validation: Evaluation, test: Evaluation | None) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,7 +17,8 @@ from torch import nn
 from ellzero import model_file
 from ellzero.conclusion import conclude, finite, traced
 from ellzero.data.data import Data
-from ellzero.errors import InputError
+from ellzero.data.flags import flags
+from ellzero.errors import EllzeroWarning, InputError
 from ellzero.files import copied, write_atomically
 from ellzero.graph import Network
 from ellzero.progress import display
@@ -36,6 +38,7 @@ from ellzero.regularizers.compiled import no_compiler
 from ellzero.selection import select
 from ellzero.training import checkpoint
 from ellzero.training.evaluation import Evaluation, evaluate
+from ellzero.training.precision import costs, settled
 from ellzero.training.run import Run, go, save_reference
 from ellzero.training.seeds import settings
 from ellzero.training.state import State
@@ -129,6 +132,7 @@ def compress(
     path = None if folder is None else Path(folder)
     if resume and (path is None or not (path / CHECKPOINT).is_file()):
         raise InputError(f"resume needs the folder of a run with a {CHECKPOINT} in it; got {path}")
+    recipe = settled(recipe, device, path / RECIPE if path and resume else None)
     if resume:  # the checkpoint has it, as it has a trained network that was given
         reference = None
     elif reference is None:
@@ -136,6 +140,10 @@ def compress(
     with settings(recipe.threads, device):
         trained = None if resume else recipe.train.file
         state = _prepare(model, data, recipe, reference, trained, device)
+        _warn(costs(recipe, device))
+        of_data = flags(data)
+        _warn(of_data)
+        known = (*state.weights.left_out, *of_data)
         if path is not None and not resume:
             take_folder(path)
         with locked(path):
@@ -145,15 +153,22 @@ def compress(
                 write_atomically(path / RECIPE, recipe.to_toml().encode())
             has_reference = state.reference is not None
             with (
-                _recorded(recipe, path) as record,
+                _recorded(recipe, path, known) as record,
                 display(recipe, data, has_reference=has_reference, progress=progress) as shown,
             ):
-                run = Run(recipe, data, path, shown, has_reference, _about(recipe, data))
+                about = _about(recipe, data)
+                run = Run(recipe, data, path, shown, has_reference, about, known)
                 if has_reference and not resume:
                     save_reference(run, state)
                 go(run, state)
                 record.update(conclude(run, state))
+        _warn([text for text in record["warnings"] if text not in known])
         return Result(state.model, Masks.of(state.weights), dict(record), path, data)
+
+
+def _warn(texts: Iterable[str]) -> None:
+    for text in texts:
+        warnings.warn(text, EllzeroWarning, stacklevel=3)  # where compress is called
 
 
 def _prepare(
@@ -236,7 +251,9 @@ def _require_compiler(device: torch.device) -> None:
 
 
 @contextmanager
-def _recorded(recipe: Recipe, folder: Path | None) -> Iterator[dict[str, Any]]:
+def _recorded(
+    recipe: Recipe, folder: Path | None, known: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     """The run's record: written as running at once, and again with whatever came of it."""
     record: dict[str, Any] = {
         "format": FORMAT,
@@ -245,6 +262,7 @@ def _recorded(recipe: Recipe, folder: Path | None) -> Iterator[dict[str, Any]]:
         "folder": None if folder is None else str(folder),
         "versions": versions(),
         "recipe": recipe.to_table(),
+        "warnings": list(known),
     }
 
     def write(**changes: Any) -> None:

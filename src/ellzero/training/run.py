@@ -60,6 +60,8 @@ class Run:
     has_reference: bool
     about: dict[str, Any]
     """What a model file says of its origin."""
+    warnings: tuple[str, ...] = ()
+    """What was said before anything was trained."""
 
 
 def go(run: Run, state: State) -> None:

@@ -1,0 +1,128 @@
+"""Flags: a sentence for each way in which a result means less than it seems to, from figures alone.
+
+`ellzero.conclusion` finds the figures; warnings, the record, tables and the report have the
+sentences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ellzero.pruning.budget import Budget
+from ellzero.training.evaluation import Evaluation
+
+WORSE_LOSS = 0.1
+"""By how much a reference's loss may exceed the compressed network's; more is no chance."""
+
+STANDARD_ERRORS = 2.0
+"""By so many standard errors a reference has to beat the best constant answer."""
+
+EXPLAINED = 0.1
+"""The least share of the targets' variance that a reference has to explain."""
+
+STILL_FALLING = 0.05
+"""A loss that falls by more than this in the last epoch would have gone on falling."""
+
+LISTED = 10
+
+
+class Constant(NamedTuple):
+    """What the best constant answer scores on validation data, and over how many targets.
+
+    The score is the share of the largest class, or the variance of the targets times -1.
+    """
+
+    score: float
+    targets: int
+    accuracy: bool
+
+
+def empty_layers(layers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Layers that were left without a weight; the rows are those of `record.layer_table`."""
+    return [
+        f"{layer['name']} was left without a weight, 0 of {layer['weights']:,}: it gives the same "
+        "outputs whatever it is given; keep more weights, or prune each layer on its own "
+        "(prune.scope = 'layer')"
+        for layer in layers
+        if layer["weights"] and not layer["nonzeros"]
+    ]
+
+
+def constant_outputs(constant: Sequence[int], outputs: int) -> list[str]:
+    """Outputs, by index, that are the same whatever the input is."""
+    if not constant:
+        return []
+    shown = ", ".join(map(str, constant[:LISTED])) + ", ..." * (len(constant) > LISTED)
+    return [
+        f"{len(constant)} of {outputs} outputs {'is' if len(constant) == 1 else 'are'} constant, "
+        f"whatever the input: {shown}; keep more weights"
+    ]
+
+
+def one_answer(examples: int) -> list[str]:
+    """All examples that were tried got the same outputs."""
+    return [
+        f"the network gave the same outputs for all {examples} examples tried; keep more weights"
+    ]
+
+
+def worse_reference(
+    budget: Budget, reference: Evaluation, compressed: Evaluation, targets: int
+) -> list[str]:
+    """A budget that is met against a reference worse than the compressed network, beyond chance.
+
+    Args:
+        budget: its own measure is compared.
+        reference: what the reference reached on validation data.
+        compressed: what the compressed network reached there.
+        targets: how many targets an accuracy is a share of.
+    """
+    if budget.max_accuracy_drop is not None:
+        margin = math.sqrt(reference.score * (1 - reference.score) / targets)
+        worse = compressed.score - reference.score > margin
+        figures = f"accuracy {reference.score:.3f} against {compressed.score:.3f}"
+    else:
+        worse = reference.loss > (1 + WORSE_LOSS) * compressed.loss
+        figures = f"loss {reference.loss:.3g} against {compressed.loss:.3g}"
+    if not worse:
+        return []
+    return [
+        "the budget was met against a reference that is worse than the compressed network, "
+        f"validation {figures}; train the reference longer, or give a trained one"
+    ]
+
+
+def weak_reference(reference: Evaluation, constant: Constant) -> list[str]:
+    """A reference that is hardly better on validation data than the best constant answer."""
+    if constant.accuracy:
+        share, count = constant.score, constant.targets
+        hardly = reference.score <= share + STANDARD_ERRORS * math.sqrt(share * (1 - share) / count)
+        figures = f"accuracy {reference.score:.3f}, the share of the largest class {share:.3f}"
+    else:
+        hardly = -reference.score >= (1 - EXPLAINED) * -constant.score
+        figures = f"error {-reference.score:.3g}, the variance of the targets {-constant.score:.3g}"
+    if not hardly:
+        return []
+    return [
+        f"the reference is hardly better than one constant answer (validation {figures}), so a "
+        "drop against it means little; train the reference longer"
+    ]
+
+
+def short_reference(losses: Sequence[float]) -> list[str]:
+    """A reference that a budget is measured against, and that was not trained to its end.
+
+    Args:
+        losses: on validation data, after each epoch of its training.
+    """
+    advice = "so the budget allows more than it says; train the reference longer"
+    if len(losses) == 1:
+        return [f"the reference was trained for one epoch only, {advice}"]
+    if len(losses) > 1 and 0 < losses[-1] < (1 - STILL_FALLING) * losses[-2]:
+        return [
+            "the reference's validation loss still fell in its last epoch, from "
+            f"{losses[-2]:.3g} to {losses[-1]:.3g}, {advice}"
+        ]
+    return []
