@@ -1,6 +1,7 @@
 """The commands on a project of one's own: what they print, write and refuse to overwrite."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,15 @@ def test_run_prints_tables_for_people(ellzero, project):
     assert (done.code, done.err) == (0, "")
     for text in ("reference", "compressed", "test error", "4.0x", "25.00 %", "runs/mine-1"):
         assert text in done.out
+    record = json.loads((project / "runs/mine-1/record.json").read_text())
+    # 36 of 144 weights are left, and the 19 biases
+    assert re.search(r"all parameters\W+163\W+55\W+33\.74 %", done.out)
+    assert re.search(r"parameter ratio\W+1x\W+3\.0x", done.out)
+    assert re.search(rf"living nonzeros\W+{record['living_nonzeros']}\b", done.out)
+    assert re.search(rf"inputs left\W+{len(record['inputs_left'])} of 6\b", done.out)
+    assert record["warnings"]
+    for text in record["warnings"]:
+        assert f"warning: {text}\n" in done.out
 
 
 def test_runs_are_numbered(ellzero, project):
@@ -126,6 +136,8 @@ def test_evaluate_on_other_data_and_as_a_table(run_folder, ellzero, project):
 def test_inspect(run_folder, ellzero):
     document = json.loads(ellzero("inspect", run_folder, "--json").out)
     assert (document["weights"], document["nonzeros"], document["nonzero_ratio"]) == (144, 36, 4.0)
+    assert (document["parameters"], document["parameters_left"]) == (163, 55)
+    assert document["parameter_ratio"] == pytest.approx(163 / 55)
     model = ez.load(run_folder / "model.safetensors", network())
     for row, name in zip(document["layers"], ("0.weight", "2.weight"), strict=True):
         weight = model.get_parameter(name)
@@ -136,6 +148,7 @@ def test_inspect(run_folder, ellzero):
     assert done.code == 0
     assert "25.00 %" in done.out
     assert "0.weight" in done.out
+    assert re.search(r"all parameters\W+163\W+55\W+33\.74 %", done.out)
 
 
 def test_a_run_is_resumed_from_its_folder(ellzero, project, monkeypatch):

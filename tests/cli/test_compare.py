@@ -46,6 +46,9 @@ def test_a_study_is_run_and_reported_and_not_run_again(ellzero, project, study):
         ("l1", 1e-4),
     ]
     assert document["failures"] == {}
+    assert any("train data has 60 examples" in text for text in document["warnings"])
+    assert first.out.count("train data has 60 examples") == 1
+    assert "parameter ratio" in first.out
     assert (project / document["report"]).read_text().startswith("<!doctype html>")
 
 

@@ -26,14 +26,22 @@ def test_a_study_s_page_and_tables_are_written_into_its_folder(ellzero, folder):
     lines = out.splitlines()
     assert lines[0] == "small/report.html"
     names = ["comparison.csv", "comparison.md", "cells.csv", "pairs.csv", "efforts.csv"]
-    assert lines[1:] == [f"small/{name}" for name in names]
-    assert all((folder.parent / line).stat().st_size > 100 for line in lines)
+    assert lines[1:6] == [f"small/{name}" for name in names]
+    assert all((folder.parent / line).stat().st_size > 100 for line in lines[:6])
+    # of 36 runs and 2 references, each with 60, 45 and 30 examples, the warnings once
+    few = [line for line in lines[6:] if "fewer than 100" in line]
+    assert [line.split()[:6] for line in few] == [
+        ["warning:", part, "data", "has", str(count), "examples,"]
+        for part, count in (("train", 60), ("validation", 45), ("test", 30))
+    ]
 
 
 def test_a_run_and_an_output_of_one_s_own(ellzero, run, tmp_path):
     code, out, _ = ellzero(run, "--output", "page.html", "--json")
     assert code == 0
-    assert json.loads(out) == {"page": "page.html", "tables": []}
+    told = json.loads((run / "record.json").read_text())["warnings"]
+    assert any("train data has 60 examples" in text for text in told)
+    assert json.loads(out) == {"page": "page.html", "tables": [], "warnings": told}
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     assert not (run / "report.html").exists()
 

@@ -113,6 +113,58 @@ def test_a_run_shows_masks_layers_training_and_recipe(run):
     assert "l0 0.01, l2 1e-05" in page.text
 
 
+def test_a_run_shows_what_is_not_covered_what_lives_and_what_it_warns_of(run):
+    change(
+        run, parameters=10_899, parameters_left=1_060, parameter_ratio=10.28, living_nonzeros=29,
+        inputs=784, inputs_left=[3, 77], warnings=["mind <this>", "and that"],
+    )  # fmt: skip
+    page = Page(ez.write_report(run))
+    assert "10.3 times fewer parameters in all" in page.text
+    assert re.search(r"all parameters\W+10,899\W+1,060\W+10\.3x", page.text)
+    assert re.search(r"living nonzeros\W+29", page.text)
+    assert re.search(r"inputs left\W+2 of 784: 3, 77", page.text)
+    assert page.html.count('<p class="warning">') == 2
+    assert "mind <this>" in page.text
+    change(run, inputs_left=list(range(100)), living_nonzeros=None, living_note="it is opaque")
+    page = Page(ez.write_report(run))
+    assert re.search(r"inputs left\W+100 of 784\W+[a-z]", page.text), "too many to list"
+    assert "it is opaque" in page.text
+
+
+NEW_KEYS = (
+    "parameters", "parameters_left", "parameter_ratio", "living_nonzeros", "inputs", "inputs_left",
+    "warnings",
+)  # fmt: skip
+
+
+def test_records_from_before_these_figures_are_shown_without_them(folder, run, tmp_path):
+    for path in folder.glob("cells/*/record.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({k: v for k, v in record.items() if k not in NEW_KEYS}))
+    page = Page(ez.write_report(run))
+    assert "4 times fewer weights (36 of 144), test error" in page.text
+    assert 'class="warning"' not in page.html
+    other = run.with_name(run.name.replace("0.75", "0.5"))
+    page = Page(ez.write_report([folder, run, other], tmp_path / "all.html"))
+    assert "fewer than 100" not in page.text
+    ez.write_report(folder)
+    assert "fewer than 100" not in (folder / "comparison.md").read_text()
+
+
+def test_the_same_warning_of_many_runs_is_told_once(folder, run):
+    text = Page(ez.write_report(folder)).text
+    assert text.count("train data has 60 examples") == 1
+    assert re.search(r"train data has 60 examples[^(]*\(38 runs\)", text)  # 36 and two references
+    change(run, warnings=["a loss of 0.365 against 0.154"])
+    other = run.with_name(run.name.replace("0.75", "0.5"))
+    change(other, warnings=["a loss of 1.25 against 1", "another"])
+    text = Page(ez.write_report(folder)).text
+    assert text.count("a loss of") == 1
+    assert re.search(r"a loss of [\d.]+ against [\d.]+ \(2 runs\)", text)
+    assert "another (1 run)" in text
+    assert re.search(r"train data has 60 examples[^(]*\(36 runs\)", text)
+
+
 def test_a_run_that_is_still_going_shows_its_metrics(run):
     keep_only(run)
     change(run, status="running")

@@ -43,6 +43,11 @@ def test_cells_hold_what_the_records_say(folder):
         assert float(row["file_ratio"]) == told["file_ratio"]
         assert int(row["nonzeros"]) == told["nonzeros"]
         assert row["status"] == "done"
+        assert float(row["parameter_ratio"]) == 163 / (163 - 144 + told["nonzeros"])
+        assert int(row["living_nonzeros"]) == told["living_nonzeros"] <= told["nonzeros"]
+        assert int(row["inputs_left"]) == len(told["inputs_left"]) <= 6
+        assert int(row["warnings"]) == len(told["warnings"]) >= 3
+        assert row["warning_texts"].split(" | ") == told["warnings"]
         lines = metrics(folder, row["cell"])
         (pruned,) = [m for m in lines if m["stage"] == "finetune" and m["epoch"] == 0]
         before = 100 * (1 - pruned["validation_score"])
@@ -85,9 +90,10 @@ def test_markdown_shows_names_as_they_are(folder):
             assert "<" not in line
             assert "&lt;script&gt;" in line
             columns = len(re.findall(r"(?<!\\)\|", line)) - 1
-            assert columns in (9, 5, 6)
+            assert columns in (10, 5, 6)
     assert "Comparison: 50 % zeros" in text
     assert "## Effort" in text
+    assert re.search(r"\| train data has 60 examples, .* \| 38 \|", text)
     text = Text("a", ("b",), (("c\n| d",),)).markdown()
     assert text == "## a\n\n| b |\n| --- |\n| c \\| d |\n"
 

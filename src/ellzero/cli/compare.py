@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-SHOWN = ("method", "nonzero ratio", "strength")
+SHOWN = ("method", "nonzero ratio", "parameter ratio", "strength")
 """The columns on the terminal, beside the second, which is the result by whatever measure."""
 
 
@@ -38,7 +38,7 @@ def compare(
     json_
         Print one JSON document instead of tables.
     """
-    from ellzero.cli.tables import show_rows
+    from ellzero.cli.tables import show_rows, show_warnings
     from ellzero.report.page import require_libraries, write_report
     from ellzero.report.tables import comparison, comparison_texts, differences, efforts
     from ellzero.study.runner import compare as run_study
@@ -62,6 +62,7 @@ def compare(
             "comparison": comparison(results),
             "differences": differences(results),
             "efforts": efforts(results),
+            "warnings": dict(results.warnings()),
             "failures": {str(failed.folder): failed.error for failed in failures},
         }
         print(json.dumps(document, indent=2))
@@ -71,6 +72,7 @@ def compare(
             shown = [i for i, name in enumerate(table.headings) if name in SHOWN or i == 1]
             rows = [tuple(row[i] for i in shown) for row in table.rows]
             show_rows(table.title, rows, [table.headings[i] for i in shown])
+        show_warnings(f"{text} (runs: {count})" for text, count in results.warnings())
         print(f"{page}: the report; tables and cells lie beside it")
     for failed in failures:
         print(f"ellzero: {failed.folder}: {failed.error}", file=sys.stderr)

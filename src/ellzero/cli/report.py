@@ -29,10 +29,14 @@ def report(
     json_
         Print one JSON document instead of the paths.
     """
-    from ellzero.report.page import write_all
+    from ellzero.cli.tables import show_warnings
+    from ellzero.report.page import warnings_of, write_all
 
     written = [str(path) for path in write_all(folders, output)]
+    warnings = warnings_of(folders)
     if json_:
-        print(json.dumps({"page": written[0], "tables": written[1:]}, indent=2))
+        document = {"page": written[0], "tables": written[1:], "warnings": warnings}
+        print(json.dumps(document, indent=2))
     else:
         print("\n".join(written))
+        show_warnings(warnings)

@@ -107,12 +107,14 @@ def _saved(folder: Path) -> str:
 
 
 def _show(record: dict[str, Any]) -> None:
-    from ellzero.cli.tables import show_layers, show_rows
+    from ellzero.cli.tables import show_layers, show_rows, show_warnings
 
     show_layers(record["layers"], record)
     show_rows("Result", list(_result_rows(record)), ("", "reference", "compressed"))
-    if "note" in record:
-        print(record["note"])
+    for name in ("note", "living_note"):
+        if name in record:
+            print(record[name])
+    show_warnings(record["warnings"])
     folder = Path(record["folder"])
     print(f"{folder / 'model.safetensors'}: the compressed network")
     print(f"{folder}: record, metrics, resolved recipe and the reference; {record['seconds']} s")
@@ -133,5 +135,12 @@ def _result_rows(record: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     ratio = record["nonzero_ratio"]
     yield "nonzero weights", f"{record['weights']:,}", f"{record['nonzeros']:,}"
     yield "nonzero ratio", "1x", "-" if ratio is None else f"{ratio:.1f}x"
+    ratio = record["parameter_ratio"]
+    yield "all parameters", f"{record['parameters']:,}", f"{record['parameters_left']:,}"
+    yield "parameter ratio", "1x", "-" if ratio is None else f"{ratio:.1f}x"
+    if record["living_nonzeros"] is not None:
+        yield "living nonzeros", "", f"{record['living_nonzeros']:,}"
+        left, inputs = len(record["inputs_left"]), record["inputs"]
+        yield "inputs left", "", f"{left:,} of {inputs:,}"
     yield "float32 / gzip bytes", f"{record['float32_bytes']:,}", f"{record['file_bytes']:,}"
     yield "file ratio (gzip)", "1x", f"{record['file_ratio']:.1f}x"

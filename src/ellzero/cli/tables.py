@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -31,6 +31,12 @@ def show_layers(layers: Sequence[dict[str, Any]], sizes: Mapping[str, Any]) -> N
         density = 100 * left / count if count else 0.0
         table.add_row(name, "", "", f"{count:,}", f"{left:,}", f"{density:.2f} %")
     Console().print(table)
+
+
+def show_warnings(warnings: Iterable[str]) -> None:
+    """A line for each."""
+    for text in warnings:
+        print(f"warning: {text}")
 
 
 def show_rows(title: str, rows: Sequence[tuple[str, ...]], headings: Sequence[str]) -> None:

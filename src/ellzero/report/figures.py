@@ -77,11 +77,15 @@ def figures(found: Found, measure: Measure) -> dict[str, Any]:
     """What a run came to, flat: a figure is None where the run has not come so far."""
     record, metrics = found.record, found.metrics()
     after = measure.value(entry(record, "compressed", "validation", "score"))
+    inputs = record.get("inputs_left")
     small = measure.value(entry(record, "compressed", measure.part, "score"))
     dense = measure.value(entry(record, "reference", measure.part, "score"))
     return {
         "nonzeros": record.get("nonzeros"),
         "nonzero_ratio": record.get("nonzero_ratio"),
+        "parameter_ratio": record.get("parameter_ratio"),
+        "living_nonzeros": record.get("living_nonzeros"),
+        "inputs_left": inputs and len(inputs),
         "file_ratio": record.get("file_ratio"),
         "result": small,
         "reference": dense,

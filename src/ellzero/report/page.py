@@ -71,6 +71,17 @@ def write_all(
     return (page,)
 
 
+def warnings_of(folders: Sequence[Path]) -> list[str]:
+    """What the runs and studies in these folders warn of, each sentence once."""
+    said: list[str] = []
+    for folder in folders:
+        if (folder / STUDY).is_file():
+            said += [text for text, _ in Results.read(folder).warnings()]
+        else:
+            said += Found.at(folder).warnings
+    return list(dict.fromkeys(said))
+
+
 def require_libraries() -> None:
     """Make sure that a report can be made.
 

@@ -23,6 +23,9 @@ from ellzero.report.style import looks, marker
 from ellzero.report.tables import Text, signed
 from ellzero.study.results import Found, Spread
 
+LISTED = 20
+"""So many inputs are listed one by one."""
+
 
 def run_section(found: Found, name: str) -> Section:
     """All there is to say of a run, as far as it has come; `name` is unique on the page."""
@@ -40,6 +43,7 @@ def run_section(found: Found, name: str) -> Section:
         )
     if record.get("note"):
         section.warnings.append(str(record["note"]))
+    section.warnings += found.warnings
     section.facts = _run_facts(found, measure)
     section.first = there(
         run_pictures.first_layer(found, name=name),
@@ -58,6 +62,8 @@ def _outcome(found: Found, measure: Measure) -> str:
     told = figures(found, measure)
     kept, weights = found.record.get("nonzeros", 0), found.record.get("weights", 0)
     text = f"{number(told['nonzero_ratio'])} times fewer weights ({kept:,} of {weights:,}), "
+    if told["parameter_ratio"] is not None:
+        text += f"{number(told['parameter_ratio'])} times fewer parameters in all, "
     text += f"{measure.part} {measure.noun} "
     text += f"{measure.with_unit(told['result'])}; the dense reference has "
     return f"{text}{measure.with_unit(told['reference'])}."
@@ -74,6 +80,8 @@ def _run_facts(found: Found, measure: Measure) -> list[tuple[str, str]]:
         ("gates", _terms(entry(recipe, "train", "gates"))),
         ("epochs", f"{told['epochs']:,}" if told["epochs"] else None),
         ("time", duration(record.get("seconds")) if record.get("seconds") else None),
+        ("inputs left", _inputs_left(record)),
+        ("living nonzeros", record.get("living_note")),
         ("started", record.get("started")),
         ("torch", entry(record, "versions", "torch")),
     ]
@@ -117,10 +125,33 @@ def _sizes(record: Any) -> Text:
     rows = (
         ("nonzero weights", f"{record['weights']:,}", f"{record['nonzeros']:,}",
          ratio(record["nonzero_ratio"])),
+        *_all_sizes(record),
         (f"bytes, {record.get('file', 'file')}", f"{record['float32_bytes']:,}",
          f"{record['file_bytes']:,}", ratio(record["file_ratio"])),
     )  # fmt: skip
     return Text("Sizes", ("", "dense, float32", "compressed", "ratio"), rows)
+
+
+def _all_sizes(record: Any) -> list[tuple[str, str, str, str]]:
+    """What only records tell that were written since it is counted."""
+    rows = []
+    if "parameters" in record:
+        parameters, left = record["parameters"], record["parameters_left"]
+        rows.append(("all parameters", f"{parameters:,}", f"{left:,}",
+                     ratio(record["parameter_ratio"])))  # fmt: skip
+    if record.get("living_nonzeros") is not None:
+        rows.append(("living nonzeros", NONE, f"{record['living_nonzeros']:,}", NONE))
+        rows.append(("inputs", f"{record['inputs']:,}", f"{len(record['inputs_left']):,}", NONE))
+    return rows
+
+
+def _inputs_left(record: Any) -> str | None:
+    """The inputs that are left, and which ones if they are few."""
+    left = record.get("inputs_left")
+    if left is None:
+        return None
+    which = f": {', '.join(map(str, left))}" if 0 < len(left) <= LISTED else ""
+    return f"{len(left):,} of {record['inputs']:,}{which}"
 
 
 def runs_section(runs: Sequence[Found], name: str) -> Section:
@@ -141,10 +172,12 @@ def runs_section(runs: Sequence[Found], name: str) -> Section:
     if points:
         section.first = [runs_pareto(points, drawn, measure, name=name)]
     columns = {"result": measure.text, "reference": measure.text, "drop": signed}
-    columns |= {"nonzeros": number, "nonzero_ratio": ratio, "file_ratio": ratio}
+    columns |= {"nonzeros": number, "living_nonzeros": number, "nonzero_ratio": ratio}
+    columns |= {"parameter_ratio": ratio, "file_ratio": ratio}
     columns |= {"epochs": number, "seconds": duration}
     headings = ("run", "status", measure.label(), "dense reference", "drop", "nonzeros")
-    headings += ("nonzero ratio", "file ratio", "epochs", "time")
+    headings += ("living nonzeros", "nonzero ratio", "parameter ratio", "file ratio", "epochs")
+    headings += ("time",)
     rows = tuple(
         (label, run.status, *(NONE if f[k] is None else text(f[k]) for k, text in columns.items()))
         for run, (label, f) in zip(runs, told.items(), strict=True)

@@ -57,6 +57,7 @@ def study_section(results: Results, name: str) -> Section:
             "and figures may still change as more seeds are done."
         )
     section.warnings += _unequal(study)
+    section.warnings += [f"{text} ({_runs(count)})" for text, count in results.warnings()]
     edges = dict.fromkeys(row.label for row in rows if row.at_edge)
     if edges:
         section.warnings.append(
@@ -216,6 +217,10 @@ def _unequal(study: Study) -> list[str]:
         f"{label} is not trained as the first method is: {', '.join(settings)}."
         for label, settings in found.items()
     ]
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count:,} runs"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -53,6 +53,7 @@ class Text:
 def write_tables(results: Results, folder: Path) -> tuple[Path, ...]:
     """Write all tables of a study; the files' paths."""
     tables = [*comparison_texts(results), *pairs_texts(results), efforts_text(results)]
+    tables += [warnings_text(results)] if results.warnings() else []
     failures = [(f.folder.name, f.status, f.error or "") for f in results.failures()]
     if failures:
         tables.append(Text("Failed", ("cell", "status", "error"), tuple(failures)))
@@ -93,6 +94,8 @@ def cells(results: Results) -> list[dict[str, Any]]:
                 "validation_score": validation.get("score"),
                 "validation_loss": validation.get("loss"),
                 **{names.get(key, key).format(unit): value for key, value in told.items()},
+                "warnings": len(found.warnings),
+                "warning_texts": " | ".join(found.warnings),
                 "error": found.error,
             }
         )
@@ -149,11 +152,17 @@ def comparison_texts(results: Results) -> list[Text]:
     dense = reference_spread(results, measure)
     drop = "drop, points" if measure.accuracy else "drop"
     headings = ("method", measure.label(), drop, f"validation {measure.noun} before fine-tuning")
-    headings += ("and after", "nonzero ratio", "strength", "seeds", "time")
+    headings += ("and after", "nonzero ratio", "parameter ratio", "strength", "seeds", "time")
     tables = []
     for target in results.study.targets:
         found = [row for row in results.rows() if row.target == target]
-        first = ("dense reference", ranged(dense, measure.text), *[NONE] * 3, "1x", *[NONE] * 3)
+        first = (
+            "dense reference",
+            ranged(dense, measure.text),
+            *[NONE] * 3,
+            *["1x"] * 2,
+            *[NONE] * 3,
+        )
         rows = [_row_text(row, spreads(row, measure), measure) for row in found]
         notes = [
             "Medians over the seeds, with the range from lowest to highest in brackets. The time "
@@ -167,7 +176,7 @@ def comparison_texts(results: Results) -> list[Text]:
 
 def _row_text(row: Row, told: Mapping[str, Spread | None], measure: Measure) -> tuple[str, ...]:
     formats = {"result": measure.text, "drop": signed, "before": measure.text}
-    formats |= {"after": measure.text, "nonzero_ratio": ratio}
+    formats |= {"after": measure.text, "nonzero_ratio": ratio, "parameter_ratio": ratio}
     texts = [ranged(told.get(key), text) for key, text in formats.items()]
     seconds = told.get("seconds")
     return (
@@ -222,6 +231,13 @@ def efforts_text(results: Results) -> Text:
     )
     headings = ("method", "strengths tried", "trainings", "cells", "epochs", "time")
     return Text("Effort", headings, rows, ("Tuning included, and cells that failed.",))
+
+
+def warnings_text(results: Results) -> Text:
+    """What the runs warn of, for people."""
+    rows = tuple((text, number(count)) for text, count in results.warnings())
+    note = "Of warnings that differ in their numbers alone the first one's; cells.csv has them all."
+    return Text("Warnings", ("warning", "runs"), rows, (note,))
 
 
 def did_best(target: Target) -> str:

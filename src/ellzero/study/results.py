@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +56,11 @@ class Found:
     def done(self) -> bool:
         """Whether the run came to its end."""
         return self.status == "done"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the run's record warns of; nothing in records from before there were warnings."""
+        return tuple(map(str, self.record.get("warnings", ())))
 
     def metrics(self) -> list[dict[str, Any]]:
         """The run's metrics, a row per epoch so far; none where the file cannot be read."""
@@ -203,6 +210,19 @@ class Results:
             label = self.study.label(name)
             efforts.append(Effort(name, label, strengths, trainings, done, epochs, seconds))
         return efforts
+
+    def warnings(self) -> list[tuple[str, int]]:
+        """What the runs warn of, and how many of them do.
+
+        Sentences that differ in their numbers alone are one, told in the words of the first run.
+        """
+        first: dict[str, str] = {}
+        counts: Counter[str] = Counter()
+        for found in (*self.references, *self.found.values()):
+            alike = {re.sub(r"\d[\d., ]*", "0", text): text for text in found.warnings}
+            first = {**alike, **first}
+            counts.update(alike.keys())
+        return [(first[key], count) for key, count in counts.most_common()]
 
     def failures(self) -> list[Found]:
         """Cells and references that failed or missed the budget, or have no record to be read."""
