@@ -17,6 +17,9 @@ from ellzero.compaction import Removed
 from ellzero.graph import Network
 from ellzero.networks.lenet import lenet_5_caffe, lenet_300_100
 
+# networks of which little is left are what is tested here
+pytestmark = pytest.mark.filterwarnings("ignore:.*same for every input")
+
 
 def with_weights(model: Any, seed: int = 0) -> Any:
     """A float64 network in evaluation mode, all of whose numbers are random and none zero."""

@@ -6,7 +6,7 @@ a known constant that the biases after it can take up; `ellzero.graph.channels` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ellzero.errors import InputError
+from ellzero.folding import folded, like, reading, with_bias
 from ellzero.graph import Graph, Network, Node, ops, trace
-from ellzero.graph.channels import Channels, exact, summed, tied_nodes
+from ellzero.graph.channels import Channels, exact, summed
+from ellzero.living import warn_if_dead
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,6 @@ class Compacted:
     kept: tuple[str, ...]
 
 
-@torch.no_grad()
 def compact(model: nn.Module, example: Tensor | None = None) -> Compacted:
     """Remove what cannot matter to a network's output: dead units and channels, batch norms.
 
@@ -54,7 +55,7 @@ def compact(model: nn.Module, example: Tensor | None = None) -> Compacted:
     take its value up exactly; so do the inputs that nothing reads (a selection at the beginning
     then leaves them out, for the network takes the inputs it always took). Batch normalizations
     become part of the layer before them. The output is the same up to rounding; of every layer at
-    least one channel stays.
+    least one channel stays. A warning names layers without a weight and outputs that are constant.
 
     Args:
         model: the network; it is not changed.
@@ -74,13 +75,22 @@ def compact(model: nn.Module, example: Tensor | None = None) -> Compacted:
         Removed(layer='0', what='outputs', before=8, after=3)
     """
     network = trace(model, example)
+    compacted = compacted_of(network)
+    warn_if_dead(network, stacklevel=2)
+    return compacted
+
+
+@torch.no_grad()
+def compacted_of(network: Network) -> Compacted:
+    """What `compact` gives for a traced network, without a warning."""
     _check_finite(network)
-    network, folded, unfolded = _without_affine(network)
-    channels = Channels(network)
-    graph, weights = _sliced(network, channels)
+    changed = folded(network)
+    channels = Channels(changed.network)
+    graph, weights = _sliced(changed.network, channels)
     smaller = Network(graph, weights).eval()
-    removed = (*folded, *_differences(network, smaller))
-    return Compacted(smaller, removed, (*unfolded, *channels.kept()))
+    removed = [Removed(name, "node", 1, 0) for name in changed.gone]
+    removed += _differences(changed.network, smaller)
+    return Compacted(smaller, tuple(removed), (*changed.kept, *channels.kept()))
 
 
 def _check_finite(network: Network) -> None:
@@ -96,71 +106,13 @@ def _check_finite(network: Network) -> None:
                 )
 
 
-def _without_affine(network: Network) -> tuple[Network, list[Removed], list[str]]:
-    """The network with each affine node folded into the layer before it, where it can be."""
-    graph = network.graph
-    weights = {name: network.weight(name) for name in graph.weight_names()}
-    readers, tied = graph.consumers(), tied_nodes(graph)
-    nodes: dict[str, Node] = {}
-    result: dict[str, str] = {}  # folded node -> the layer whose result is now its own
-    kept = []
-    for original in graph.nodes:
-        node = _reading(original, result)
-        nodes[node.name] = node
-        if not isinstance(node.op, ops.Affine):
-            continue
-        layer = nodes[node.inputs[0]]
-        if layer.op.LAYER is None or "bias" not in (*layer.op.REQUIRED, *layer.op.OPTIONAL):
-            reason = f"{layer.name} before it is no linear layer or convolution"
-        elif len(readers[original.inputs[0]]) > 1:
-            reason = f"{layer.name} before it is read elsewhere, too"
-        elif layer.name in tied:
-            reason = f"a weight of {layer.name} before it is shared with another layer"
-        else:
-            del nodes[node.name], nodes[layer.name]
-            nodes[layer.name] = _scaled(layer, node, weights)  # where the affine node stood
-            result[node.name] = layer.name
-            continue
-        kept.append(f"{node.name} stays a scale and a shift: {reason}")
-    changed = graph.model_copy(update={"nodes": tuple(nodes.values())})
-    removed = [Removed(name, "node", 1, 0) for name in result]
-    return Network(changed, {n: weights[n] for n in changed.weight_names()}), removed, kept
-
-
-def _scaled(layer: Node, affine: Node, weights: dict[str, Tensor]) -> Node:
-    """The layer whose result is scaled and shifted; its weights are replaced."""
-    name = layer.weights["weight"]
-    old = weights[name]
-    scale, shift = (exact(weights[affine.weights[role]]) for role in ("scale", "shift"))
-    weights[name] = _like(exact(old) * scale.view(-1, *[1] * (old.ndim - 1)), old)
-    if "bias" in layer.weights:
-        shift = shift + scale * exact(weights[layer.weights["bias"]])
-    return _with_bias(layer, shift, weights)
-
-
-def _with_bias(layer: Node, bias: Tensor, weights: dict[str, Tensor]) -> Node:
-    """The layer with another bias, a new one where it had none."""
-    if "bias" in layer.weights:
-        name = layer.weights["bias"]
-        weights[name] = _like(bias, weights[name])
-        return layer
-    weight = layer.weights["weight"]
-    # "fc.weight" -> "fc.bias"; a weight with a name of its own, "w" -> "w_bias"
-    path, _, local = weight.rpartition(".")
-    name = f"{path}." * bool(path) + ("bias" if local == "weight" else f"{local}_bias")
-    while name in weights:
-        name += "_"
-    weights[name] = _like(bias, weights[weight])
-    return layer.model_copy(update={"weights": {**layer.weights, "bias": name}})
-
-
 def _sliced(network: Network, channels: Channels) -> tuple[Graph, dict[str, Tensor]]:
     """The graph and its weights with only the channels that are kept."""
     weights = {name: network.weight(name) for name in network.graph.weight_names()}
     nodes: list[Node] = []
     result: dict[str, str] = {}  # entry -> the selection of its channels
     for node in network.graph.nodes:
-        nodes.append(_reading(_slice(node, network, channels, weights), result))
+        nodes.append(reading(_slice(node, network, channels, weights), result))
         if node.name in channels.entries and not channels[node.name].all():
             name = f"{node.name}_select"
             while name in network.shapes:
@@ -182,22 +134,25 @@ def _slice(node: Node, network: Network, channels: Channels, weights: dict[str, 
     if channels.passing[node.name] == "pick":
         name = node.weights["indices"]
         place = channels[node.inputs[0]].cumsum(0) - 1
-        weights[name] = _like(place[weights[name].cpu()[keep]], weights[name])
+        weights[name] = like(place[weights[name].cpu()[keep]], weights[name])
         return node
     old = dict(weights)
     for name in node.weights.values():
-        weights[name] = _like(old[name].detach().cpu()[keep], old[name])
+        weights[name] = like(old[name].detach().cpu()[keep], old[name])
     if channels.passing[node.name] != "mix":
         return node.model_copy(update={"op": node.op.narrowed(int(keep.sum()))})
     name, read = node.weights["weight"], channels[node.inputs[0]]
-    weights[name] = _like(weights[name].detach().cpu()[:, read], old[name])
-    gone = channels.constants[node.inputs[0]].nan_to_num().masked_fill(read, 0)
-    folded = (summed(node, network) @ gone)[keep]
-    if not folded.any():
+    taken = channels.taken[node.name]
+    values = weights[name].detach().cpu()
+    values = values.masked_fill(taken.view(1, -1, *[1] * (values.ndim - 2)), 0)
+    weights[name] = like(values[:, read], old[name])
+    constants = channels.constants[node.inputs[0]].masked_fill(~taken, 0)
+    bias = (summed(node, network) @ constants)[keep]
+    if not bias.any():
         return node
     if "bias" in node.weights:
-        folded += exact(weights[node.weights["bias"]])
-    return _with_bias(node, folded, weights)
+        bias += exact(weights[node.weights["bias"]])
+    return with_bias(node, bias, weights)
 
 
 def _differences(before: Network, after: Network) -> Iterator[Removed]:
@@ -215,16 +170,5 @@ def _differences(before: Network, after: Network) -> Iterator[Removed]:
             yield Removed(node.name, "inputs", *inputs)
 
 
-def _reading(node: Node, instead: Mapping[str, str]) -> Node:
-    """The node with some of its inputs replaced."""
-    return node.model_copy(update={"inputs": tuple(instead.get(n, n) for n in node.inputs)})
-
-
 def _device(network: Network) -> torch.device:
     return next((w.device for w in network.parameters()), torch.device("cpu"))
-
-
-def _like(values: Tensor, old: Tensor) -> Tensor:
-    """Values in the place of an old tensor: its dtype, its device, a parameter if it was one."""
-    new = values.to(device=old.device, dtype=old.dtype)
-    return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new

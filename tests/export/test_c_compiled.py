@@ -20,6 +20,7 @@ def traced(seed: int = 0) -> Network:
     return ez.trace(mlp(seed=seed), X)
 
 
+@pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")
 @needs_gcc
 @pytest.mark.parametrize("aim", ["size", "speed", "dense"])
 @pytest.mark.parametrize("seed", [1, 4])
@@ -32,6 +33,7 @@ def test_outputs_are_pytorchs(tmp_path, aim, seed):
     assert_close(found, predicted(network, x), aim)
 
 
+@pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")
 @needs_gcc
 @pytest.mark.slow
 @pytest.mark.parametrize("aim", ["size", "speed", "dense"])

@@ -123,6 +123,7 @@ def test_no_static_memory_where_it_is_not_wanted(tmp_path):
     assert "net_predict\n" not in succeed(["nm", "net.o"], tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")
 @needs_gcc
 @needs_arm_gcc
 @pytest.mark.parametrize("aim", ["size", "speed", "dense"])
@@ -210,6 +211,7 @@ def test_integers_have_the_smallest_type_that_holds_them():
         assert array.values.tolist() == [0, top]
 
 
+@pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")
 @needs_gcc
 def test_constant_bytes_are_the_objects(tmp_path):
     b = Builder((6,))
@@ -223,6 +225,7 @@ def test_constant_bytes_are_the_objects(tmp_path):
     assert sum(sizes) == source.constant_bytes
 
 
+@pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")
 def test_size_is_never_larger_than_another_aim(tmp_path):
     for seed in range(6):
         sizes = {
@@ -232,6 +235,7 @@ def test_size_is_never_larger_than_another_aim(tmp_path):
         assert sizes["size"] <= sizes["speed"]
 
 
+@pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")
 def test_kept_is_what_compaction_kept(tmp_path):
     b = Builder((4,))
     b.linear(4, density=1.0)

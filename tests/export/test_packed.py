@@ -431,6 +431,7 @@ def test_without_an_example_the_state_dict_is_packed(tmp_path):
     assert tensors_equal(ez.load(tmp_path / "x.ellz", convnet()), model)
 
 
+@pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")
 def test_zeros_lose_their_sign_in_the_file_alone(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(9, 3), nn.Linear(3, 999, dtype=torch.float16))
@@ -465,6 +466,7 @@ def test_types_that_cannot_be_written_are_refused_by_name(tmp_path):
         ez.pack(model, tmp_path / "x.ellz")
 
 
+@pytest.mark.filterwarnings("ignore:weight has 0 of")
 def test_much_memory_from_a_small_file_must_be_allowed(tmp_path, monkeypatch):
     monkeypatch.setattr(packed_reader, "FREE_BYTES", 10_000)
     model = nn.Linear(500, 1000, bias=False)

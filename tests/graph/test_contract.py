@@ -17,8 +17,8 @@ import ellzero as ez
 from c_programs import Builder, check_networks, needs_gcc, predicted
 from ellzero.graph import Graph, Network, Node, ops
 
-IMAGE, VALUES = (4, 6, 6), (4,)
-INDICES = torch.tensor([0, 1, 3])
+IMAGE, VALUES = (6, 6, 6), (6,)
+INDICES = torch.tensor([0, 1, 3, 4])
 
 
 class Own(nn.Module):
@@ -52,8 +52,8 @@ def layer(op: ops.Op, shape: tuple[int, ...], module: Any, **names: str) -> Case
 
 def cases() -> dict[str, Case]:
     torch.manual_seed(0)
-    norm: Any = nn.BatchNorm2d(4).eval()
-    norm.running_mean.copy_(torch.randn(4))
+    norm: Any = nn.BatchNorm2d(6).eval()
+    norm.running_mean.copy_(torch.randn(6))
     shift = norm.bias - norm.running_mean * (1 + norm.eps) ** -0.5
     grouped: Any = {"padding": (1, 1), "groups": 2}
     strided: Any = {"stride": (2, 1), "dilation": (1, 2)}
@@ -68,24 +68,24 @@ def cases() -> dict[str, Case]:
             ops.Affine(),
             IMAGE,
             norm,
-            {"scale": torch.full((4,), (1 + norm.eps) ** -0.5), "shift": shift.detach()},
+            {"scale": torch.full((6,), (1 + norm.eps) ** -0.5), "shift": shift.detach()},
         ),
-        "linear": layer(ops.Linear(), VALUES, nn.Linear(4, 5)),
-        "linear without bias": layer(ops.Linear(), VALUES, nn.Linear(4, 5, bias=False)),
+        "linear": layer(ops.Linear(), VALUES, nn.Linear(6, 5)),
+        "linear without bias": layer(ops.Linear(), VALUES, nn.Linear(6, 5, bias=False)),
         "conv": layer(
-            ops.Conv(stride=(2, 1), dilation=(1, 2)), IMAGE, nn.Conv2d(4, 5, 3, **strided)
+            ops.Conv(stride=(2, 1), dilation=(1, 2)), IMAGE, nn.Conv2d(6, 5, 3, **strided)
         ),
-        "conv, padded": layer(ops.Conv(padding=(1, 1)), IMAGE, nn.Conv2d(4, 5, 3, padding=1)),
+        "conv, padded": layer(ops.Conv(padding=(1, 1)), IMAGE, nn.Conv2d(6, 5, 3, padding=1)),
         "conv, in groups": layer(
-            ops.Conv(padding=(1, 1), groups=2), IMAGE, nn.Conv2d(4, 6, 3, **grouped)
+            ops.Conv(padding=(1, 1), groups=2), IMAGE, nn.Conv2d(6, 4, 3, **grouped)
         ),
         "conv, depthwise": layer(
-            ops.Conv(padding=(1, 1), groups=4), IMAGE, nn.Conv2d(4, 4, 3, padding=1, groups=4)
+            ops.Conv(padding=(1, 1), groups=6), IMAGE, nn.Conv2d(6, 6, 3, padding=1, groups=6)
         ),
         "conv, two kernels a channel": layer(
-            ops.Conv(groups=4), IMAGE, nn.Conv2d(4, 8, 3, groups=4)
+            ops.Conv(groups=6), IMAGE, nn.Conv2d(6, 12, 3, groups=6)
         ),
-        "prelu": layer(ops.PReLU(), IMAGE, nn.PReLU(4), weight="slope"),
+        "prelu": layer(ops.PReLU(), IMAGE, nn.PReLU(6), weight="slope"),
         "pool, maximum": Case(
             ops.Pool(function="max", kernel=(3, 3), stride=(2, 2), padding=(1, 1)),
             IMAGE,
@@ -100,7 +100,7 @@ def cases() -> dict[str, Case]:
             nn.AvgPool2d((3, 2), 2, 1, ceil_mode=True, count_include_pad=False),
         ),
         "flatten": Case(ops.Flatten(), IMAGE, nn.Flatten()),
-        "flatten of single values": Case(ops.Flatten(), (4, 1, 1), nn.Flatten()),
+        "flatten of single values": Case(ops.Flatten(), (6, 1, 1), nn.Flatten()),
         "add": Case(ops.Add(), IMAGE, Own(lambda x: x + x)),
         "softmax": Case(ops.Softmax(), VALUES, nn.Softmax(1)),
         "softmax of images": Case(ops.Softmax(log=True), IMAGE, nn.LogSoftmax(1)),

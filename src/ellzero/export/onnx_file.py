@@ -18,6 +18,7 @@ from ellzero.errors import InputError
 from ellzero.files import write_atomically
 from ellzero.graph import Network, trace
 from ellzero.graph.trace import quiet
+from ellzero.living import warn_if_dead
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -56,7 +57,7 @@ def export_onnx(model: nn.Module, path: str | Path, example: Tensor | None = Non
     applied before: it is no part of the model), `ellzero.classes` and `ellzero.sparsity`, for each
     matrix or kernel its weights and nonzeros; also `ellzero.version`. Where onnxruntime is
     installed, the model is run and compared with the network before anything is written. Written
-    atomically.
+    atomically. A warning names layers without a weight and outputs that are constant.
 
     Args:
         model: a network that `ez.trace` can trace, or one that it has traced; it does not change.
@@ -81,6 +82,7 @@ def export_onnx(model: nn.Module, path: str | Path, example: Tensor | None = Non
     for name, tensor in network.state_dict().items():
         if not tensor.isfinite().all():
             raise InputError(f"{name} {tuple(tensor.shape)} holds NaN or inf; it is not exported")
+    warn_if_dead(network, stacklevel=2)
     batches = [_inputs(network, size, example) for size in BATCHES]
     proto = _converted(network, batches[-1])
     _strip(proto)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ellzero.errors import InputError
+from ellzero.errors import EllzeroWarning, InputError
 from ellzero.export.entropy import encode as encode_symbols
 from ellzero.export.fields import varint
 from ellzero.export.packed_reader import (
@@ -25,6 +25,8 @@ from ellzero.export.packed_reader import (
 from ellzero.export.tensor_fields import DTYPES, encode
 from ellzero.files import copied, write_atomically
 from ellzero.graph import Graph, Network, trace
+from ellzero.graph.trace import require_dense
+from ellzero.living import warn_if_dead, warn_if_empty
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def pack(model: nn.Module, path: str | Path, example: Tensor | None = None) -> P
 
     The file holds the architecture too where the network can be traced into operations that are
     data (`ez.trace`): then `ez.load(path)` gives it back. Where it cannot (a warning says why), and
-    without an example, the file holds the state_dict, for `ez.load(path, model)`.
+    without an example, the file holds the state_dict, for `ez.load(path, model)`. A warning names
+    layers without a weight and, of a network that was traced, outputs that are constant.
 
     Args:
         model: the network, or what `ez.trace` made of it with its preprocessing and classes.
@@ -84,6 +87,7 @@ def pack(model: nn.Module, path: str | Path, example: Tensor | None = None) -> P
         warnings.warn(
             f"{path} is {len(content)} bytes and takes {needed} bytes of memory, which ez.load "
             f"refuses unless it is told ez.load(path, max_bytes={needed})",
+            EllzeroWarning,
             stacklevel=2,
         )
     write_atomically(Path(path), content)
@@ -92,8 +96,9 @@ def pack(model: nn.Module, path: str | Path, example: Tensor | None = None) -> P
 
 def _contents(model: nn.Module, example: Tensor | None) -> tuple[Graph | None, dict[str, Tensor]]:
     """What is to be written: graph and weights, or else the state_dict alone."""
+    require_dense(model)
     if example is None and not isinstance(model, Network):
-        return None, copied(model)
+        return None, _weights(model)
     try:
         network = trace(model, example)
         network.graph.to_json()
@@ -101,11 +106,18 @@ def _contents(model: nn.Module, example: Tensor | None) -> tuple[Graph | None, d
         warnings.warn(
             f"only the weights of {type(model).__name__} are packed, for ez.load(path, model), "
             f"without its architecture: {error}",
+            EllzeroWarning,
             stacklevel=3,
         )
-        return None, copied(model)
+        return None, _weights(model)
+    warn_if_dead(network, stacklevel=3)
     names = network.graph.weight_names()
     return network.graph, {name: network.weight(name).detach().cpu() for name in names}
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    warn_if_empty(model.named_parameters(), stacklevel=4)
+    return copied(model)
 
 
 def to_bytes(graph: Graph | None, tensors: Mapping[str, Tensor]) -> tuple[bytes, dict[str, int]]:

@@ -41,10 +41,16 @@ class Channels:
         self.space = self._spaces()
         self.entries = self._entries()
         self._from_input = {self.space[name] for name in self.entries}
-        self._reads = {
-            node.name: _reads(node, network) & _unfoldable(node.op, self.constants[node.inputs[0]])
+        self.taken = {
+            node.name: ~_unfoldable(node.op, self.constants[node.inputs[0]])
             for node in self.nodes
             if self.passing[node.name] == "mix"
+        }
+        """Of each layer that mixes channels, those whose constants its bias takes up."""
+        self._reads = {
+            node.name: _reads(node, network) & ~self.taken[node.name]
+            for node in self.nodes
+            if node.name in self.taken
         }
         self._keep = {
             space: torch.zeros_like(self.constants[name], dtype=torch.bool)

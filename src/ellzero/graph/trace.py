@@ -73,7 +73,7 @@ def trace(
     if not isinstance(preprocess, Preprocess | None):
         raise InputError(f"preprocess is {preprocess!r}; expected an ez.Affine, which is data")
     if isinstance(model, Network):
-        _require_held(model)
+        require_dense(model)
         graph, weights = model.graph, {n: model.weight(n) for n in model.graph.weight_names()}
     else:
         if example is None:
@@ -94,8 +94,12 @@ def _texts(classes: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _require_held(model: nn.Module) -> None:
-    """Refuse weights without values here, and sparse ones, which torch.export does not know."""
+def require_dense(model: nn.Module) -> None:
+    """Refuse a network with weights that have no values here, or that are sparse.
+
+    Raises:
+        InputError: a weight on the meta device, a DTensor or a sparse layout, by its name.
+    """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         require_held(name, tensor)
         if tensor.layout is not torch.strided:
@@ -135,7 +139,7 @@ class Tracer:
         if not isinstance(example, Tensor) or example.ndim < 2 or not len(example):
             what = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
             raise InputError(f"the example is {what}; expected a batch (N, ...) of inputs")
-        _require_held(model)
+        require_dense(model)
         self.program = _export(model, example)
         self.nodes: dict[str, Node] = {}
         self.weights: dict[str, Tensor] = {}

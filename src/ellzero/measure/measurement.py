@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from ellzero.compaction import compact
-from ellzero.errors import EllzeroError
+from ellzero.errors import EllzeroError, EllzeroWarning
 from ellzero.graph import Network
 from ellzero.measure import runtimes
 from ellzero.measure.latency import ROUNDS, Latency, time_calls
@@ -128,7 +129,9 @@ def _timings(
     calls, missing = {}, {}
     for way, make in ways.items():
         try:
-            calls[way] = make()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", EllzeroWarning)  # compaction has said it
+                calls[way] = make()
         except ImportError:
             missing[way] = "needs ellzero[bench]"
         except EllzeroError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 import ellzero
-from ellzero.compaction import compact
+from ellzero.compaction import compacted_of
 from ellzero.errors import InputError
 from ellzero.export.c.check import examples_of, program
 from ellzero.export.c.function import Aim, Function, comment
@@ -20,6 +20,7 @@ from ellzero.export.c.step import Plan
 from ellzero.export.c.steps import emit
 from ellzero.files import write_atomically
 from ellzero.graph import Network, trace
+from ellzero.living import warn_if_dead
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def export_c(
     `int NAME_predict(const float *input, float *output)` takes one raw example (the network's
     preprocessing is compiled in) and returns the index of the largest output. No memory is
     allocated: working memory is static, or with `NAME_predict_in` the caller's. What is removed
-    beforehand is what `ez.compact` removes.
+    beforehand is what `ez.compact` removes; a warning names layers without a weight and outputs
+    that are constant.
 
     Args:
         model: a network, or what `ez.trace`, `ez.compact` or `ez.load` gave.
@@ -108,8 +110,9 @@ def export_c(
     if aim not in ("size", "speed", "dense"):
         raise InputError(f"aim is {aim!r}; expected 'size', 'speed' or 'dense'")
     network, kept = trace(model, example), ()
+    warn_if_dead(network, stacklevel=2)
     if aim != "dense" and not network.graph.opaque:
-        compacted = compact(network)
+        compacted = compacted_of(network)
         network, kept = compacted.model, compacted.kept
     planned = plan(network)
     functions = _functions(planned, name, aim)

@@ -1,0 +1,102 @@
+"""Folding: batch normalizations become part of the layers before them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ellzero.graph import Network, Node, ops
+from ellzero.graph.channels import exact, tied_nodes
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """A network with fewer affine nodes and the same output.
+
+    Args:
+        network: it shares the tensors that did not change.
+        gone: the affine nodes that are part of a layer now.
+        kept: those that stay, and why.
+    """
+
+    network: Network
+    gone: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+def folded(network: Network) -> Folded:
+    """The network with each affine node folded into the layer before it, where it can be.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+        >>> folded(ez.trace(model, torch.zeros(1, 3))).gone
+        ('1',)
+    """
+    graph = network.graph
+    weights = {name: network.weight(name) for name in graph.weight_names()}
+    readers, tied = graph.consumers(), tied_nodes(graph)
+    nodes: dict[str, Node] = {}
+    result: dict[str, str] = {}  # folded node -> the layer whose result is now its own
+    kept = []
+    for original in graph.nodes:
+        node = reading(original, result)
+        nodes[node.name] = node
+        if not isinstance(node.op, ops.Affine):
+            continue
+        layer = nodes[node.inputs[0]]
+        if layer.op.LAYER is None or "bias" not in (*layer.op.REQUIRED, *layer.op.OPTIONAL):
+            reason = f"{layer.name} before it is no linear layer or convolution"
+        elif len(readers[original.inputs[0]]) > 1:
+            reason = f"{layer.name} before it is read elsewhere, too"
+        elif layer.name in tied:
+            reason = f"a weight of {layer.name} before it is shared with another layer"
+        else:
+            del nodes[node.name], nodes[layer.name]
+            nodes[layer.name] = _scaled(layer, node, weights)  # where the affine node stood
+            result[node.name] = layer.name
+            continue
+        kept.append(f"{node.name} stays a scale and a shift: {reason}")
+    changed = graph.model_copy(update={"nodes": tuple(nodes.values())})
+    smaller = Network(changed, {n: weights[n] for n in changed.weight_names()})
+    return Folded(smaller, tuple(result), tuple(kept))
+
+
+def _scaled(layer: Node, affine: Node, weights: dict[str, Tensor]) -> Node:
+    """The layer whose result is scaled and shifted; its weights are replaced."""
+    name = layer.weights["weight"]
+    old = weights[name]
+    scale, shift = (exact(weights[affine.weights[role]]) for role in ("scale", "shift"))
+    weights[name] = like(exact(old) * scale.view(-1, *[1] * (old.ndim - 1)), old)
+    if "bias" in layer.weights:
+        shift = shift + scale * exact(weights[layer.weights["bias"]])
+    return with_bias(layer, shift, weights)
+
+
+def with_bias(layer: Node, bias: Tensor, weights: dict[str, Tensor]) -> Node:
+    """The layer with another bias, a new one where it had none."""
+    if "bias" in layer.weights:
+        name = layer.weights["bias"]
+        weights[name] = like(bias, weights[name])
+        return layer
+    weight = layer.weights["weight"]
+    # "fc.weight" -> "fc.bias"; a weight with a name of its own, "w" -> "w_bias"
+    path, _, local = weight.rpartition(".")
+    name = f"{path}." * bool(path) + ("bias" if local == "weight" else f"{local}_bias")
+    while name in weights:
+        name += "_"
+    weights[name] = like(bias, weights[weight])
+    return layer.model_copy(update={"weights": {**layer.weights, "bias": name}})
+
+
+def reading(node: Node, instead: Mapping[str, str]) -> Node:
+    """The node with some of its inputs replaced."""
+    return node.model_copy(update={"inputs": tuple(instead.get(n, n) for n in node.inputs)})
+
+
+def like(values: Tensor, old: Tensor) -> Tensor:
+    """Values in the place of an old tensor: its dtype, its device, a parameter if it was one."""
+    new = values.to(device=old.device, dtype=old.dtype)
+    return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new

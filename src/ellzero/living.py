@@ -1,0 +1,147 @@
+"""What of a network can matter to its output, and a warning where too little can."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ellzero.errors import EllzeroWarning
+from ellzero.folding import folded
+from ellzero.graph import Network, Node
+from ellzero.graph.channels import Channels
+
+LISTED = 10
+
+
+@dataclass(frozen=True)
+class Living:
+    """What of a network can matter to its output, as far as compaction can prove.
+
+    Args:
+        nonzeros: for each weight of two or more dimensions, by its name, the nonzeros that are not
+            proved dead: a dead one is read by nothing that matters, or multiplies a constant that a
+            bias can take up.
+        inputs: how many inputs there are: values where the network flattens them first, else
+            channels.
+        inputs_left: indices of those that something reads.
+        constant_outputs: indices of outputs (channels of the output) that are the same whatever
+            the input is.
+        empty: names of the weights of linear layers and convolutions without a single nonzero.
+    """
+
+    nonzeros: Mapping[str, int]
+    inputs: int
+    inputs_left: tuple[int, ...]
+    constant_outputs: tuple[int, ...]
+    empty: tuple[str, ...]
+
+
+@torch.no_grad()
+def living(network: Network) -> Living:
+    """Find what of a network can matter to its output; batch normalizations are folded for it.
+
+    What compaction cannot see through counts as living, with all that it reads.
+
+    Args:
+        network: as `ez.trace` gives it; it is not changed.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)
+        ... )
+        >>> _ = model[2].weight.data[:, 1:].zero_()  # one unit of four is read
+        >>> found = living(ez.trace(model, torch.zeros(1, 3)))
+        >>> found.nonzeros, found.inputs_left
+        ({'0.weight': 3, '2.weight': 2}, (0, 1, 2))
+    """
+    channels = Channels(folded(network).network)
+    nonzeros: dict[str, int] = {}
+    for node in channels.nodes:
+        for name in node.weights.values():
+            alive = _alive(node, name, channels)
+            if alive is not None:
+                nonzeros[name] = int(alive.count_nonzero())
+    inputs = _inputs(channels)
+    left = tuple(inputs.nonzero().view(-1).tolist())
+    constant = ~channels.constants[channels.nodes[-1].name].isnan()
+    if not left:
+        constant = torch.ones_like(constant)
+    return Living(
+        nonzeros,
+        len(inputs),
+        left,
+        tuple(constant.nonzero().view(-1).tolist()),
+        tuple(_empty(network)),
+    )
+
+
+def _alive(node: Node, name: str, channels: Channels) -> Tensor | None:
+    """Where a node's weight has nonzeros that may matter, bool; None for vectors."""
+    weight = channels.network.weight(name).detach().cpu()
+    if weight.ndim < 2:
+        return None
+    alive = weight != 0
+    if channels.barrier(node):
+        return alive
+    ones = [1] * (weight.ndim - 2)
+    alive &= channels.needed(node.name).view(-1, 1, *ones)
+    if channels.passing[node.name] == "mix":
+        alive &= ~channels.taken[node.name].view(1, -1, *ones)
+    return alive
+
+
+def _inputs(channels: Channels) -> Tensor:
+    """Which inputs something reads, bool."""
+    first = channels.nodes[0].name
+    readers = [node.name for node in channels.network.graph.consumers()[first]]
+    if readers and all(channels.passing[name] == "spread" for name in readers):
+        return torch.stack([channels.needed(name) for name in readers]).any(0)
+    return channels.needed(first)
+
+
+def _empty(network: Network) -> Iterable[str]:
+    """Names of layers' weights without a nonzero, each once."""
+    layers = [node for node in network.graph.nodes if node.op.LAYER is not None]
+    names = dict.fromkeys(node.weights["weight"] for node in layers)
+    return [name for name in names if not network.weight(name).any()]
+
+
+def warn_if_dead(network: Network, *, stacklevel: int) -> None:
+    """Warn of layers without a weight, and of outputs that no input changes.
+
+    Args:
+        network: as `ez.trace` gives it.
+        stacklevel: as for `warnings.warn`, of the caller.
+    """
+    found = living(network)
+    outputs = network.shapes[network.graph.nodes[-1].name][0]
+    constant = len(found.constant_outputs)
+    text = _left({name: network.weight(name) for name in found.empty})
+    if constant == outputs:
+        text += (", so " if text else "") + "the output is the same for every input"
+    elif constant:
+        shown = ", ".join(map(str, found.constant_outputs[:LISTED]))
+        shown += ", ..." * (constant > LISTED)
+        text += ("; " if text else "") + (
+            f"{constant} of {outputs} outputs {'is' if constant == 1 else 'are'} the same for "
+            f"every input: {shown}"
+        )
+    if text:
+        warnings.warn(text, EllzeroWarning, stacklevel=stacklevel + 1)
+
+
+def warn_if_empty(weights: Iterable[tuple[str, Tensor]], *, stacklevel: int) -> None:
+    """Warn of weights of two or more dimensions without a nonzero, where no more is known."""
+    empty = {name: w for name, w in weights if w.ndim > 1 and w.numel() and not w.any()}
+    if empty:
+        warnings.warn(_left(empty), EllzeroWarning, stacklevel=stacklevel + 1)
+
+
+def _left(empty: Mapping[str, Tensor]) -> str:
+    parts: Sequence[str] = [f"{n} has 0 of {w.numel():,} weights left" for n, w in empty.items()]
+    return "; ".join(parts)
