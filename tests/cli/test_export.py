@@ -15,8 +15,9 @@ from small import blobs, images
 
 @pytest.fixture
 def run(ellzero) -> Path:
-    """A finished run."""
-    return Path(json.loads(ellzero("run", "mine.toml", "--json").out)["folder"])
+    """A finished run; no output of its network is constant."""
+    half = ("--set", "prune.sparsity=0.5")
+    return Path(json.loads(ellzero("run", "mine.toml", "--json", *half).out)["folder"])
 
 
 def trained(run: Path) -> nn.Module:
@@ -84,10 +85,10 @@ def test_a_packed_file_is_a_model_to_every_command(ellzero, run):
     assert found["score"] == pytest.approx(right)
     assert ellzero("export", "a.ellz", "--c", "again").code == 0
     assert torch.allclose(ez.compile_c("again")(x), ez.load("a.ellz")(x), atol=1e-4)
-    options = ("--set", "model=a.ellz", "--set", "prune.sparsity=0.9", "--json")
+    options = ("--set", "model=a.ellz", "--set", "prune.sparsity=0.6", "--json")
     record = json.loads(ellzero("run", "mine.toml", *options).out)
     assert record["status"] == "done"
-    assert record["nonzeros"] == round(0.1 * record["weights"])
+    assert record["nonzeros"] == round(0.4 * record["weights"])
 
 
 def test_a_packed_file_alone_does_not_know_its_data(ellzero, run):

@@ -31,7 +31,7 @@ def good(tmp_path_factory) -> bytes:
     model = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
     with torch.no_grad():
         model.get_parameter("0.weight").mul_(20).round_().div_(8)
-    ez.prune(model, sparsity=0.5)
+    ez.prune(model, sparsity=0.5, scope="layer")
     path = tmp_path_factory.mktemp("good") / "x.ellz"
     ez.pack(model, path, torch.zeros(1, 8))
     return path.read_bytes()
