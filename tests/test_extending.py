@@ -1,4 +1,4 @@
-"""docs/extending.md stays true: the penalty that it adds is written, registered and trained."""
+"""docs/extending.md stays true: what it adds is written, registered, trained and shipped."""
 
 import doctest
 import importlib.util
@@ -7,18 +7,23 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import cases
 import ellzero as ez
+from c_programs import Builder, check_networks, needs_gcc
 from ellzero import penalties
+from ellzero.export.c.function import EXPRESSIONS
+from ellzero.export.c.steps import EMITTERS
+from ellzero.graph import Node, ops
 from ellzero.penalties import PENALTIES
 from small import classification, mlp, nonzero_weights, recipe
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
-FILE, PROGRAM, CASE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+FILE, PROGRAM, CASE, OPERATION = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 TOML, OWN_TOML = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 (RECIPE_NAME,) = re.findall(r'`"(\w+)": LogSum`', PAGE)
 ((PUBLIC_NAME, PUBLIC_MODULE),) = re.findall(r'`"(\w+)": "(ellzero\.[\w.]+)"`', PAGE)
@@ -122,3 +127,26 @@ def test_training_with_it_makes_zeros(registered, strength, zeros):
     fewest, most = zeros
     found = 144 - nonzero_weights(ez.compress(mlp(), classification(), told).model)
     assert fewest <= found <= most
+
+
+@needs_gcc
+def test_the_operation_of_the_page_is_compacted_and_has_its_c(tmp_path, monkeypatch):
+    given: dict[str, Any] = {**vars(ops), "__name__": ops.__name__}
+    exec(OPERATION, given)
+    (expression,) = re.findall(r"`(lambda op, .*?)`", PAGE)
+    square = given["Square"]
+    monkeypatch.setitem(EXPRESSIONS, square, eval(expression))
+    monkeypatch.setitem(EMITTERS, square, EMITTERS[ops.PReLU])
+    b = Builder((3,))
+    b.linear(4, density=1.0, kind="float32", bias=True)
+    b.weights["linear.1.weight"][:2] = 0  # two constant units
+    node = Node.model_construct(name="own", op=square(), inputs=(b.last,), weights={})
+    b.nodes.append(node)
+    b.shapes["own"], b.last = (4,), "own"
+    b.linear(2, density=1.0, kind="float32", bias=True)
+    network = b.network()
+    small = ez.compact(network).model
+    assert small.shapes["own"] == (2,)
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(small(x), network(x))
+    check_networks(tmp_path, {"net": network}, "size")
