@@ -8,24 +8,6 @@ from ellzero.flags import Constant
 from ellzero.training.evaluation import Evaluation
 
 
-def test_layers_without_a_weight():
-    layers = [
-        {"name": "a", "weights": 96, "nonzeros": 1},
-        {"name": "b", "weights": 1048, "nonzeros": 0},
-        {"name": "empty from the beginning", "weights": 0, "nonzeros": 0},
-    ]
-    (text,) = flags.empty_layers(layers)
-    assert text.startswith("b was left without a weight, 0 of 1,048: ")
-
-
-def test_constant_outputs():
-    assert flags.constant_outputs((), 3) == []
-    assert flags.constant_outputs((1,), 3)[0].startswith("1 of 3 outputs is constant, whatever")
-    (text,) = flags.constant_outputs(tuple(range(5, 20)), 30)
-    assert "15 of 30 outputs are constant" in text
-    assert ": 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, ...;" in text
-
-
 @pytest.mark.parametrize(
     ("reference", "compressed", "worse"),
     [

@@ -15,7 +15,7 @@ import ellzero as ez
 from c_programs import predicted, random_network
 from cases import fill
 from ellzero.graph import Network
-from ellzero.living import Living, living
+from ellzero.living import Living, living, sentences
 
 
 def dense(*rows: Any, bias: Any = None) -> nn.Linear:
@@ -241,3 +241,13 @@ def test_a_constant_that_stays_for_another_reader_is_taken_up_here(tmp_path):
     torch.testing.assert_close(small(x), model(x))
     assert living(traced).nonzeros == {"first.weight": 2, "plain.weight": 4, "padded.weight": 54}
     assert int(small.weight("plain.weight").count_nonzero()) == 4
+
+
+def test_what_is_said():
+    assert sentences({}, (), 3) == []
+    assert sentences({"a": 1048}) == ["a has 0 of 1,048 weights left"]
+    assert sentences({}, (1,), 3) == ["1 of 3 outputs is the same for every input: 1"]
+    (text,) = sentences({"a": 6, "b": 2}, tuple(range(5, 20)), 30)
+    assert text.startswith("a has 0 of 6 weights left; b has 0 of 2 weights left; 15 of 30 outputs")
+    assert text.endswith(": 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, ...")
+    assert sentences({}, range(3), 3) == ["the output is the same for every input"]

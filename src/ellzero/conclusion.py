@@ -16,7 +16,7 @@ from ellzero.data.flags import flags as data_flags
 from ellzero.errors import InputError
 from ellzero.files import tensors_to_bytes, write_atomically
 from ellzero.graph import Network, trace
-from ellzero.living import living
+from ellzero.living import living, sentences
 from ellzero.pruning import Masks, kept_count
 from ellzero.recipe import Recipe
 from ellzero.record import ANSWERS, layer_table, sizes, write_metrics, write_model
@@ -56,7 +56,8 @@ def conclude(run: Run, state: State) -> dict[str, Any]:
     state.restore(chosen.tensors)
     packed = _written(run, state)  # before anything of the test data can go wrong
     tests = _tested(run, state, {"reference": reference, "compressed": chosen})
-    alive, outputs_said = _alive(network, weights, run.data)
+    layers = layer_table(weights)
+    alive, outputs_said = _alive(network, weights, layers, run.data)
     gain: dict[str, Any] = {
         **sizes(network, weights),
         "reference": _figures(reference.evaluation, tests.get("reference")),
@@ -67,7 +68,7 @@ def conclude(run: Run, state: State) -> dict[str, Any]:
         "validation_score": chosen.evaluation.score,
         "trained": state.trained,
         "outcomes": [asdict(outcome) for outcome in state.outcomes],
-        "layers": layer_table(weights),
+        "layers": layers,
         "seconds": round(state.seconds, 1),
         **alive,
     }
@@ -82,8 +83,8 @@ def conclude(run: Run, state: State) -> dict[str, Any]:
         gain["file"] = "gzip of model.safetensors"
         gain["file_bytes"] = packed
         gain["file_ratio"] = gain["float32_bytes"] / packed
-    said = [*run.warnings, *data_flags(run.data), *flags.empty_layers(gain["layers"])]
-    said += [*outputs_said, *_of_reference(run, state, reference.evaluation, chosen.evaluation)]
+    said = [*run.warnings, *data_flags(run.data), *outputs_said]
+    said += [*_of_reference(run, state, reference.evaluation, chosen.evaluation)]
     gain["warnings"] = list(dict.fromkeys(said))
     return gain
 
@@ -128,34 +129,41 @@ def _tested(run: Run, state: State, snapshots: dict[str, Snapshot]) -> dict[str,
     return tests
 
 
-def _alive(network: nn.Module, weights: Selection, data: Data) -> tuple[dict[str, Any], list[str]]:
-    """Which nonzeros and inputs can matter, for the record; and what its outputs give cause for."""
+def _alive(
+    network: nn.Module, weights: Selection, layers: list[dict[str, Any]], data: Data
+) -> tuple[dict[str, Any], list[str]]:
+    """Which nonzeros and inputs can matter, for the record; and what is to be said of the rest."""
+    empty = {x["name"]: x["weights"] for x in layers if x["weights"] and not x["nonzeros"]}
     try:
-        layers = traced(network, data)
-        found = living(layers)
+        graph = traced(network, data)
+        found = living(graph)
     except Exception as error:  # of whatever kind: a trained network is not lost to its tracing
         note = f"which nonzeros are living is not known: {error}"
         unknown = dict.fromkeys(("living_nonzeros", "inputs", "inputs_left"))
-        return {**unknown, "living_note": note}, _one_answer(network, data)
+        outputs = _constant_outputs(network, data)
+        return {**unknown, "living_note": note}, sentences(empty, range(outputs), outputs)
     # what the graph does not know, such as a vector that was selected, counts as living
     nonzeros = {n: found.nonzeros.get(n, int(w.count_nonzero())) for n, w in weights.items()}
-    outputs = next(iter(layers.shapes[layers.graph.nodes[-1].name]), 1)
+    outputs = next(iter(graph.shapes[graph.graph.nodes[-1].name]), 1)
     alive = {
         "living_nonzeros": sum(nonzeros.values()),
         "inputs": found.inputs,
         "inputs_left": list(found.inputs_left),
     }
-    return alive, flags.constant_outputs(found.constant_outputs, outputs)
+    return alive, sentences(empty, found.constant_outputs, outputs)
 
 
 @torch.no_grad()
-def _one_answer(network: nn.Module, data: Data) -> list[str]:
-    """For a network that cannot be traced: whether it gives all of a batch the same outputs."""
+def _constant_outputs(network: nn.Module, data: Data) -> int:
+    """For a network that cannot be traced: how many outputs it has if all are the same.
+
+    Judged by a batch of validation data; 0 where they are not.
+    """
     inputs, _ = next(iter(data.validation.batches(BATCH, device_of(network))))
     outputs = network(inputs)
     if not isinstance(outputs, Tensor) or len(outputs) < 2 or (outputs != outputs[:1]).any():
-        return []
-    return flags.one_answer(len(outputs))
+        return 0
+    return outputs[0].numel()
 
 
 def _of_reference(

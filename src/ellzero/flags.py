@@ -7,8 +7,8 @@ sentences.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from ellzero.pruning.budget import Budget
 from ellzero.training.evaluation import Evaluation
@@ -25,8 +25,6 @@ EXPLAINED = 0.1
 STILL_FALLING = 0.05
 """A loss that falls by more than this in the last epoch would have gone on falling."""
 
-LISTED = 10
-
 
 class Constant(NamedTuple):
     """What the best constant answer scores on validation data, and over how many targets.
@@ -37,35 +35,6 @@ class Constant(NamedTuple):
     score: float
     targets: int
     accuracy: bool
-
-
-def empty_layers(layers: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Layers that were left without a weight; the rows are those of `record.layer_table`."""
-    return [
-        f"{layer['name']} was left without a weight, 0 of {layer['weights']:,}: it gives the same "
-        "outputs whatever it is given; keep more weights, or prune each layer on its own "
-        "(prune.scope = 'layer')"
-        for layer in layers
-        if layer["weights"] and not layer["nonzeros"]
-    ]
-
-
-def constant_outputs(constant: Sequence[int], outputs: int) -> list[str]:
-    """Outputs, by index, that are the same whatever the input is."""
-    if not constant:
-        return []
-    shown = ", ".join(map(str, constant[:LISTED])) + ", ..." * (len(constant) > LISTED)
-    return [
-        f"{len(constant)} of {outputs} outputs {'is' if len(constant) == 1 else 'are'} constant, "
-        f"whatever the input: {shown}; keep more weights"
-    ]
-
-
-def one_answer(examples: int) -> list[str]:
-    """All examples that were tried got the same outputs."""
-    return [
-        f"the network gave the same outputs for all {examples} examples tried; keep more weights"
-    ]
 
 
 def worse_reference(

@@ -119,29 +119,40 @@ def warn_if_dead(network: Network, *, stacklevel: int) -> None:
         stacklevel: as for `warnings.warn`, of the caller.
     """
     found = living(network)
+    empty = {name: network.weight(name).numel() for name in found.empty}
     outputs = network.shapes[network.graph.nodes[-1].name][0]
-    constant = len(found.constant_outputs)
-    text = _left({name: network.weight(name) for name in found.empty})
-    if constant == outputs:
-        text += (", so " if text else "") + "the output is the same for every input"
-    elif constant:
-        shown = ", ".join(map(str, found.constant_outputs[:LISTED]))
-        shown += ", ..." * (constant > LISTED)
-        text += ("; " if text else "") + (
-            f"{constant} of {outputs} outputs {'is' if constant == 1 else 'are'} the same for "
-            f"every input: {shown}"
-        )
-    if text:
+    for text in sentences(empty, found.constant_outputs, outputs):
         warnings.warn(text, EllzeroWarning, stacklevel=stacklevel + 1)
 
 
 def warn_if_empty(weights: Iterable[tuple[str, Tensor]], *, stacklevel: int) -> None:
     """Warn of weights of two or more dimensions without a nonzero, where no more is known."""
-    empty = {name: w for name, w in weights if w.ndim > 1 and w.numel() and not w.any()}
-    if empty:
-        warnings.warn(_left(empty), EllzeroWarning, stacklevel=stacklevel + 1)
+    empty = {n: w.numel() for n, w in weights if w.ndim > 1 and w.numel() and not w.any()}
+    for text in sentences(empty):
+        warnings.warn(text, EllzeroWarning, stacklevel=stacklevel + 1)
 
 
-def _left(empty: Mapping[str, Tensor]) -> str:
-    parts: Sequence[str] = [f"{n} has 0 of {w.numel():,} weights left" for n, w in empty.items()]
-    return "; ".join(parts)
+def sentences(
+    empty: Mapping[str, int], constant: Sequence[int] = (), outputs: int = 0
+) -> list[str]:
+    """What is to be said of a network in which too little is alive: one sentence, or none.
+
+    Args:
+        empty: names of weights without a nonzero, and how many entries they have.
+        constant: indices of outputs that no input changes.
+        outputs: how many outputs there are.
+
+    Example:
+        >>> sentences({"2.weight": 48}, range(3), 3)
+        ['2.weight has 0 of 48 weights left, so the output is the same for every input']
+    """
+    text = "; ".join(f"{name} has 0 of {size:,} weights left" for name, size in empty.items())
+    if constant and len(constant) == outputs:
+        text += (", so " if text else "") + "the output is the same for every input"
+    elif constant:
+        shown = ", ".join(map(str, constant[:LISTED])) + ", ..." * (len(constant) > LISTED)
+        is_or_are = "is" if len(constant) == 1 else "are"
+        text += ("; " if text else "") + (
+            f"{len(constant)} of {outputs} outputs {is_or_are} the same for every input: {shown}"
+        )
+    return [text] if text else []

@@ -59,8 +59,9 @@ def to_bytes(
     if masks is not None:
         document["masks"] = {"weights": list(masks), "kept_zeros": masks.kept_zeros}
     # zeros as +0 alone: the sign of a zero means nothing and costs bytes in a compressed file
+    # (float8 has no sums)
     tensors = {
-        name: tensor + 0 if tensor.is_floating_point() else tensor
+        name: tensor + 0 if tensor.is_floating_point() and tensor.itemsize > 1 else tensor
         for name, tensor in copied(model).items()
     }
     return tensors_to_bytes(tensors, document)

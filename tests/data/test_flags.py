@@ -52,7 +52,7 @@ def test_a_part_of_fewer_than_a_hundred_examples():
             "train data has no example of class owl",
             "validation data has no example of class owl"]),
         ((0,), tuple(range(14)), {}, [
-            "train data has no example of class 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more"]),
+            "train data has no example of classes 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 3 more"]),
         # the test data take no part in any choice
         ((0, 1, 2), (0, 1, 2), {"test": labelled(0)}, []),
     ],
@@ -66,7 +66,7 @@ def test_the_outputs_of_a_network_say_how_many_classes_there_are():
     assert flags(data) == ["train data has no example of class 2"]
     data.check_fit(mlp(outputs=4))
     assert flags(data) == [
-        "train data has no example of class 2, 3",
+        "train data has no example of classes 2, 3",
         "validation data has no example of class 3",
     ]
 

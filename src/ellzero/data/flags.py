@@ -47,6 +47,6 @@ def _absent_classes(data: Data) -> Iterator[str]:
             shown = [data.classes[c] if data.classes else str(c) for c in absent[:LISTED]]
             more = len(absent) - len(shown)
             yield (
-                f"{name} data has no example of class {', '.join(shown)}"
+                f"{name} data has no example of class{'es' * (len(absent) > 1)} {', '.join(shown)}"
                 + (f" and {more} more" if more else "")
             )
