@@ -410,3 +410,15 @@ def test_torch_says_nothing_of_its_own_when_a_network_cannot_be_traced(capfd):
     with pytest.raises(ez.InputError, match="cannot be traced"):
         ez.trace(nn.Linear(3, 2), torch.zeros(1, 4))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_bound_on_the_batch_does_not_matter():
+    # as the kernels of convolutions on CUDA have one
+    class Bounded(nn.Module):
+        def forward(self, x):
+            torch._check(x.shape[0] <= 65_535)
+            return x.flatten(1)
+
+    network = ez.trace(Bounded(), torch.zeros(1, 2, 3))
+    assert [node.op.kind for node in network.graph.nodes] == ["input", "flatten"]
+    assert network(torch.ones(7, 2, 3)).shape == (7, 6)

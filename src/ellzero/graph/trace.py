@@ -305,7 +305,8 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 def _export(model: nn.Module, example: Tensor) -> Any:
     device = device_of(model)
     batch = example[:1].expand(2, *example.shape[1:]).contiguous().to(device)
-    dynamic = {0: torch.export.Dim("batch")}
+    # any size, whatever bounds a kernel has for it (convolutions on CUDA: 65,535)
+    dynamic = {0: torch.export.Dim.DYNAMIC}
     with evaluating(model), torch.no_grad(), quiet("torch", logging.CRITICAL):
         try:
             program = torch.export.export(model, (batch,), dynamic_shapes=(dynamic,))
