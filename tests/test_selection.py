@@ -378,3 +378,24 @@ def test_a_selection_is_copied_with_its_network_or_not_at_all():
     assert weights["1.weight"] is network[1].weight
     with pytest.raises(ez.InputError, match=r"copy\.deepcopy\(\(model, masks\)\)"):
         copy.deepcopy(weights)
+
+
+def test_tables_of_positions_are_embeddings_and_biases_no_matrices():
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pos_embed = nn.Parameter(torch.ones(1, 17, 32))
+            self.relative_position_bias_table = nn.Parameter(torch.ones(9, 4))
+            self.head = nn.Linear(32, 2)
+
+    with pytest.warns(ez.EllzeroWarning) as caught:
+        assert list(ez.select(Encoder())) == ["head.weight"]
+    assert [str(w.message) for w in caught] == [
+        "embeddings are not selected by default: pos_embed (1 x 17 x 32); "
+        "include=['default', 'pos_embed'] selects them too"
+    ]
+    assert caught[0].filename == __file__
+    for use in (lambda m: ez.prune(m, sparsity=0.5), lambda m: ez.Regularizer(m, ez.L1(0.1))):
+        with pytest.warns(ez.EllzeroWarning) as caught:
+            use(Encoder())
+        assert [w.filename for w in caught] == [__file__]

@@ -1,6 +1,8 @@
 """Errors and warnings: one base class of each, and the kinds a caller may tell apart."""
 
 import difflib
+import sys
+import warnings
 from collections.abc import Sequence
 from numbers import Real
 from typing import TypeGuard
@@ -69,6 +71,17 @@ class EllzeroWarning(UserWarning):
         >>> warnings.simplefilter("error", ez.EllzeroWarning)  # stop at them
         >>> warnings.simplefilter("default", ez.EllzeroWarning)
     """
+
+
+def warn(text: str) -> None:
+    """Warn, at the place outside of ellzero (and of torch, which calls it back) that led to it."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in (
+        "ellzero",
+        "torch",
+    ):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, EllzeroWarning, stacklevel=level)
 
 
 def nearest(name: str, known: Sequence[str], count: int = 3) -> str:

@@ -16,7 +16,7 @@ from ellzero.kmeans import kmeans
 from ellzero.progress import rich_bar
 from ellzero.pruning.budget import Budget
 from ellzero.quantized import Quantized, write
-from ellzero.selection import Selection, select
+from ellzero.selection import Selection, selected
 from ellzero.training.evaluation import Evaluation, evaluate
 
 Method = Literal["kmeans", "int8"]
@@ -52,8 +52,8 @@ def quantize(
         bits: bits a weight for `"kmeans"`, 2 to 8: one number, or one for each name of the
             weights; by default 4, or what the budget allows.
         method: `"kmeans"` or `"int8"`.
-        weights: what is quantized, from `ez.select`; by default the weights of linear and
-            convolution layers.
+        weights: what is quantized, from `ez.select`; by default what it selects by
+            default.
         data: judges, by its validation part, what the budget allows.
         budget: what may be lost against the network as given. The fewest bits that all layers may
             have are found, then fewer for each layer, the one with the most nonzeros first.
@@ -77,8 +77,7 @@ def quantize(
         >>> quantized.bits
         {'weight': 2}
     """
-    weights = select(model) if weights is None else weights
-    _check_owned(model, weights)
+    weights = selected(model, weights)
     widths = _widths(weights, bits, method, budget)
     _check_budget(data, budget)
     vectors = _vectors(model, weights)
@@ -101,15 +100,6 @@ def quantize(
         raise
     errors = {name: _relative_error(w, originals[name]) for name, w in weights.items()}
     return Quantized(model, weights, errors)
-
-
-def _check_owned(model: nn.Module, weights: Selection) -> None:
-    if not isinstance(weights, Selection):
-        raise InputError(f"weights is {type(weights).__name__}; expected what ez.select gives")
-    own = {id(parameter) for parameter in model.parameters()}
-    for name, parameter in weights.items():
-        if id(parameter) not in own:
-            raise InputError(f"{name} is a weight of another network than the one given")
 
 
 def _vectors(model: nn.Module, weights: Selection) -> dict[str, Tensor]:

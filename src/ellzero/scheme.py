@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,13 +15,13 @@ from torch import nn
 
 from ellzero import model_file
 from ellzero.conclusion import conclude, finite, traced
-from ellzero.data.data import Data
+from ellzero.data.data import ONE_HOT, Data
 from ellzero.data.flags import flags
-from ellzero.errors import EllzeroWarning, InputError
+from ellzero.errors import InputError, warn
 from ellzero.files import copied, write_atomically
 from ellzero.graph import Network
 from ellzero.progress import display
-from ellzero.pruning import Masks
+from ellzero.pruning import Masks, kept_count, ranked
 from ellzero.recipe import Recipe
 from ellzero.record import (
     CHECKPOINT,
@@ -35,7 +34,8 @@ from ellzero.record import (
     write_record,
 )
 from ellzero.regularizers.compiled import no_compiler
-from ellzero.selection import select
+from ellzero.selection import Selection, select
+from ellzero.tensors import require_held
 from ellzero.training import checkpoint
 from ellzero.training.evaluation import Evaluation, evaluate
 from ellzero.training.precision import costs, settled
@@ -142,7 +142,7 @@ def compress(
         state = _prepare(model, data, recipe, reference, trained, device)
         _warn(costs(recipe, device))
         of_data = flags(data)
-        _warn(of_data)
+        _warn([text for text in of_data if text != ONE_HOT])  # of which `Data` has warned
         known = (*state.weights.left_out, *of_data)
         if path is not None and not resume:
             take_folder(path)
@@ -168,7 +168,7 @@ def compress(
 
 def _warn(texts: Iterable[str]) -> None:
     for text in texts:
-        warnings.warn(text, EllzeroWarning, stacklevel=3)  # where compress is called
+        warn(text)
 
 
 def _prepare(
@@ -182,6 +182,8 @@ def _prepare(
     """A fresh state on a copy of the network, after all that can be checked beforehand."""
     if recipe.compile:
         _require_compiler(device)
+    for name, parameter in model.named_parameters():
+        require_held(name, parameter)
     network = copy.deepcopy(model).to(device)
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -190,7 +192,7 @@ def _prepare(
         _start_from(network, reference)
     data.check_fit(network)
     weights = select(network, include=recipe.prune.include, exclude=recipe.prune.exclude)
-    recipe.prune.target(weights.numel)
+    ranked(weights, *_counts(recipe, weights))  # says now what would fail after the training
     if recipe.prune.budget is not None and recipe.prune.budget.max_accuracy_drop is not None:
         _require_accuracy(data)
     state = State(network, weights, start=initial or copied(network))
@@ -202,6 +204,15 @@ def _prepare(
         state.trained = {"magnitudes": magnitudes(weights)}
         state.restore(state.start if state.reference is None else state.reference.tensors)
     return state
+
+
+def _counts(recipe: Recipe, weights: Selection) -> list[int]:
+    """How many weights stay at the end, of each layer or of all; none under a budget."""
+    sparsity = recipe.prune.sparsity
+    if recipe.prune.scope == "layer" and sparsity is not None:
+        return [kept_count(w.numel(), sparsity) for w in weights.values()]
+    target = recipe.prune.target(weights.numel)
+    return [] if target is None else [target]
 
 
 def _start_from(network: nn.Module, reference: nn.Module | str | Path) -> None:

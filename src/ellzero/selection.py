@@ -5,17 +5,18 @@ What is left out is named in a warning: a figure over the selected weights says 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
-from ellzero.errors import EllzeroWarning, InputError, nearest
+from ellzero.errors import InputError, nearest, warn
 from ellzero.tensors import is_distributed, require_plain
 
 Kind = Literal["dense", "conv", "recurrent", "parametrized", "embedding", "normalization", "other"]
@@ -39,6 +40,9 @@ KEEPS_ZEROS = {
 }
 """Parametrizations whose weight is zero where this parameter is; no other is selected unasked."""
 
+OLD_NORMS = (WeightNorm, SpectralNorm)
+"""Their forerunners, hooks of a module, with parameters named `weight_v` and `weight_orig`."""
+
 
 class Holder(nn.Module):
     """A module that only holds weights, and says of what kind they are, as a layer's class does."""
@@ -56,6 +60,7 @@ class Weight:
         name: its first name in the network.
         parameter: the parameter itself.
         kind: of its layer.
+        layer: of a parametrized weight, the kind that it would be without the parametrization.
         normalized: dimensions over which weight or spectral normalization divides by a norm; where
             all weights along them were zero, the layer's would be NaN.
     """
@@ -63,6 +68,7 @@ class Weight:
     name: str
     parameter: nn.Parameter
     kind: Kind
+    layer: Kind | None = None
     normalized: tuple[int, ...] = ()
 
 
@@ -109,6 +115,12 @@ class Selection(Mapping[str, nn.Parameter]):
             )
         copied = [replace(w, parameter=memo[id(w.parameter)]) for w in self.weights]
         return Selection(model, copied, self.left_out)
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            "masks and regularizers are bound to the weights of their network and cannot be "
+            "pickled; keep their state_dict(), or the network by ez.save, whose zeros are the masks"
+        )
 
     @property
     def numel(self) -> int:
@@ -193,14 +205,34 @@ def select(
     for weight in chosen:
         require_plain(weight.name, weight.parameter)
     for sentence in left_out:
-        warnings.warn(sentence, EllzeroWarning, stacklevel=2)
+        warn(sentence)
     return Selection(model, chosen, left_out)
+
+
+def selected(model: nn.Module, weights: Selection | None) -> Selection:
+    """The weights that were selected in a network, or in one within it; by default `select`'s.
+
+    Raises:
+        InputError: those of another network; ones that it no longer has; no selection.
+    """
+    if weights is None:
+        return select(model)
+    if not isinstance(weights, Selection):
+        raise InputError(f"weights is {type(weights).__name__}; expected what ez.select gives")
+    weights.require_current()
+    parameters = set(model.parameters())
+    for name, parameter in weights.items():
+        if parameter not in parameters:
+            raise InputError(
+                f"{name} is a weight of another network than the one given; select in this one: "
+                "ez.select(model)"
+            )
+    return weights
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[list[str], Weight]]:
     """Every distinct parameter with all its names, first name first, and its kind."""
-    found: dict[nn.Parameter, tuple[list[str], set[Kind]]] = {}
-    normalized: dict[nn.Parameter, tuple[int, ...]] = {}
+    found: dict[nn.Parameter, list[Weight]] = {}
     modules = dict(model.named_modules(remove_duplicate=False))
     for prefix, module in modules.items():
         for local, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
@@ -210,22 +242,39 @@ def named_weights(model: nn.Module) -> Iterator[tuple[list[str], Weight]]:
                     f"{name} is uninitialized (a lazy layer); run one batch through the network "
                     "first"
                 )
-            names, kinds = found.setdefault(parameter, ([], set()))
-            names.append(name)
-            if isinstance(module, ParametrizationList):
-                # "fc.parametrizations.weight": the weight of the layer "fc"
-                *path, _, local_weight = prefix.split(".")
-                kind = _kind(modules[".".join(path)], local_weight)
-                keeps_zeros = _keeps_zeros(module, local)
-                kinds.add(_parametrized(kind, keeps_zeros=keeps_zeros))
-                if keeps_zeros:
-                    normalized[parameter] = _normalized(module, parameter)
-            else:
-                kinds.add(_kind(module, local))
+            weight = _parametrized(modules, prefix, local, parameter)
+            weight = weight or Weight(name, parameter, _kind(module, local))
+            found.setdefault(parameter, []).append(weight)
     order: tuple[Kind, ...] = ("embedding", *SELECTED, "normalization", "other")
-    for parameter, (names, kinds) in found.items():
-        kind: Kind = next(k for k in order if k in kinds)
-        yield names, Weight(names[0], parameter, kind, normalized.get(parameter, ()))
+    for weights in found.values():
+        first = min(weights, key=lambda weight: order.index(weight.kind))
+        yield [weight.name for weight in weights], replace(first, name=weights[0].name)
+
+
+def _parametrized(
+    modules: Mapping[str, nn.Module], prefix: str, local: str, parameter: nn.Parameter
+) -> Weight | None:
+    """A parameter that a layer's weight is computed from, None if it is none."""
+    module, name = modules[prefix], f"{prefix}.{local}" if prefix else local
+    if isinstance(module, ParametrizationList):
+        # "fc.parametrizations.weight": the weight of the layer "fc"
+        *path, _, local_weight = prefix.split(".")
+        layer = _kind(modules[".".join(path)], local_weight)
+        norm = module._parameters.get("original0") if len(module) == 1 else None
+        keeps_zeros = _keeps_zeros(module, local)
+    else:
+        hooks = [h for h in module._forward_pre_hooks.values() if isinstance(h, OLD_NORMS)]
+        hook = next((h for h in hooks if local.rpartition("_")[0] == h.name), None)
+        if hook is None:
+            return None
+        layer, norm = _kind(module, hook.name), module._parameters.get(f"{hook.name}_g")
+        keeps_zeros = local in (f"{hook.name}_v", f"{hook.name}_orig")
+    if not keeps_zeros or layer not in SELECTED:
+        return Weight(name, parameter, "embedding" if layer == "embedding" else "other")
+    # a norm per row of weight normalization has size 1 where it sums up; others are of all weights
+    sizes = norm.shape if norm is not None and norm.ndim else [1] * parameter.ndim
+    normalized = tuple(d for d, size in enumerate(sizes) if size == 1)
+    return Weight(name, parameter, "parametrized", layer, normalized)
 
 
 def _kind(module: nn.Module, local: str) -> Kind:
@@ -247,26 +296,12 @@ def _kind(module: nn.Module, local: str) -> Kind:
     return "other"
 
 
-def _parametrized(kind: Kind, *, keeps_zeros: bool) -> Kind:
-    """The kind of a parameter that a weight of this kind is computed from."""
-    if kind == "embedding":
-        return kind
-    return "parametrized" if keeps_zeros and kind in SELECTED else "other"
-
-
 def _keeps_zeros(module: ParametrizationList, local: str) -> bool:
     """Whether the computed weight is zero wherever this parameter of it is."""
     first, *others = (type(step) for step in module)
     return (first, local) in KEEPS_ZEROS and all(
         (step, "original") in KEEPS_ZEROS for step in others
     )
-
-
-def _normalized(module: ParametrizationList, parameter: nn.Parameter) -> tuple[int, ...]:
-    """The dimensions over which a parametrization takes a norm: spectral normalization over all."""
-    norms = module._parameters.get("original0")  # of weight normalization; 1 where it sums up
-    sizes = norms.shape if norms is not None and len(module) == 1 else [1] * parameter.ndim
-    return tuple(d for d, size in enumerate(sizes or [1] * parameter.ndim) if size == 1)
 
 
 def _left_out(rest: Sequence[Weight]) -> Iterator[str]:
@@ -278,7 +313,9 @@ def _left_out(rest: Sequence[Weight]) -> Iterator[str]:
     for kind, reason in reasons.items():
         found: dict[str, list[Weight]] = {}
         for weight in rest:
-            if weight.kind == kind and _is_matrix(weight):
+            # a table of positions, "pos_embed", is an embedding that no layer holds
+            is_embedding = weight.kind == "embedding" or "embed" in _local(weight)
+            if is_embedding == (kind == "embedding") and _is_matrix(weight):
                 # "blocks.0.qkv" and "blocks.1.qkv" are told together
                 parts = ("*" if part.isdigit() else part for part in weight.name.split("."))
                 found.setdefault(".".join(parts), []).append(weight)
@@ -294,9 +331,13 @@ def _left_out(rest: Sequence[Weight]) -> Iterator[str]:
 
 
 def _is_matrix(weight: Weight) -> bool:
-    """Whether it has two dimensions or more, those of size 1 not counted, and is no bias."""
-    is_bias = weight.name.rpartition(".")[2].startswith("bias")
-    return not is_bias and sum(size != 1 for size in weight.parameter.shape) > 1
+    """Whether it has two dimensions or more that are not 1, and is no bias or normalization."""
+    is_known = weight.kind == "normalization" or "bias" in _local(weight)
+    return not is_known and sum(size != 1 for size in weight.parameter.shape) > 1
+
+
+def _local(weight: Weight) -> str:
+    return weight.name.rpartition(".")[2]
 
 
 def _size(weight: Weight) -> str:

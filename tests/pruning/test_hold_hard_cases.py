@@ -1,6 +1,7 @@
 """Holds where pruned weights used to come back, or where nothing was held: each by its effect."""
 
 import copy
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 import ellzero as ez
 from cases import small_network
 from in_training import backward, data, revived, started
+from small import classification, recipe
 
 LINE_SEARCHES = [None, "strong_wolfe"]
 L1 = ez.L1(0.01, form="decoupled")
@@ -252,15 +254,23 @@ class TestReplacedWeights:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         masks = ez.prune(model, sparsity=0.6)
         regularizer = ez.Regularizer(model, L1 + ez.L2(0.1) + ez.L0(0.1, form="loss"))
+        gated = ez.Regularizer(model, gates=ez.HardConcrete(0.1))
         replace(model)
+        later = torch.optim.SGD(model.parameters(), lr=0.1)  # as one makes it after a load
         calls = [
             masks.apply,
             lambda: masks.hold(optimizer),
-            regularizer.before_forward,
+            lambda: masks.hold(later),
             regularizer.loss,
             regularizer.value,
             regularizer.add_gradient,
             lambda: regularizer.step(optimizer),
+            gated.before_forward,
+            gated.add_gradient,
+            gated.finalize,
+            lambda: gated.finalized().__enter__(),
+            lambda: ez.prune(model, sparsity=0.5, weights=masks.weights),
+            lambda: ez.Regularizer(model, L1, weights=masks.weights),
         ]
         for call in calls:
             with pytest.raises(ez.InputError, match=r"weight of Sequential is (another|no longer)"):
@@ -283,6 +293,94 @@ def test_copies_alone_are_refused_and_copies_with_the_network_work():
     before = twin[4].weight.grad.clone()
     its_regularizer.add_gradient()
     torch.testing.assert_close(twin[4].weight.grad - before, 0.2 * twin[4].weight.detach())
+
+
+def test_masks_and_regularizers_are_not_pickled():
+    model = small_network()
+    for bound in (ez.prune(model, sparsity=0.6), ez.Regularizer(model, ez.L2(0.1))):
+        with pytest.raises(ez.InputError, match=r"cannot be pickled; keep their state_dict"):
+            pickle.dumps(bound)
+
+
+def test_a_selection_of_another_network_is_refused():
+    model = small_network()
+    other, weights = copy.deepcopy(model), ez.select(model)
+    before = copy.deepcopy(model.state_dict())
+    for use in (
+        lambda: ez.prune(other, sparsity=0.5, weights=weights),
+        lambda: ez.Regularizer(other, L1, weights=weights),
+        lambda: ez.quantize(other, bits=4, weights=weights),
+    ):
+        with pytest.raises(ez.InputError, match=r"^0\.weight is a weight of another network"):
+            use()
+    assert all(before[name].equal(tensor) for name, tensor in model.state_dict().items())
+    ez.Regularizer(nn.DataParallel(model), L1, weights=weights)  # a wrapper has its weights
+
+
+class Coded(torch.optim.SGD):
+    """Momentum as 8-bit codes, of which 0 stands for -1, as quantized optimizers have it."""
+
+    def step(self, closure: Any = None) -> Any:
+        super().step(closure)
+        for group in self.param_groups:
+            for w in group["params"]:
+                state = self.state[w]
+                codes = state.setdefault("codes", torch.full(w.shape, 255, dtype=torch.uint8))
+                with torch.no_grad():
+                    w.sub_(group["lr"] * (codes.double() / 255 * 2 - 2))
+        return None
+
+
+def test_a_state_of_codes_begins_anew():
+    model = small_network()
+    optimizer = Coded(model.parameters(), lr=0.1)
+    masks = ez.prune(model, sparsity=0.6)
+    with masks.hold(optimizer):
+        backward(model, 0)
+        optimizer.step()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert revived(model, masks) == 0
+
+
+class Bare(torch.optim.Optimizer):
+    """A wrapper that leaves out what torch's optimizers set up, as some libraries have it."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.param_groups = optimizer.param_groups
+        self.state = optimizer.state
+
+
+def test_what_is_no_optimizer_is_refused():
+    model = small_network()
+    masks = ez.prune(model, sparsity=0.6)
+    regularizer = ez.Regularizer(model, gates=ez.HardConcrete(0.1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for odd, what in [
+        (None, "is no optimizer"),
+        (nn.Linear, "is no optimizer"),
+        ([], "an empty list"),
+        (Bare(optimizer), "Bare is a wrapper without the hooks"),
+    ]:
+        for use in (masks.hold, regularizer.step):
+            with pytest.raises(ez.InputError, match=what):
+                use(odd)
+
+
+def test_another_precision_within_a_hold_is_refused():
+    model = small_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    masks = ez.prune(model, sparsity=0.6)
+
+    def train() -> None:
+        with masks.hold(optimizer):
+            model.to(torch.bfloat16)
+            backward(model, 0)
+            optimizer.step()
+
+    with pytest.raises(ez.InputError, match=r"has become torch\.bfloat16 within a hold"):
+        train()
 
 
 class TestTheRegularizersStepIsMissed:
@@ -339,10 +437,24 @@ class TestOtherNetworks:
         masks.apply_to(average)
         assert revived(average.module, masks) == 0
         assert average.module[4].weight.detach()[masks["4.weight"]].equal(kept)
-        twin = copy.deepcopy(average.module)
-        nn.init.ones_(twin[4].weight)
-        masks.apply_to(nn.DataParallel(twin))
-        assert int(twin[4].weight.sum()) == int(masks["4.weight"].sum())
+
+    @pytest.mark.parametrize(
+        ("wrap", "wrap_other"),
+        [
+            (lambda m: m, nn.DataParallel),
+            (nn.DataParallel, lambda m: m),
+            (lambda m: m, lambda m: AveragedModel(nn.DataParallel(m))),
+            (lambda m: torch.compile(m, backend="eager"), AveragedModel),
+        ],
+    )
+    def test_wrappers_of_either_network_do_not_matter(self, wrap, wrap_other):
+        model, other = small_network(), small_network(seed=1)
+        masks = ez.prune(wrap(model), sparsity=0.6)
+        wrapped = wrap_other(other)
+        masks.apply_to(wrapped)
+        pruned = [w for name, w in wrapped.named_parameters() if name.endswith("4.weight")]
+        (mask,) = (mask for name, mask in masks.items() if name.endswith("4.weight"))
+        assert (pruned[0].detach() != 0).equal(mask)
 
     def test_a_network_of_other_weights_is_refused_untouched(self):
         masks = ez.prune(small_network(), sparsity=0.6)
@@ -378,6 +490,9 @@ class TestDTensor:
             lambda: ez.save(sharded, tmp_path / "sharded.safetensors"),
             lambda: ez.load(tmp_path / "plain.safetensors", sharded),
             lambda: ez.load_masks(tmp_path / "plain.safetensors", sharded),
+            lambda: ez.compress(sharded, classification(), recipe()),
+            lambda: ez.trace(sharded, torch.zeros(1, 6)),
+            lambda: ez.pack(sharded, tmp_path / "sharded.ellz"),
         ]
         for use in uses:
             with pytest.raises(ez.InputError, match=r"0\.weight is a DTensor.*not support yet"):

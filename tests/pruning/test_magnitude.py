@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -373,3 +374,10 @@ def test_numbers_that_round_up_to_the_threshold_stay_if_they_are_above_it():
     model = nn.Linear(4, 1, bias=False, dtype=torch.bfloat16)
     fill(model.weight, [0.298828125, 0.30078125, -0.30078125, 0.5])
     assert ez.prune(model, threshold=0.3).nonzeros == 3
+
+
+def test_a_threshold_may_be_any_number():
+    model = nn.Linear(4, 1, bias=False)
+    fill(model.weight, [0.09, 0.11, -0.5, 0.0])
+    tenth: Any = Fraction(1, 10)
+    assert ez.prune(model, threshold=tenth).nonzeros == 2

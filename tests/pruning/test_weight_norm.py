@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import ellzero as ez
+from ellzero.regularizers import layer_scales
 from small import classification, recipe
 
 ORIGINAL = "parametrizations.weight.original1"
@@ -84,7 +85,7 @@ def test_fewer_weights_than_rows_are_refused(asked):
     ],
 )
 def test_what_could_empty_a_row_while_training_is_refused(options, what):
-    with pytest.raises(ez.InputError, match=rf"^0\.{ORIGINAL} is under weight norm.*{what} could"):
+    with pytest.raises(ez.InputError, match=rf"^0\.{ORIGINAL} is divided by .*{what} could"):
         ez.Regularizer(nn.Sequential(normalized()), **options)
     ez.Regularizer(normalized(), ez.L1(1.0) + ez.L0(1.0, form="loss"))
 
@@ -102,3 +103,58 @@ def test_the_whole_scheme(prune):
     gradual = {**prune, "gradual": {"start": 0.1, "end": 0.5}}
     result = ez.compress(model, classification(), recipe(prune=gradual))
     assert result.record["compressed"]["validation"]["score"] > 0.6
+
+
+def test_under_a_budget_no_round_goes_below_a_weight_a_row():
+    torch.manual_seed(0)
+    norm = nn.utils.parametrizations.weight_norm
+    model = nn.Sequential(norm(nn.Linear(6, 32)), nn.ReLU(), nn.Linear(32, 3))
+    told = recipe(prune={"budget": {"max_accuracy_drop": 60.0}, "rounds": 4})
+    result = ez.compress(model, classification(), told)
+    assert result.masks.nonzeros >= 32
+    assert all(row["nonzeros"] >= 32 for row in result.record["outcomes"])
+
+
+@pytest.mark.parametrize("prune", [{"nonzeros": 18}, {"sparsity": 0.9, "scope": "layer"}], ids=str)
+def test_too_few_weights_are_refused_before_anything_is_trained(prune, tmp_path):
+    model = nn.Sequential(normalized(), nn.Linear(8, 3))
+    model[1] = nn.utils.parametrizations.weight_norm(nn.Linear(8, 24))
+    with pytest.raises(ez.InputError, match="rows need one each"):
+        ez.compress(model, classification(), recipe(prune=prune), folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize(
+    ("old", "name"),
+    [(nn.utils.weight_norm, "weight_v"), (nn.utils.spectral_norm, "weight_orig")],
+    ids=["weight_norm", "spectral_norm"],
+)
+def test_the_old_hooks_are_known_too(old, name):
+    torch.manual_seed(0)
+    model = nn.Sequential(old(nn.Linear(6, 8)), nn.Linear(8, 3))
+    assert list(ez.select(model)) == [f"0.{name}", "1.weight"]
+    masks = ez.prune(model, nonzeros=12)
+    outputs = model.eval()(torch.ones(2, 6))
+    assert outputs.isfinite().all()
+    computed: Any = model[0].weight  # by the forward pass
+    zero = computed.detach() == 0
+    assert zero.equal(~masks[f"0.{name}"])
+
+
+def test_masks_that_empty_a_row_are_refused():
+    layer = normalized()
+    mask = torch.ones(8, 6, dtype=torch.bool)
+    mask[2] = False
+    with pytest.raises(ez.InputError, match=r"leaves a row without a weight.*NaN"):
+        ez.Masks(ez.select(layer), {ORIGINAL: mask})
+
+
+def test_layers_are_scaled_by_their_own_kind():
+    conv, dense = nn.Conv2d(3, 4, 3), nn.Linear(50, 20)
+    plain = nn.Sequential(nn.Conv2d(3, 2, 3), conv, dense)
+    norm = nn.utils.parametrizations.weight_norm
+    normed = nn.Sequential(nn.Conv2d(3, 2, 3), norm(nn.Conv2d(3, 4, 3)), norm(nn.Linear(50, 20)))
+    for rule in ("paper", "paper-code"):
+        expected = layer_scales(ez.select(plain), rule)
+        assert layer_scales(ez.select(normed), rule) == pytest.approx(expected)

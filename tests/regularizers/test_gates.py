@@ -434,7 +434,6 @@ def test_an_error_before_add_gradient_leaves_the_weights_as_they_were(gates, err
 def test_a_draw_is_taken_back_before_it_is_kept_for_good(gates):
     keeps = [
         lambda r: r.restore(),
-        lambda r: r.state_dict(),
         lambda r: r.finalize(),
         lambda r: r.finalized().__enter__(),
     ]
@@ -508,6 +507,23 @@ def test_the_state_goes_on_where_it_was_taken(gates):
         ez.Regularizer(nn.Linear(3, 2), gates=gates).load_state_dict(state)
     with pytest.raises(ez.InputError, match=r"with gates; this one has no gates"):
         ez.Regularizer(model, ez.L1(0.1)).load_state_dict(state)
+
+
+@each_gates
+def test_a_state_taken_within_a_step_does_not_disturb_it(gates):
+    model, straight = small_network(), small_network()
+    for network in (model, straight):
+        regularizer = ez.Regularizer(network, gates=gates)
+        torch.manual_seed(0)
+        regularizer.before_forward()
+        if network is model:
+            regularizer.state_dict()
+        task_loss(network).backward()
+        regularizer.add_gradient()
+    assert all(
+        p.grad is not None and q.grad is not None and p.grad.equal(q.grad)
+        for p, q in zip(model.parameters(), straight.parameters(), strict=True)
+    )
 
 
 def train_seeded(model: nn.Module, regularizer: ez.Regularizer, seed: int) -> None:

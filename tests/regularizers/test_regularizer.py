@@ -400,7 +400,6 @@ def test_the_network_can_be_copied_and_pickled(twin_of):
     assert all(tensor.equal(before[key]) for key, tensor in twin.state_dict().items())
 
 
-@pytest.mark.filterwarnings("default:add_gradient")
 @pytest.mark.parametrize("set_to_none", [True, False])
 def test_add_gradient_before_backward_is_noticed_once(set_to_none):
     model = small_network()
@@ -427,3 +426,23 @@ def test_add_gradient_before_backward_is_noticed_once(set_to_none):
         warnings.simplefilter("error")
         loop(ez.Regularizer(model, ez.L0(0.1)), backward_first=True)
         loop(ez.Regularizer(model, ez.L0(0.1, form="loss")), backward_first=False)
+
+
+def test_the_state_of_something_else_is_refused():
+    regularizer = ez.Regularizer(small_network(), ez.L0(0.1))
+    for state in ({}, small_network().state_dict()):
+        with pytest.raises(ez.InputError, match=r"the state has the keys .*remainders, gates"):
+            regularizer.load_state_dict(state)
+
+
+def test_frozen_weights_do_not_use_up_the_look_for_gradients():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    regularizer = ez.Regularizer(model, ez.L0(0.1), weights=ez.select(model, include=["0.weight"]))
+    model[0].requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(torch.ones(1, 3)).sum().backward()
+        regularizer.add_gradient()
+    model[0].requires_grad_(True)
+    with pytest.warns(ez.EllzeroWarning, match="no gradient"):
+        regularizer.add_gradient()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ class Hold:
     def __init__(
         self, masks: Masks, optimizer: Optimizers, regularizer: Regularizer | None
     ) -> None:
+        masks.weights.require_current()
         self._masks, self._optimizers = masks, each(optimizer)
         owned = {w for o in self._optimizers for group in o.param_groups for w in group["params"]}
         for name, w in masks.weights.items():
@@ -48,9 +49,8 @@ class Hold:
         self._own = {o: self._of(o) for o in self._optimizers}
         self._followed: dict[torch.optim.Optimizer, int] = {}
         """By optimizer, how many steps the regularizer had taken before its last one."""
+        self._views: dict[Tensor, Tensor] = {}
         self._clear_directions()
-        if regularizer is not None:
-            regularizer.held = self._held
         self._hooks = [
             hook
             for o in self._optimizers
@@ -59,6 +59,8 @@ class Hold:
                 o.register_step_post_hook(self._after_step),
             )
         ]
+        if regularizer is not None:
+            regularizer.held = self._held
 
     def release(self) -> None:
         """End the hold: clear the optimizer's state under the masks, and let go of it.
@@ -80,11 +82,9 @@ class Hold:
         self._zero(self._held)
         for optimizer in _with_inner(self._optimizers):
             for name, mask in self._masks.items():
-                for value in optimizer.state.get(self._masks.weights[name], {}).values():
-                    if isinstance(value, Tensor) and value.shape == mask.shape and value.ndim > 0:
-                        value.masked_fill_(~mask.to(value.device), 0)
+                _clear(optimizer, self._masks.weights[name], mask)
         self._clear_directions()
-        self._held = {}
+        self._held, self._own, self._views = {}, {}, {}
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]
@@ -122,21 +122,35 @@ class Hold:
     def _pruned(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         """The closure as the pruned network sees it, wherever a line search has moved zeros."""
 
-        def evaluate() -> Any:
+        def evaluate(*args: Any, **kwargs: Any) -> Any:
             self._zero(self._held)
             with torch.enable_grad():
-                loss = closure()
-            self._zero({w.grad: bits for w, bits in self._held.items() if w.grad is not None})
+                loss = closure(*args, **kwargs)
+            # a sparse gradient stays as it is: what it moves is put right after the step
+            _multiply(
+                (w.grad.view(bits.dtype), bits)
+                for w, bits in self._held.items()
+                if w.grad is not None and w.grad.layout is torch.strided
+            )
             return loss
 
         return evaluate
 
-    @torch.no_grad()
     def _zero(self, held: Mapping[Tensor, Tensor]) -> None:
         """Set to zero what the bits say, NaN and inf as well."""
-        if held:
-            numbers = [w.detach().view(bits.dtype) for w, bits in held.items()]
-            torch._foreach_mul_(numbers, list(held.values()))  # pyright: ignore[reportPrivateImportUsage]
+        _multiply((self._view(w, bits), bits) for w, bits in held.items())
+
+    def _view(self, w: Tensor, bits: Tensor) -> Tensor:
+        """The weight as integers; made once, for that takes longer than to multiply a small one."""
+        view = self._views.get(w)
+        if view is None or view.data_ptr() != w.data_ptr() or view.dtype != bits.dtype:
+            if w.dtype.itemsize != bits.dtype.itemsize:
+                raise InputError(
+                    f"a weight of {tuple(w.shape)} has become {w.dtype} within a hold of its "
+                    "masks; convert the network before the hold"
+                )
+            view = self._views[w] = w.detach().view(bits.dtype)
+        return view
 
     def _clear_directions(self) -> None:
         """Clear what L-BFGS remembers under the masks: vectors over all weights in a row."""
@@ -177,10 +191,17 @@ def each(optimizer: Optimizers) -> tuple[torch.optim.Optimizer, ...]:
     Raises:
         InputError: something else is among them.
     """
-    found = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer)
+    found = tuple(optimizer) if isinstance(optimizer, Sequence) else (optimizer,)
+    if not found:
+        raise InputError("got an empty list of optimizers; expected those that move the weights")
     for one in found:
         if not isinstance(one, torch.optim.Optimizer):
             raise InputError(f"{one!r} is no optimizer; expected one of torch.optim, or a list")
+        if not hasattr(one, "_optimizer_step_post_hooks"):
+            raise InputError(
+                f"{type(one).__name__} is a wrapper without the hooks of torch's optimizers; give "
+                "the optimizer that is within it"
+            )
     return found
 
 
@@ -192,6 +213,23 @@ def _with_inner(
         yield optimizer
         inner = [v for v in vars(optimizer).values() if isinstance(v, torch.optim.Optimizer)]
         yield from _with_inner([one for one in inner if one is not optimizer])
+
+
+def _clear(optimizer: torch.optim.Optimizer, w: Tensor, mask: Tensor) -> None:
+    """Clear an optimizer's state of a weight where it is masked."""
+    values = [v for v in optimizer.state.get(w, {}).values() if isinstance(v, Tensor)]
+    for value in (v for v in values if v.shape == mask.shape and v.ndim > 0):
+        if not value.is_floating_point():
+            del optimizer.state[w]  # codes, of which 0 need not stand for zero: it begins anew
+            return
+        value.masked_fill_(~mask.to(value.device), 0)
+
+
+@torch.no_grad()
+def _multiply(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    numbers = list(zip(*pairs, strict=True))
+    if numbers:
+        torch._foreach_mul_(*map(list, numbers))  # pyright: ignore[reportPrivateImportUsage]
 
 
 def bits_of(w: Tensor, mask: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import Literal, get_args
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ellzero.blocks import ordered_blocks
-from ellzero.errors import InputError, is_number
+from ellzero.errors import InputError, is_number, warn
 from ellzero.pruning.masks import Masks
-from ellzero.selection import Selection, select
+from ellzero.selection import Selection, selected
 from ellzero.tensors import INTEGERS
 
 Scope = Literal["global", "layer"]
@@ -46,14 +45,14 @@ def prune(
         nonzeros: count of weights that stay, at least 1.
         scope: `"global"` ranks all selected weights together; `"layer"` prunes each layer to the
             sparsity on its own.
-        weights: what is pruned, from `ez.select`; by default the weights of linear and
-            convolution layers.
+        weights: what is pruned, from `ez.select`; by default what it selects by default.
 
     Returns:
         Masks, True = keep.
 
     Raises:
-        InputError: none or several of the three; one out of range; a weight that is NaN.
+        InputError: none or several of the three; one out of range; a weight that is NaN; weights of
+            another network; fewer weights than weight normalization needs, one a row.
 
     Example:
         >>> import torch, ellzero as ez
@@ -63,7 +62,7 @@ def prune(
         >>> model.weight.data
         tensor([[ 0., -3.,  0.,  2.]])
     """
-    weights = select(model) if weights is None else weights
+    weights = selected(model, weights)
     asked = {"sparsity": sparsity, "threshold": threshold, "nonzeros": nonzeros}
     given = [name for name, value in asked.items() if value is not None]
     if len(given) != 1:
@@ -82,7 +81,7 @@ def prune(
     if threshold is not None:
         if not is_number(threshold) or not 0 <= threshold < math.inf:
             raise InputError(f"threshold is {threshold!r}; expected a finite number >= 0")
-        kept = [_above(w, threshold) for w in ranked(weights)]
+        kept = [_above(w, float(threshold)) for w in ranked(weights)]
         wanted = sum(int(mask.count_nonzero()) for mask in kept)
     elif scope == "layer":
         if sparsity is None:
@@ -102,10 +101,9 @@ def prune(
 
     masks = Masks(weights, dict(zip(weights, kept, strict=True)))
     if masks.nonzeros < wanted:
-        warnings.warn(
+        warn(
             f"{wanted} weights were to be kept, but only {masks.nonzeros} are nonzero; "
-            "the mask is those",
-            stacklevel=2,
+            "the mask is those"
         )
     masks.apply()
     return masks
@@ -141,27 +139,33 @@ def ranked(weights: Selection, *counts: int) -> list[Tensor]:
     Raises:
         InputError: fewer are to stay than have to.
     """
-    tensors: list[Tensor] = []
-    needed: list[int] = []
+    needed = least(weights)
+    for count, stays in zip(counts, [sum(needed)] if len(counts) == 1 else needed, strict=False):
+        if count < stays:
+            raise InputError(
+                f"{count} weights are to stay, but under weight normalization {stays} rows need "
+                "one each, or they are NaN; keep more, or remove it before pruning "
+                "(torch.nn.utils.parametrize.remove_parametrizations)"
+            )
+    tensors = []
     for weight in weights.weights:
         w = weight.parameter.detach()
         if weight.normalized and w.numel():
             magnitudes = w.abs()
             top = magnitudes == magnitudes.amax(weight.normalized, keepdim=True)
-            needed.append(int(top.any(weight.normalized).sum()))
             w = w.masked_fill(top & (w != 0), torch.finfo(w.dtype).max)
-        else:
-            needed.append(0)
         tensors.append(w)
-    least = [sum(needed)] if len(counts) == 1 else needed
-    for count, least_count in zip(counts, least, strict=False):
-        if count < least_count:
-            raise InputError(
-                f"{count} weights are to stay, but under weight normalization {least_count} rows "
-                "need one each, or they are NaN; keep more, or remove it before pruning "
-                "(torch.nn.utils.parametrize.remove_parametrizations)"
-            )
     return tensors
+
+
+def least(weights: Selection) -> list[int]:
+    """How many have to stay of each weight: one for each norm that normalization divides by."""
+    return [
+        math.prod(n for d, n in enumerate(w.parameter.shape) if d not in w.normalized)
+        if w.normalized and w.parameter.numel()
+        else 0
+        for w in weights.weights
+    ]
 
 
 @torch.no_grad()

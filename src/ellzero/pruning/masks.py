@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -139,11 +140,9 @@ class Masks(Mapping[str, Tensor]):
             >>> int(average.module.weight.count_nonzero())
             10
         """
-        found = dict(other.named_parameters(remove_duplicate=False))
-        prefixes = ("", "module.", "_orig_mod.")
-        prefix = next((p for p in prefixes if all(p + name in found for name in self)), "")
+        found = {_bare(name): w for name, w in other.named_parameters(remove_duplicate=False)}
         for name, mask in self.items():
-            w = found.get(prefix + name)
+            w = found.get(_bare(name))
             if w is None or w.shape != mask.shape:
                 has = "none of that name" if w is None else f"one of {tuple(w.shape)}"
                 raise InputError(
@@ -151,8 +150,9 @@ class Masks(Mapping[str, Tensor]):
                     "expected a network of the same weights"
                 )
         for name, mask in self.items():
-            require_plain(name, found[prefix + name])
-            _fill_zeros(found[prefix + name], mask.to(found[prefix + name].device))
+            w = found[_bare(name)]
+            require_plain(name, w)
+            _fill_zeros(w, mask.to(w.device))
 
     def hold(self, optimizer: Optimizers, regularizer: Regularizer | None = None) -> Hold:
         """Keep the pruned weights at zero through the optimizer's steps, inside a `with`.
@@ -192,6 +192,11 @@ class Masks(Mapping[str, Tensor]):
         self._masks = {name: state[name].to(w.device) for name, w in self.weights.items()}
 
 
+def _bare(name: str) -> str:
+    """A parameter's name without what `AveragedModel`, DDP and `torch.compile` put before it."""
+    return re.sub(r"^((module|_orig_mod)\.)+", "", name)
+
+
 def _fill_zeros(w: Tensor, mask: Tensor) -> None:
     for part, kept in blocks(w, mask):
         part.masked_fill_(~kept, 0)
@@ -206,4 +211,10 @@ def _check(weights: Selection, masks: Mapping[str, Tensor]) -> None:
             raise InputError(
                 f"mask of {name} is {mask.dtype} {tuple(mask.shape)}; "
                 f"expected torch.bool {tuple(weights[name].shape)}"
+            )
+    for weight in weights.weights:
+        if weight.normalized and not masks[weight.name].any(weight.normalized).all():
+            raise InputError(
+                f"the mask of {weight.name} leaves a row without a weight; the network divides it "
+                "by its norm, 0, which is NaN. Keep one, or remove the normalization"
             )

@@ -6,7 +6,7 @@ import math
 from typing import Literal, get_args
 
 from ellzero.errors import InputError, nearest
-from ellzero.selection import Selection, Weight
+from ellzero.selection import Kind, Selection, Weight
 
 LayerScale = Literal["paper", "paper-code", "inverse"]
 
@@ -27,15 +27,20 @@ def layer_scales(weights: Selection, rule: LayerScale | None) -> list[float]:
         return [sum(sizes) / (size * layers) if size else 1.0 for size in sizes]
     largest: dict[str, int] = {}
     for weight, size in zip(weights.weights, sizes, strict=True):
-        largest[weight.kind] = max(size, largest.get(weight.kind, 0))
+        largest[_kind(weight)] = max(size, largest.get(_kind(weight), 0))
     return [
-        math.sqrt(size / largest[weight.kind]) if size else 1.0
+        math.sqrt(size / largest[_kind(weight)]) if size else 1.0
         for weight, size in zip(weights.weights, sizes, strict=True)
     ]
 
 
+def _kind(weight: Weight) -> Kind:
+    """The kind of the layer, whatever its weight is computed from."""
+    return weight.layer or weight.kind
+
+
 def _size(weight: Weight, rule: LayerScale) -> int:
     size = weight.parameter.numel()
-    if rule == "paper-code" and weight.kind == "conv":
+    if rule == "paper-code" and _kind(weight) == "conv":
         return size // weight.parameter.shape[2]  # (out, in, height, ...)
     return size

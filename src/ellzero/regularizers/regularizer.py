@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, get_args
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from ellzero.blocks import blocks
 from ellzero.curves import Curve
-from ellzero.errors import EllzeroWarning, InputError
+from ellzero.errors import InputError, warn
 from ellzero.penalties import Form, Penalty, Term
 from ellzero.penalties.penalty import wide
 from ellzero.pruning.hold import Optimizers, each
@@ -20,7 +19,7 @@ from ellzero.regularizers.compiled import CompiledGradient, Terms
 from ellzero.regularizers.decoupled import shrink_, shrink_half_
 from ellzero.regularizers.gates import BoundGates, Gates
 from ellzero.regularizers.layer_scale import LayerScale, layer_scales
-from ellzero.selection import Selection, Weight, select
+from ellzero.selection import Selection, Weight, selected
 
 
 class Regularizer:
@@ -37,12 +36,11 @@ class Regularizer:
         model: the network; nothing of it changes.
         penalty: one penalty, or a sum of them.
         gates: a method with parameters of its own, `ez.HardConcrete` or `ez.PMMP`.
-        weights: what it acts on, from `ez.select`; by default the weights of linear and
-            convolution layers.
+        weights: what it acts on, from `ez.select`; by default what it selects by default.
         layer_scale: factor on each layer's l0 strength (METHOD; other terms are never scaled).
             `None`: 1. `"paper"`: `sqrt(n / n_max)`, with `n` the weights of the layer and `n_max`
-            those of the largest layer of its kind (dense, conv). `"paper-code"`: the same, with
-            the kernel's height left out of `n` for convolutions, as in the authors' code.
+            those of the largest layer of its kind (dense, conv, recurrent). `"paper-code"`: the
+            same, with the kernel's height left out of a convolution's `n`, as in the authors' code.
             `"inverse"`: `N / (n * layers)`, of arXiv 2505.17469.
         ramp: a curve by which all strengths rise with `progress`; by default none. (A penalty's
             beta may follow an `ez.Schedule`, see `ez.L0`.)
@@ -51,9 +49,9 @@ class Regularizer:
 
     Raises:
         InputError: neither penalty nor gates, or something else in their place; an unknown layer
-            scale; no weights selected; gates or a decoupled penalty on weights under weight
-            normalization, which could not be zero row by row. Later, from any method: a weight that
-            the network no longer has, for it was replaced by another one.
+            scale; no weights selected, or those of another network; gates or a decoupled penalty on
+            weights under weight normalization, whose rows must not become zero. Later, from any
+            method: a weight that the network no longer has, for it was replaced by another one.
 
     Example:
         >>> import torch, ellzero as ez
@@ -83,7 +81,7 @@ class Regularizer:
         if gates is not None and not isinstance(gates, Gates):
             raise InputError(f"gates is {gates!r}; expected gates such as ez.HardConcrete(1e-6)")
         self.penalty = penalty
-        self.weights = select(model) if weights is None else weights
+        self.weights = selected(model, weights)
         self.gates = None if gates is None else gates.bind(self.weights)
         self.ramp = ramp
         self.progress: float | None = None
@@ -128,8 +126,8 @@ class Regularizer:
             InputError: `add_gradient()`, which puts the weights back, was not called in between;
                 `finalize()` has ended the gates.
         """
-        self.weights.require_current()
         if self.gates is not None:
+            self.weights.require_current()
             self._working_gates().before_forward()
         return _restoring(self)
 
@@ -193,14 +191,14 @@ class Regularizer:
         Raises:
             InputError: a weight that no group of the optimizer owns.
         """
-        self.weights.require_current()
-        self.steps += 1
         groups = [group for one in each(optimizer) for group in one.param_groups]
+        self.steps += 1
         if self.gates is not None:
             self._working_gates().step(groups[0]["lr"])
         acts = self._now(self._acting("decoupled"))
         if not acts and not self.held:
             return
+        self.weights.require_current()
         rates: dict[Tensor, float | Tensor] = {}
         shrunk: set[Tensor] = set()
         ramped = self._ramped()
@@ -232,6 +230,7 @@ class Regularizer:
         if self.gates is None:
             yield
             return
+        self.weights.require_current()
         with self.gates.finalized():
             yield
 
@@ -244,16 +243,16 @@ class Regularizer:
             InputError: it is called within `finalized()`.
         """
         if self.gates is not None:
+            self.weights.require_current()
             self.gates.finalize()
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has learned or counted, for `load_state_dict`; weights put back by `restore()`.
+        """What it has learned or counted, for `load_state_dict`; a draw of the gates stays.
 
         `remainders`: by weight name, what the decoupled step owes weights in half precision.
         `gates`: parameters and optimizer of the gates, None without them. The `progress` is the
         loop's to set.
         """
-        self.restore()
         gates = None if self.gates is None else self.gates.state_dict()
         return {"remainders": dict(self._remainders), "gates": gates}
 
@@ -263,6 +262,11 @@ class Regularizer:
         Raises:
             InputError: a state of another network, or of other gates.
         """
+        if set(state) != {"remainders", "gates"}:
+            raise InputError(
+                f"the state has the keys {', '.join(map(str, state))[:60] or '(none)'}; expected "
+                "what state_dict() of a regularizer gave: remainders, gates"
+            )
         for name, remainder in state["remainders"].items():
             if name not in self.weights or remainder.shape != self.weights[name].shape:
                 raise InputError(
@@ -291,20 +295,21 @@ class Regularizer:
             if weight.normalized:
                 what = "gates" if self.gates is not None else "the form 'decoupled'"
                 raise InputError(
-                    f"{weight.name} is under weight normalization, and {what} could make zeros of "
-                    "a whole row, whose norm it is divided by; take the form 'gradient', exclude "
-                    "the weight, or remove the normalization"
+                    f"{weight.name} is divided by its norm (of a row, or of all of it), and {what} "
+                    "could make that 0; take the form 'gradient', exclude the weight, or remove "
+                    "the normalization"
                 )
 
     def _warn_before_backward(self) -> None:
         """Only the first call can tell: later on the optimizer may set gradients to zeros."""
-        first, self._is_fresh = self._is_fresh, False
-        if first and all(w.grad is None for w in self.weights.values()):
-            warnings.warn(
+        live = [w for w in self.weights.values() if w.requires_grad]
+        if not self._is_fresh or not live:
+            return
+        self._is_fresh = False
+        if all(w.grad is None for w in live):
+            warn(
                 "add_gradient() found no gradient of the loss on any weight; call it after "
-                "loss.backward() and before the optimizer's step",
-                EllzeroWarning,
-                stacklevel=4,  # over no_grad's wrapper
+                "loss.backward() and before the optimizer's step"
             )
 
     def _working_gates(self) -> BoundGates:
@@ -348,10 +353,12 @@ class Regularizer:
         return [_Act(w, [(now[term], scale) for term, scale in terms]) for w, terms in acts]
 
     def _sum(self, *forms: Form) -> Tensor:
-        self.weights.require_current()
         # on one device, however the weights are spread
         device = self.weights.weights[0].parameter.device
         total = torch.zeros((), device=device)
+        if not self._acts.keys() & set(forms):
+            return total
+        self.weights.require_current()
         for weight, terms in (act for form in forms for act in self._now(self._acting(form))):
             for term, scale in terms:
                 total = total + (_value(term, weight.parameter) * scale).to(device)

@@ -13,7 +13,7 @@ import torch
 from ellzero import model_file
 from ellzero.data.data import Data
 from ellzero.errors import BudgetError, DivergenceError, InputError
-from ellzero.pruning import Masks
+from ellzero.pruning import Masks, least
 from ellzero.pruning.budget import Budget, bisect
 from ellzero.recipe import Recipe
 from ellzero.record import CHECKPOINT, REFERENCE, TRAINED, magnitudes, write_metrics
@@ -138,9 +138,10 @@ def _search(run: Run, state: State, bounds: tuple[float, float]) -> int:
                 w.copy_(before)
         return budget.allows(_used(budget, reference, validation), times=GUIDE)
 
-    low, high = bounds[0], min(bounds[1], bounds[0] + MOST_PROGRESS)
+    fewest = max(1, sum(least(state.weights)))
+    low, high = bounds[0], min(bounds[1], bounds[0] + MOST_PROGRESS, math.log(numel / fewest))
     found = max(bisect(near_budget, low, high), min(low + LEAST_PROGRESS, high))
-    return max(1, round(numel / math.exp(found)))
+    return max(fewest, round(numel / math.exp(found)))
 
 
 def _used(budget: Budget, reference: Snapshot, candidate: Evaluation) -> float:
