@@ -1,6 +1,8 @@
 """What a run comes to: its traced network, how much of it is left, and what it warns of."""
 
 import warnings
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -119,6 +121,38 @@ def test_of_living_nonzeros_the_selected_ones_count():
     told = {"sparsity": 0.0, "include": ["2.weight", "2.bias"]}
     record = as_it_is(with_dead_ends(), prune=told).record
     assert record["living_nonzeros"] == 3 * 15 + 3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
+@pytest.mark.parametrize("wrap", [partial(torch.compile, backend="eager"), nn.DataParallel])
+@pytest.mark.parametrize("within", [False, True])
+def test_what_lives_of_a_wrapped_network(wrap, within):
+    model: Any = with_dead_ends()
+    if within:
+        model[0] = wrap(model[0])
+    record = as_it_is(model if within else wrap(model)).record
+    assert record["living_nonzeros"] == 4 * 15 + 3 * 15
+    assert record["inputs_left"] == [0, 2, 3, 5]
+
+
+class WithHelp(nn.Module):
+    """A network with a layer that only a training would use, and a vector of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = with_dead_ends()
+        self.help = nn.Linear(16, 5)
+        self.vector = nn.Parameter(torch.ones(7))
+
+    def forward(self, x):
+        return self.network(x)
+
+
+def test_a_matrix_that_the_traced_network_does_not_have_is_dead():
+    weights = {"sparsity": 0.0, "include": ["default", "vector"]}
+    record = as_it_is(WithHelp(), prune=weights).record
+    assert record["nonzeros"] == 4 * 16 + 3 * 15 + 16 * 5 + 7
+    assert record["living_nonzeros"] == 4 * 15 + 3 * 15 + 7
 
 
 class Undecided(nn.Module):

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 import ellzero as ez
 from c_programs import predicted, random_network
 from cases import fill
+from ellzero.folding import folded
 from ellzero.graph import Network
+from ellzero.graph.channels import Channels
 from ellzero.living import Living, living, sentences
 
 
@@ -28,7 +30,7 @@ def dense(*rows: Any, bias: Any = None) -> nn.Linear:
 
 
 def of(model: nn.Module, *shape: int) -> Living:
-    return living(ez.trace(model.eval(), torch.zeros(1, *shape)))
+    return living(folded(ez.trace(model.eval(), torch.zeros(1, *shape))))
 
 
 def test_dead_rows_dead_columns_and_a_constant():
@@ -87,9 +89,9 @@ def test_a_compacted_network_still_says_which_inputs_are_left():
     model: Any = nn.Sequential(nn.Flatten(), nn.Linear(8, 2))
     model[1].weight.data[:, [0, 5]] = 0
     small = ez.compact(model, torch.zeros(1, 2, 2, 2)).model
-    assert living(small).inputs_left == (1, 2, 3, 4, 6, 7)
+    assert living(folded(small)).inputs_left == (1, 2, 3, 4, 6, 7)
     small.weight("1.weight").data[:, 0] = 0  # the first that is left, input 1
-    assert living(small).inputs_left == (2, 3, 4, 6, 7)
+    assert living(folded(small)).inputs_left == (2, 3, 4, 6, 7)
 
 
 def test_what_cannot_be_seen_through_lives():
@@ -129,7 +131,7 @@ def test_what_lives_is_what_the_output_has_a_gradient_of(seed):
         w.data *= torch.rand(w.shape) < 0.3
         w.data *= torch.rand(len(w)).view(-1, *[1] * (w.ndim - 1)) < 0.7
     x = torch.randn(4, 2, 6, 6).double()
-    found = living(ez.trace(model, x))
+    found = living(folded(ez.trace(model, x)))
     model(x).sin().sum().backward()
     assert found.nonzeros == {
         name: 0 if w.grad is None else int((w.grad != 0)[w != 0].sum())
@@ -142,7 +144,7 @@ def test_what_lives_is_what_the_output_has_a_gradient_of(seed):
 def test_compaction_leaves_what_lives(seed):
     """Layers where nothing lives can be emptied; the others keep at least what lives."""
     network = random_network(seed)
-    found, small = living(network), ez.compact(network).model
+    found, small = living(folded(network)), ez.compact(network).model
     weights = {name: small.weight(name).detach().clone() for name in small.graph.weight_names()}
     for name, count in found.nonzeros.items():
         assert int(weights[name].count_nonzero()) >= count
@@ -184,7 +186,23 @@ def warned(work: Callable[[], object]) -> list[tuple[str, str]]:
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         work()
-    return [(str(w.message), w.filename) for w in found if w.category is ez.EllzeroWarning]
+    return [
+        (str(w.message), w.filename) for w in found if issubclass(w.category, ez.EllzeroWarning)
+    ]
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_the_channels_are_looked_into_once(work, tmp_path, monkeypatch):
+    counted = []
+    look = Channels.__init__
+
+    def counting(self, network):
+        counted.append(network)
+        look(self, network)
+
+    monkeypatch.setattr(Channels, "__init__", counting)
+    WORKS[work](emptied(), tmp_path)
+    assert len(counted) == 1
 
 
 @pytest.mark.parametrize("work", WORKS)
@@ -239,7 +257,11 @@ def test_a_constant_that_stays_for_another_reader_is_taken_up_here(tmp_path):
     traced = ez.trace(model, x)
     small = ez.compact(traced).model
     torch.testing.assert_close(small(x), model(x))
-    assert living(traced).nonzeros == {"first.weight": 2, "plain.weight": 4, "padded.weight": 54}
+    assert living(folded(traced)).nonzeros == {
+        "first.weight": 2,
+        "plain.weight": 4,
+        "padded.weight": 54,
+    }
     assert int(small.weight("plain.weight").count_nonzero()) == 4
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ellzero.errors import InputError
-from ellzero.folding import folded, like, reading, with_bias
+from ellzero.folding import Folded, folded, like, reading, with_bias
 from ellzero.graph import Graph, Network, Node, ops, trace
 from ellzero.graph.channels import Channels, exact, summed
 from ellzero.living import warn_if_dead
@@ -74,18 +74,17 @@ def compact(model: nn.Module, example: Tensor | None = None) -> Compacted:
         >>> compacted.removed[0]
         Removed(layer='0', what='outputs', before=8, after=3)
     """
-    network = trace(model, example)
-    compacted = compacted_of(network)
-    warn_if_dead(network, stacklevel=2)
+    changed = folded(trace(model, example))
+    compacted = compacted_of(changed)
+    warn_if_dead(changed, stacklevel=2)
     return compacted
 
 
 @torch.no_grad()
-def compacted_of(network: Network) -> Compacted:
-    """What `compact` gives for a traced network, without a warning."""
-    _check_finite(network)
-    changed = folded(network)
-    channels = Channels(changed.network)
+def compacted_of(changed: Folded) -> Compacted:
+    """What `compact` gives for a traced and folded network, without a warning."""
+    _check_finite(changed.original)
+    channels = changed.channels
     graph, weights = _sliced(changed.network, channels)
     smaller = Network(graph, weights).eval()
     removed = [Removed(name, "node", 1, 0) for name in changed.gone]

@@ -15,8 +15,10 @@ from ellzero.data.data import Data, device_of, negative_mse
 from ellzero.data.flags import flags as data_flags
 from ellzero.errors import InputError
 from ellzero.files import tensors_to_bytes, write_atomically
+from ellzero.folding import folded
 from ellzero.graph import Network, trace
-from ellzero.living import living, sentences
+from ellzero.graph.trace import unwrapped
+from ellzero.living import Living, living, sentences
 from ellzero.pruning import Masks, kept_count
 from ellzero.recipe import Recipe
 from ellzero.record import ANSWERS, layer_table, sizes, write_metrics, write_model
@@ -136,21 +138,32 @@ def _alive(
     empty = {x["name"]: x["weights"] for x in layers if x["weights"] and not x["nonzeros"]}
     try:
         graph = traced(network, data)
-        found = living(graph)
+        found = living(folded(graph))
     except Exception as error:  # of whatever kind: a trained network is not lost to its tracing
         note = f"which nonzeros are living is not known: {error}"
         unknown = dict.fromkeys(("living_nonzeros", "inputs", "inputs_left"))
         outputs = _constant_outputs(network, data)
         return {**unknown, "living_note": note}, sentences(empty, range(outputs), outputs)
-    # what the graph does not know, such as a vector that was selected, counts as living
-    nonzeros = {n: found.nonzeros.get(n, int(w.count_nonzero())) for n, w in weights.items()}
     outputs = next(iter(graph.shapes[graph.graph.nodes[-1].name]), 1)
     alive = {
-        "living_nonzeros": sum(nonzeros.values()),
+        "living_nonzeros": _living_nonzeros(network, weights, found),
         "inputs": found.inputs,
         "inputs_left": list(found.inputs_left),
     }
     return alive, sentences(empty, found.constant_outputs, outputs)
+
+
+def _living_nonzeros(network: nn.Module, weights: Selection, found: Living) -> int:
+    """How many of the selected weights' nonzeros are living.
+
+    A matrix or kernel that the traced network does not have is not used; vectors all live.
+    """
+    # by identity, as what is wrapped around a network changes its parameters' names
+    held = dict(unwrapped(network).named_parameters(remove_duplicate=False))
+    counts = {id(held[name]): count for name, count in found.nonzeros.items() if name in held}
+    return sum(
+        int(w.count_nonzero()) if w.ndim < 2 else counts.get(id(w), 0) for w in weights.values()
+    )
 
 
 @torch.no_grad()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor, nn
 
 from ellzero.graph import Network, Node, ops
-from ellzero.graph.channels import exact, tied_nodes
+from ellzero.graph.channels import Channels, exact, tied_nodes
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,14 +17,21 @@ class Folded:
     """A network with fewer affine nodes and the same output.
 
     Args:
+        original: the network that it was made of.
         network: it shares the tensors that did not change.
         gone: the affine nodes that are part of a layer now.
         kept: those that stay, and why.
     """
 
+    original: Network
     network: Network
     gone: tuple[str, ...]
     kept: tuple[str, ...]
+
+    @cached_property
+    def channels(self) -> Channels:
+        """Which of its channels matter: looked into once, for all who want to know."""
+        return Channels(self.network)
 
 
 def folded(network: Network) -> Folded:
@@ -61,7 +69,7 @@ def folded(network: Network) -> Folded:
         kept.append(f"{node.name} stays a scale and a shift: {reason}")
     changed = graph.model_copy(update={"nodes": tuple(nodes.values())})
     smaller = Network(changed, {n: weights[n] for n in changed.weight_names()})
-    return Folded(smaller, tuple(result), tuple(kept))
+    return Folded(network, smaller, tuple(result), tuple(kept))
 
 
 def _scaled(layer: Node, affine: Node, weights: dict[str, Tensor]) -> Node:

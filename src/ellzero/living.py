@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ellzero.errors import EllzeroWarning
-from ellzero.folding import folded
+from ellzero.folding import Folded
 from ellzero.graph import Network, Node
 from ellzero.graph.channels import Channels
 
@@ -40,26 +40,31 @@ class Living:
     empty: tuple[str, ...]
 
 
+class DeadWarning(EllzeroWarning):
+    """Category of the warning that too little of a network is alive."""
+
+
 @torch.no_grad()
-def living(network: Network) -> Living:
-    """Find what of a network can matter to its output; batch normalizations are folded for it.
+def living(changed: Folded) -> Living:
+    """Find what of a network can matter to its output.
 
     What compaction cannot see through counts as living, with all that it reads.
 
     Args:
-        network: as `ez.trace` gives it; it is not changed.
+        changed: what `folded` made of the network; it stays as it is.
 
     Example:
         >>> import torch, ellzero as ez
+        >>> from ellzero.folding import folded
         >>> model = torch.nn.Sequential(
         ...     torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)
         ... )
         >>> _ = model[2].weight.data[:, 1:].zero_()  # one unit of four is read
-        >>> found = living(ez.trace(model, torch.zeros(1, 3)))
+        >>> found = living(folded(ez.trace(model, torch.zeros(1, 3))))
         >>> found.nonzeros, found.inputs_left
         ({'0.weight': 3, '2.weight': 2}, (0, 1, 2))
     """
-    channels = Channels(folded(network).network)
+    channels = changed.channels
     nonzeros: dict[str, int] = {}
     for node in channels.nodes:
         for name in node.weights.values():
@@ -76,7 +81,7 @@ def living(network: Network) -> Living:
         len(inputs),
         left,
         tuple(constant.nonzero().view(-1).tolist()),
-        tuple(_empty(network)),
+        tuple(_empty(changed.original)),
     )
 
 
@@ -111,25 +116,25 @@ def _empty(network: Network) -> Iterable[str]:
     return [name for name in names if not network.weight(name).any()]
 
 
-def warn_if_dead(network: Network, *, stacklevel: int) -> None:
+def warn_if_dead(changed: Folded, *, stacklevel: int) -> None:
     """Warn of layers without a weight, and of outputs that no input changes.
 
     Args:
-        network: as `ez.trace` gives it.
+        changed: what `folded` made of the network.
         stacklevel: as for `warnings.warn`, of the caller.
     """
-    found = living(network)
+    network, found = changed.original, living(changed)
     empty = {name: network.weight(name).numel() for name in found.empty}
     outputs = network.shapes[network.graph.nodes[-1].name][0]
     for text in sentences(empty, found.constant_outputs, outputs):
-        warnings.warn(text, EllzeroWarning, stacklevel=stacklevel + 1)
+        warnings.warn(text, DeadWarning, stacklevel=stacklevel + 1)
 
 
 def warn_if_empty(weights: Iterable[tuple[str, Tensor]], *, stacklevel: int) -> None:
     """Warn of weights of two or more dimensions without a nonzero, where no more is known."""
     empty = {n: w.numel() for n, w in weights if w.ndim > 1 and w.numel() and not w.any()}
     for text in sentences(empty):
-        warnings.warn(text, EllzeroWarning, stacklevel=stacklevel + 1)
+        warnings.warn(text, DeadWarning, stacklevel=stacklevel + 1)
 
 
 def sentences(

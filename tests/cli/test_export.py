@@ -123,6 +123,30 @@ def test_preprocessing_and_classes_go_into_the_files(ellzero, project):
     assert torch.allclose(ez.compile_c("p")(raw), network(prepared), atol=1e-4)
 
 
+@pytest.mark.filterwarnings("always::ellzero.EllzeroWarning")
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_dead_layer_is_said_once(normed, ellzero, run, project):
+    """With the counts of the network as given, whatever was cut off it before it is written."""
+    model = trained(run)
+    with torch.no_grad():
+        model.get_parameter("2.weight").zero_()
+    if normed:  # it cannot be compacted, and no C is to be had
+        model.append(nn.LayerNorm(3))
+        (project / "normalized.py").write_text(
+            "from torch import nn\n"
+            "network = lambda: nn.Sequential("
+            "nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3), nn.LayerNorm(3))\n"
+        )
+        text = (
+            (project / "mine.toml").read_text().replace("own_project:network", "normalized:network")
+        )
+        (run / "recipe.toml").write_text(text)
+    ez.save(model, run / "model.safetensors")
+    files = ("--ellz", "d.ellz", "--onnx", "d.onnx", *(() if normed else ("--c", "d")))
+    (line,) = ellzero("export", run, *files).err.splitlines()
+    assert line.startswith("ellzero: warning: 2.weight has 0 of 48 weights left")
+
+
 def test_nothing_is_overwritten_unasked(ellzero, run):
     Path("mine.ellz").write_text("mine")
     assert "is there already" in ellzero("export", run, "--ellz", "mine.ellz").says()

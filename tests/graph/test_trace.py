@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -123,7 +124,7 @@ CASES: dict[str, Case] = {
     "slopes of what has no channels": (
         Wired(lambda m, x: m.p(x[:, 0])[:, None], p=nn.PReLU()),
         (3,),
-        "opaque opaque opaque opaque opaque",
+        "opaque opaque opaque",
     ),
     "max pool": (nn.MaxPool2d(3, 2, 1, ceil_mode=True), IMAGE, "pool"),
     "max pool as a function": (Wired(lambda m, x: F.max_pool2d(x, (2, 3))), IMAGE, "pool"),
@@ -336,6 +337,14 @@ UNTRACEABLE: dict[str, tuple[nn.Module, str]] = {
         Wired(lambda m, x: x if x.sum() > 0 else -x),
         "cannot be traced with inputs",
     ),
+    "a decision on the batch's size": (
+        Wired(lambda m, x: x * 100 if x.shape[0] > 4 else x),
+        "cannot be traced with inputs",
+    ),
+    "a decision on whether the batch is odd": (
+        Wired(lambda m, x: -x if x.shape[0] % 2 else x),
+        "cannot be traced with inputs",
+    ),
     "a fixed batch": (Wired(lambda m, x: x.reshape(2, 3) + 1), "cannot be traced with inputs"),
     "an error of its own": (Wired(lambda m, x: x @ torch.zeros(7, 7)), "cannot be traced"),
     "two outputs": (Wired(lambda m, x: (x, x + 1)), "gives a tuple; expected one tensor"),
@@ -404,6 +413,20 @@ def test_wrapped_networks_are_traced_as_what_is_inside(wrap):
     model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
     network = ez.trace(wrap(model), torch.zeros(1, 3))
     assert list(network.state_dict()) == list(model.state_dict())
+
+
+def test_networks_of_several_processes_are_traced_as_what_is_inside():
+    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+        shared = nn.parallel.DistributedDataParallel(model)
+        network = ez.trace(shared, torch.zeros(1, 3))
+    finally:
+        dist.destroy_process_group()
+    assert list(network.state_dict()) == list(model.state_dict())
+    x = torch.randn(5, 3)
+    assert torch.equal(network(x), model(x))
 
 
 def test_torch_says_nothing_of_its_own_when_a_network_cannot_be_traced(capfd):

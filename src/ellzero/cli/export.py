@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from ellzero.errors import InputError
+
+Aim = Literal["size", "speed", "dense"]
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +31,7 @@ def export(
     onnx: Path | None = None,
     c: Path | None = None,
     name: str = "net",
-    aim: Literal["size", "speed", "dense"] = "size",
+    aim: Aim = "size",
     bits: int | None = None,
     int8: Annotated[bool, Parameter(negative=())] = False,
     max_accuracy_drop: float | None = None,
@@ -72,10 +77,11 @@ def export(
         Print one JSON document instead of a table.
     """
     from ellzero.cli.model import open_model
-    from ellzero.compaction import compact
+    from ellzero.compaction import compacted_of
     from ellzero.export.c.plan import plan
-    from ellzero.export.c.source import export_c
+    from ellzero.folding import folded
     from ellzero.graph import Network
+    from ellzero.living import warn_if_dead
 
     if sum((bits is not None, int8, max_accuracy_drop is not None)) > 1:
         raise InputError("--bits, --int8 and --max-accuracy-drop are three ways; give one")
@@ -86,10 +92,12 @@ def export(
     whole = opened.traced(data_root)
     if c is not None:
         plan(whole)  # says now what there is no C for, not after minutes of fine-tuning
+    changed = folded(whole)
+    warn_if_dead(changed, stacklevel=1)
     if whole.graph.opaque:  # weights alone can be packed, so they stay as the network has them
         shipped, kept = opened.network, (_not_compacted(whole),)
     else:
-        compacted = compact(whole)
+        compacted = compacted_of(changed)
         shipped, kept = compacted.model, compacted.kept
     document: dict[str, Any] = {
         "model": str(opened.file),
@@ -108,19 +116,14 @@ def export(
         )
     elif finetune:
         raise InputError("--finetune trains codebooks: it goes with --bits, --int8 or a drop")
-    if ellz is not None:
-        document["ellz"] = _pack(shipped, ellz)
-    if onnx is not None:
-        small = shipped if isinstance(shipped, Network) else opened.traced(data_root)
-        document["onnx"] = _write_onnx(small, onnx)
-    if c is not None:
-        source = export_c(whole if aim == "dense" else shipped, c, name=name, aim=aim)
-        document["c"] = {
-            "path": str(c),
-            "bytes": source.constant_bytes,
-            "scratch_bytes": source.scratch_bytes,
-            "layers": [asdict(layer) for layer in source.layers],
-        }
+    with _nothing_said_twice():
+        if ellz is not None:
+            document["ellz"] = _pack(shipped, ellz)
+        if onnx is not None:
+            small = shipped if isinstance(shipped, Network) else opened.traced(data_root)
+            document["onnx"] = _write_onnx(small, onnx)
+        if c is not None:
+            document["c"] = _write_c(whole if aim == "dense" else shipped, c, name, aim)
     if json_:
         print(json.dumps(document, indent=2))
     else:
@@ -210,6 +213,28 @@ def _write_onnx(network: Network, path: Path) -> dict[str, Any]:
 
     model = export_onnx(network, path)
     return {"path": str(path), "bytes": model.size_bytes, "difference": model.difference}
+
+
+def _write_c(network: nn.Module, folder: Path, name: str, aim: Aim) -> dict[str, Any]:
+    from ellzero.export.c.source import export_c
+
+    source = export_c(network, folder, name=name, aim=aim)
+    return {
+        "path": str(folder),
+        "bytes": source.constant_bytes,
+        "scratch_bytes": source.scratch_bytes,
+        "layers": [asdict(layer) for layer in source.layers],
+    }
+
+
+@contextmanager
+def _nothing_said_twice() -> Iterator[None]:
+    """What is dead has been said of the whole network; what was compacted has other counts."""
+    from ellzero.living import DeadWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeadWarning)
+        yield
 
 
 def _show(document: dict[str, Any]) -> None:

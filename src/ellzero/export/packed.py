@@ -24,6 +24,7 @@ from ellzero.export.packed_reader import (
 )
 from ellzero.export.tensor_fields import DTYPES, encode
 from ellzero.files import copied, write_atomically
+from ellzero.folding import folded
 from ellzero.graph import Graph, Network, trace
 from ellzero.graph.trace import require_dense
 from ellzero.living import warn_if_dead, warn_if_empty
@@ -110,7 +111,7 @@ def _contents(model: nn.Module, example: Tensor | None) -> tuple[Graph | None, d
             stacklevel=3,
         )
         return None, _weights(model)
-    warn_if_dead(network, stacklevel=3)
+    warn_if_dead(folded(network), stacklevel=3)
     names = network.graph.weight_names()
     return network.graph, {name: network.weight(name).detach().cpu() for name in names}
 

@@ -33,6 +33,9 @@ from ellzero.tensors import require_held, require_plain
 
 aten = torch.ops.aten
 
+LARGEST_BATCH = 65_535
+"""Up to this size a network is exported: a bound that kernels have (convolutions on CUDA)."""
+
 
 def trace(
     model: nn.Module,
@@ -56,6 +59,10 @@ def trace(
 
     What the network changes in place, its input or a buffer, stays as it is in the copy: only the
     output is the same.
+
+    A network that goes another way for some sizes of the batch is refused, but for a size of 1 (or
+    more than 65,535): torch.export cannot see such a branch, and the copy goes the way of a larger
+    batch.
 
     Raises:
         InputError: no example; a network that cannot be traced, or whose output depends on a buffer
@@ -92,6 +99,25 @@ def _texts(classes: Sequence[str]) -> tuple[str, ...]:
     if isinstance(classes, str) or not all(isinstance(name, str) for name in names):
         raise InputError(f"classes is {classes!r}; expected a list of names, each of them text")
     return names
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside what torch wraps around it to compile or to share it out.
+
+    Example:
+        >>> model = nn.Linear(3, 2)
+        >>> unwrapped(nn.DataParallel(model)) is model
+        True
+    """
+    from torch._dynamo.eval_frame import (
+        OptimizedModule,  # slow to import; torch.export needs it too
+    )
+    from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+    while isinstance(model, OptimizedModule | DataParallel | DistributedDataParallel):
+        model = model._orig_mod if isinstance(model, OptimizedModule) else model.module
+        assert isinstance(model, nn.Module)
+    return model
 
 
 def require_dense(model: nn.Module) -> None:
@@ -135,7 +161,7 @@ class Tracer:
     """One walk over an exported program."""
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
-        model = _unwrapped(model)
+        model = unwrapped(model)
         if not isinstance(example, Tensor) or example.ndim < 2 or not len(example):
             what = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
             raise InputError(f"the example is {what}; expected a batch (N, ...) of inputs")
@@ -290,23 +316,10 @@ class Tracer:
         self.result[fx_node] = name
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside what torch wraps around it to compile or to share it out."""
-    from torch._dynamo.eval_frame import (
-        OptimizedModule,  # slow to import; torch.export needs it too
-    )
-
-    while isinstance(model, OptimizedModule | nn.DataParallel):
-        model = model._orig_mod if isinstance(model, OptimizedModule) else model.module
-        assert isinstance(model, nn.Module)
-    return model
-
-
 def _export(model: nn.Module, example: Tensor) -> Any:
     device = device_of(model)
     batch = example[:1].expand(2, *example.shape[1:]).contiguous().to(device)
-    # any size, whatever bounds a kernel has for it (convolutions on CUDA: 65,535)
-    dynamic = {0: torch.export.Dim.DYNAMIC}
+    dynamic = {0: torch.export.Dim("batch", max=LARGEST_BATCH)}
     with evaluating(model), torch.no_grad(), quiet("torch", logging.CRITICAL):
         try:
             program = torch.export.export(model, (batch,), dynamic_shapes=(dynamic,))

@@ -19,6 +19,7 @@ from ellzero.export.c.plan import plan
 from ellzero.export.c.step import Plan
 from ellzero.export.c.steps import emit
 from ellzero.files import write_atomically
+from ellzero.folding import folded
 from ellzero.graph import Network, trace
 from ellzero.living import warn_if_dead
 
@@ -110,9 +111,10 @@ def export_c(
     if aim not in ("size", "speed", "dense"):
         raise InputError(f"aim is {aim!r}; expected 'size', 'speed' or 'dense'")
     network, kept = trace(model, example), ()
-    warn_if_dead(network, stacklevel=2)
+    changed = folded(network)
+    warn_if_dead(changed, stacklevel=2)
     if aim != "dense" and not network.graph.opaque:
-        compacted = compacted_of(network)
+        compacted = compacted_of(changed)
         network, kept = compacted.model, compacted.kept
     planned = plan(network)
     functions = _functions(planned, name, aim)
