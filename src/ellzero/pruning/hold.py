@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ellzero.blocks import blocks
 from ellzero.errors import InputError
 from ellzero.tensors import INTEGERS
 
@@ -79,7 +80,8 @@ class Hold:
             hook.remove()
         if self._regularizer is not None and self._regularizer.held is self._held:
             self._regularizer.held = {}  # and not those of a later hold
-        self._zero(self._held)
+        for name, mask in self._masks.items():
+            fill_zeros(self._masks.weights[name], mask)
         for optimizer in _with_inner(self._optimizers):
             for name, mask in self._masks.items():
                 _clear(optimizer, self._masks.weights[name], mask)
@@ -223,6 +225,13 @@ def _clear(optimizer: torch.optim.Optimizer, w: Tensor, mask: Tensor) -> None:
             del optimizer.state[w]  # codes, of which 0 need not stand for zero: it begins anew
             return
         value.masked_fill_(~mask.to(value.device), 0)
+
+
+@torch.no_grad()
+def fill_zeros(w: Tensor, mask: Tensor) -> None:
+    """Set a weight to zero where it is masked, in place."""
+    for part, kept in blocks(w, mask):
+        part.masked_fill_(~kept, 0)
 
 
 @torch.no_grad()

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ellzero.blocks import blocks
 from ellzero.errors import InputError, nearest
-from ellzero.pruning.hold import Hold, Optimizers
+from ellzero.pruning.hold import Hold, Optimizers, fill_zeros
 from ellzero.selection import Selection
 from ellzero.tensors import require_plain
 
@@ -114,7 +113,7 @@ class Masks(Mapping[str, Tensor]):
         """
         self.weights.require_current()
         for name, mask in self.items():
-            _fill_zeros(self.weights[name], mask)
+            fill_zeros(self.weights[name], mask)
 
     @torch.no_grad()
     def apply_to(self, other: nn.Module) -> None:
@@ -152,7 +151,7 @@ class Masks(Mapping[str, Tensor]):
         for name, mask in self.items():
             w = found[_bare(name)]
             require_plain(name, w)
-            _fill_zeros(w, mask.to(w.device))
+            fill_zeros(w, mask.to(w.device))
 
     def hold(self, optimizer: Optimizers, regularizer: Regularizer | None = None) -> Hold:
         """Keep the pruned weights at zero through the optimizer's steps, inside a `with`.
@@ -195,11 +194,6 @@ class Masks(Mapping[str, Tensor]):
 def _bare(name: str) -> str:
     """A parameter's name without what `AveragedModel`, DDP and `torch.compile` put before it."""
     return re.sub(r"^((module|_orig_mod)\.)+", "", name)
-
-
-def _fill_zeros(w: Tensor, mask: Tensor) -> None:
-    for part, kept in blocks(w, mask):
-        part.masked_fill_(~kept, 0)
 
 
 def _check(weights: Selection, masks: Mapping[str, Tensor]) -> None:
