@@ -2,17 +2,19 @@
 
 import warnings
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 import ellzero as ez
 from c_programs import needs_gcc
+from ellzero.conclusion import _best_constant as best_constant
 from ellzero.record import read_record
 from small import (
+    Counted,
     blobs,
     classification,
     convnet,
@@ -269,6 +271,47 @@ def test_a_reference_that_knows_nothing():
     _, texts = warned(mlp(), classification(), recipe(), reference=poor)
     assert about(texts, "hardly better", f"accuracy {right / 45:.3f}", "largest class 0.333")
     assert not about(warned(mlp(), classification(), recipe())[1], "hardly better")
+
+
+def test_labels_that_a_loss_ignores_are_no_class_but_count_as_targets():
+    def loss(outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets, ignore_index=-100)
+
+    x, y = blobs(100, 2)
+    y = torch.tensor([-100] * 60 + [0] * 25 + [1] * 15)
+    y[60:] = y[60:].flip(0)
+    data = ez.Data(blobs(120, 1), (x, y), loss=loss)
+    poor = mlp(seed=5)
+    right = right_answers(poor, (x, y))
+    assert right <= 25 + 2 * 100 * (0.25 * 0.75 / 100) ** 0.5
+    _, texts = warned(mlp(), data, recipe(), reference=poor)
+    assert about(texts, "hardly better", f"accuracy {right / 100:.3f}", "largest class 0.250")
+
+
+class CountedCalls(ez.Affine):
+    """Preprocessing that counts how often it is called."""
+
+    calls: ClassVar[int] = 0
+
+    def __call__(self, x):
+        type(self).calls += 1
+        return super().__call__(x)
+
+
+def test_what_was_counted_is_not_read_again_for_the_best_constant_answer():
+    cpu = torch.device("cpu")
+    counted = Counted(blobs(45, 2))
+    data = ez.Data(blobs(60, 1), counted)
+    ez.evaluate(mlp(), data)
+    before = sum(counted.taken)
+    assert best_constant(data, cpu) == (15 / 45, 45, True)
+    assert sum(counted.taken) == before
+    x, y = torch.randn(45, 6), torch.arange(90.0).view(45, 2)
+    expected = (pytest.approx(-float(y.var(0, correction=0).mean())), 45, False)
+    assert best_constant(ez.Data((x, y), (x, y), preprocess=CountedCalls(2.0)), cpu) == expected
+    assert CountedCalls.calls == 0
+    data = ez.Data((x, y), TensorDataset(x, y), preprocess=CountedCalls(2.0))
+    assert best_constant(data, cpu) == expected
 
 
 def test_a_reference_that_explains_nothing_of_a_regression():

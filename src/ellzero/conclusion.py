@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ellzero import flags, model_file
 from ellzero.data.data import Data, device_of, negative_mse
 from ellzero.data.flags import flags as data_flags
+from ellzero.data.tally import NOTHING, Tally
 from ellzero.errors import InputError
 from ellzero.files import tensors_to_bytes, write_atomically
 from ellzero.folding import folded
@@ -198,14 +198,13 @@ def _of_reference(
 
 def _best_constant(data: Data, device: torch.device) -> flags.Constant | None:
     """What one answer to everything scores on validation data; None for a score of one's own."""
-    batches = (targets.cpu() for _, targets in data.validation.batches(BATCH, device))
+    batches = (targets.cpu() for targets in data.validation.targets(BATCH, device))
     if data.scores_accuracy:
-        counts: Counter[int] = Counter()
-        for targets in batches:
-            labels, found = targets.unique(return_counts=True)
-            counts.update(dict(zip(labels.tolist(), found.tolist(), strict=True)))
-        total = counts.total()
-        return flags.Constant(max(counts.values()) / total, total, accuracy=True)
+        tally = data.validation.tally or sum(map(Tally.of, batches), NOTHING)
+        if not tally.counts:
+            return None
+        share = max(tally.counts.values()) / tally.targets
+        return flags.Constant(share, tally.targets, accuracy=True)
     if data.score is not negative_mse:
         return None
     count, total, squares = 0, torch.zeros(()), torch.zeros(())

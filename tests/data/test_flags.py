@@ -117,6 +117,59 @@ def test_an_epoch_that_leaves_an_example_out_is_no_whole_pass():
     assert flags(data)[0] == "train data has no example of class d"
 
 
+def test_two_epochs_that_leave_an_example_out_say_which_classes_there_are():
+    torch.manual_seed(0)
+    x, y = labelled(0, 1, count=121)
+    data = ez.Data(TensorDataset(x, y), ALL)
+    for expected in ([], ["train data has no example of class 2"]):
+        assert sum(len(t) for _, t in data.train.batches(60, CPU, shuffle=True)) == 120
+        assert flags(data) == expected
+
+
+class OneOfItsClass(TensorDataset):
+    """The last example is the only one of class 2."""
+
+    def __init__(self) -> None:
+        x, y = labelled(0, 1, count=121)
+        y[120] = 2
+        super().__init__(x, y)
+
+
+def test_a_class_whose_only_example_was_left_out_once_is_there():
+    data = ez.Data(OneOfItsClass(), ALL)
+    for seed in (left_out_at(120), left_out_at(0)):
+        torch.manual_seed(seed)
+        list(data.train.batches(60, CPU, shuffle=True))
+    assert data.train.tally is not None
+    assert data.train.tally.labels == {0, 1, 2}
+    assert flags(data) == []
+
+
+def left_out_at(wanted: int) -> int:
+    """A seed with which this example is the one left out."""
+    for seed in range(10_000):
+        torch.manual_seed(seed)
+        numbers = TensorDataset(torch.zeros(121), torch.arange(121))
+        taken = torch.cat(
+            [t for _, t in ez.Data(numbers, ALL).train.batches(60, CPU, shuffle=True)]
+        )
+        if wanted not in taken:
+            return seed
+    raise AssertionError
+
+
+def test_tokens_of_a_vocabulary_are_no_classes():
+    x, y = torch.randn(120, 5), torch.arange(600).view(120, 5) % 30
+    data = ez.Data((x, y), (x, y.clamp(min=7)))
+    assert flags(data) == []
+    # whoever names them means classes, such as those of each pixel
+    names = [str(n) for n in range(31)]
+    assert flags(ez.Data((x, y), (x, y), classes=names)) == [
+        "train data has no example of class 30",
+        "validation data has no example of class 30",
+    ]
+
+
 def test_one_hot_targets_that_are_taken_for_regression():
     x, y = ALL
     rows = nn.functional.one_hot(y, 3).double()
@@ -163,18 +216,19 @@ def test_one_hot_targets_with_a_loss_of_ones_own_are_as_they_should_be():
 
 
 @pytest.mark.parametrize(
-    ("targets", "labels", "is_one_hot"),
+    ("targets", "counts", "is_one_hot"),
     [
-        (torch.tensor([3, 1, -1, 3]), {1, 3}, False),
+        (torch.tensor([3, 1, -1, 3]), {1: 1, 3: 2}, False),
+        (torch.tensor([[3, 3], [0, 3], [1, 1], [-100, 0]]), {0: 2, 1: 2, 3: 3}, False),
         (torch.eye(4), None, True),
         (torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), None, False),
         (torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]), None, False),
     ],
 )
 @pytest.mark.parametrize("cut", [1, 3])
-def test_a_tally_of_parts_is_that_of_the_whole(targets, labels, is_one_hot, cut):
+def test_a_tally_of_parts_is_that_of_the_whole(targets, counts, is_one_hot, cut):
     parts = Tally.of(targets[:cut]) + Tally.of(targets[cut:])
-    assert parts == Tally(4, labels, is_one_hot) == Tally.of(targets)
+    assert parts == Tally(4, targets.numel(), counts, is_one_hot) == Tally.of(targets)
 
 
 def test_huge_labels_take_no_memory():

@@ -13,9 +13,10 @@ LISTED = 10
 def flags(data: Data) -> list[str]:
     """What is doubtful about the data, as far as it is known yet, a sentence each.
 
-    Parts of fewer than 100 examples, classes that do not occur in the training or validation data,
-    and one-hot targets that are taken for regression. What a `Dataset` or an iterable holds is
-    known after the first pass over it.
+    Parts of fewer than 100 examples, classes that do not occur in the training or validation data
+    (where an example has one label, or classes have names), and one-hot targets that are taken for
+    regression. What a `Dataset` or an iterable holds is known after the first pass over it, or
+    after the second if each pass leaves an example out.
 
     Example:
         >>> import torch, ellzero as ez
@@ -36,8 +37,8 @@ def _few(data: Data) -> Iterator[str]:
 
 
 def _absent_classes(data: Data) -> Iterator[str]:
-    if not data.labels_are_classes:
-        return
+    if not data.labels_are_classes or (data.train.example[1].ndim > 1 and not data.classes):
+        return  # of several labels an example, such as tokens, many need not occur
     tallies = {part.name: part.tally for part in data.parts}
     found = {name: tally.labels for name, tally in tallies.items() if tally and tally.labels}
     classes = range(data.class_count) if data.class_count else sorted(set().union(*found.values()))

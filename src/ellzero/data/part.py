@@ -30,6 +30,7 @@ class Part:
         self._preprocess = preprocess
         self._label_limit: int | None = None
         self._tally: Tally | None = None
+        self._all_but_one: Tally | None = None
         batches = isinstance(examples, list) and all(isinstance(b, tuple) for b in examples)
         if isinstance(examples, tuple | list) and not batches:
             examples = _checked_pair(name, examples)
@@ -67,7 +68,7 @@ class Part:
 
     @property
     def tally(self) -> Tally | None:
-        """What the targets are; of a Dataset or an iterable known after the first whole pass."""
+        """What the targets are; of no pair known after a whole pass, or two that leave one out."""
         if self._tally is None and isinstance(self._examples, tuple):
             self._tally = Tally.of(self._examples[1])
         return self._tally
@@ -109,16 +110,28 @@ class Part:
                 inputs = self._preprocess(inputs)
             yield inputs, targets.to(device, non_blocking=True)
 
+    def targets(self, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+        """Targets in batches; the inputs of a pair of tensors are not touched for them."""
+        if isinstance(self._examples, tuple):
+            yield from self._examples[1].split(batch_size)
+        else:
+            yield from (targets for _, targets in self.batches(batch_size, device))
+
     def _checked(self, batches: Iterable[Any], *, whole: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of what is no pair, which was checked when it was given; counted if all come."""
-        tally = NOTHING if whole and self._tally is None else None
+        """Batches of what is no pair, which was checked when it was given; counted, too."""
+        tally = NOTHING if self._tally is None else None
         for inputs, targets in batches:
             self._check_labels(targets)
             _require_finite(self.name, inputs, targets)
             if tally is not None:  # a device would have to be waited for
                 tally = tally + Tally.of(targets) if targets.is_cpu else None
             yield inputs, targets
-        self._tally = self._tally if tally is None else tally
+        if tally is None:
+            return
+        if not whole and self._all_but_one is None:
+            self._all_but_one = tally
+        else:  # a second pass leaves another example out
+            self._tally = tally if whole or self._all_but_one is None else self._all_but_one | tally
 
     def _check_labels(self, targets: Tensor) -> None:
         if self._label_limit is None or not targets.numel():

@@ -1,7 +1,8 @@
-"""A tally of examples: how many there are, which labels they bear, whether they are one-hot."""
+"""A tally of examples: how many there are, how often each label, whether they are one-hot."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -17,32 +18,58 @@ class Tally:
 
     Example:
         >>> import torch
-        >>> Tally.of(torch.tensor([0, 2, 2])) + Tally.of(torch.tensor([1]))
-        Tally(examples=4, labels=frozenset({0, 1, 2}), one_hot=False)
+        >>> Tally.of(torch.tensor([0, 2, -100])) + Tally.of(torch.tensor([2]))
+        Tally(examples=4, targets=4, counts=Counter({2: 2, 0: 1}), one_hot=False)
     """
 
     examples: int
-    labels: frozenset[int] | None
-    """The labels that occur, negative ones left out (a loss may ignore them); None: no labels."""
+    targets: int
+    """How many there are in all examples; an example may have several."""
+    counts: Counter[int] | None
+    """How often each label occurs, but negative ones, which a loss may ignore; None: no labels."""
     one_hot: bool
     """Whether every target is a row of floating numbers, one of them 1 and the others 0."""
 
     @classmethod
     def of(cls, targets: Tensor) -> Tally:
         """The tally of the targets of a batch, or of a whole part."""
-        return cls(len(targets), _labels(targets), _is_one_hot(targets))
+        return cls(len(targets), targets.numel(), _counts(targets), _is_one_hot(targets))
+
+    @property
+    def labels(self) -> frozenset[int] | None:
+        """The labels that occur."""
+        return None if self.counts is None else frozenset(self.counts)
 
     def __add__(self, other: Tally) -> Tally:
-        known = None if self.labels is None or other.labels is None else self.labels | other.labels
-        examples = self.examples + other.examples
-        return Tally(examples, known, self.one_hot and other.one_hot)
+        counts = None
+        if self.counts is not None and other.counts is not None:
+            counts = self.counts.copy()
+            counts.update(other.counts)  # as a sum does, but without a look at all of both
+        return Tally(
+            self.examples + other.examples,
+            self.targets + other.targets,
+            counts,
+            self.one_hot and other.one_hot,
+        )
+
+    def __or__(self, other: Tally) -> Tally:
+        """What is known by two tallies of the same examples, each of which misses some."""
+        counts = None
+        if self.counts is not None and other.counts is not None:
+            counts = self.counts | other.counts
+        return Tally(
+            max(self.examples, other.examples),
+            max(self.targets, other.targets),
+            counts,
+            self.one_hot and other.one_hot,
+        )
 
 
-NOTHING = Tally(0, frozenset(), one_hot=True)
+NOTHING = Tally(0, 0, Counter(), one_hot=True)
 """The tally of no examples, to add to."""
 
 
-def _labels(targets: Tensor) -> frozenset[int] | None:
+def _counts(targets: Tensor) -> Counter[int] | None:
     if targets.is_floating_point():
         return None
     labels = targets.flatten()
@@ -51,7 +78,9 @@ def _labels(targets: Tensor) -> frozenset[int] | None:
         return None
     if labels.numel() and int(labels.min()) < 0:
         labels = labels[labels >= 0]
-    return frozenset(torch.bincount(labels).nonzero().flatten().tolist())
+    counts = torch.bincount(labels)
+    found = counts.nonzero().flatten()
+    return Counter(dict(zip(found.tolist(), counts[found].tolist(), strict=True)))
 
 
 def _is_one_hot(targets: Tensor) -> bool:
