@@ -53,6 +53,10 @@ class Unfinished(Term):
     def value(self, w):
         return w.sum()
 
+class Broken(L1):
+    def __post_init__(self):
+        {}["nothing"]
+
 class Picky(L1):
     def __post_init__(self):
         if self.strength == 7:
@@ -149,7 +153,11 @@ def test_the_order_of_a_sum_does_not_hang_on_the_names(own, monkeypatch):
         ({"own_penalties:OwnGates": {"strength": 1}}, r"OwnGates.*; expected a dataclass derived"),
         ({"own_penalties:Schedule": {"strength": 1}}, r"Schedule.*; expected a dataclass derived"),
         ({"own_penalties:Unfinished": {"strength": 1}}, "Unfinished.*without abstract methods"),
-        ({"own_penalties:Picky": {"strength": 7}}, "no sevens"),
+        ({1: {"strength": 1}}, r"train\.penalty: a name in penalty is 1; expected text"),
+        ({":X": {"strength": 1}}, r"penalty ':X': ':X' is no name of a class; expected package"),
+        ({"..a:b": {"strength": 1}}, r"'\.\.a:b' is no name of a class"),
+        ({"own_penalties:": {"strength": 1}}, "own_penalties has no class ''"),
+        ({"own_penalties:Picky": {"strength": 7}}, "Picky: no sevens"),
         ({PULL: {"strength": -1}}, "Pull: strength is -1"),
         ({PULL: {"strength": 1, "betta": 1}}, "unknown key 'betta'; did you mean beta"),
         ({PULL: {"beta": 1}}, "own_penalties:Pull has no strength"),
@@ -168,6 +176,12 @@ def test_gates_that_cannot_be_had(own):
     with pytest.raises(InputError, match="there is no module 'nowhere'"):
         told(gates={"nowhere:G": {"strength": 1}})
     assert set(GATES) == {"hard_concrete", "pmmp"}
+
+
+def test_a_class_that_fails_keeps_its_own_error_as_the_cause(own):
+    with pytest.raises(SourceError, match="own_penalties:Broken failed: KeyError") as caught:
+        told({"own_penalties:Broken": {"strength": 7}})
+    assert type(caught.value.__cause__) is KeyError
 
 
 def test_a_module_that_fails_keeps_its_own_error_as_the_cause(own):

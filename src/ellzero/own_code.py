@@ -28,6 +28,8 @@ def imported(who: str, name: str, kind: str = "function") -> Callable[..., Any]:
         Fraction(1, 2)
     """
     module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise InputError(f"{who}: {name!r} is no name of a {kind}; expected package.module:{kind}")
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # a console script does not look in the user's folder
     try:

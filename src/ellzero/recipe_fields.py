@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer
 
 from ellzero.curves import Curve, Schedule
-from ellzero.errors import InputError, nearest
+from ellzero.errors import EllzeroError, InputError, SourceError, nearest
 from ellzero.own_code import imported, name_of, require_importable
 from ellzero.penalties import PENALTIES, Penalty, Sum, Term
 from ellzero.pruning.budget import Budget
@@ -69,6 +69,8 @@ class _Family:
 
     def find(self, name: str) -> type[Any]:
         """The class behind a name."""
+        if not isinstance(name, str):
+            raise InputError(f"a name in {self.what} is {name!r}; expected text, such as 'l0'")
         if name in self.registry:
             return self.registry[name]
         if ":" not in name:
@@ -159,9 +161,17 @@ def _require_fields(table: Mapping[str, Any], cls: type[Any]) -> None:
 def _made(cls: type[Any], table: Mapping[str, Any]) -> Any:
     _require_fields(table, cls)
     try:
-        return cls(**table)
+        inspect.signature(cls).bind(**table)
     except TypeError as error:  # a key is missing
         raise InputError(f"{cls.__name__}: {error}") from None
+    try:
+        return cls(**table)
+    except EllzeroError:
+        raise
+    except ValueError as error:  # a value that it refuses
+        raise InputError(f"{cls.__name__}: {error}") from error
+    except Exception as error:  # of the user's own code
+        raise SourceError(f"{name_of(cls)} failed: {type(error).__name__}: {error}") from error
 
 
 def _dataclass(cls: type[Any], **defaults: Any) -> BeforeValidator:
