@@ -56,6 +56,12 @@ def test_cells_hold_what_the_records_say(folder):
         assert int(row["epochs"]) == 5
 
 
+@pytest.mark.parametrize(("told", "count"), [([], 0), ([3, 7], 2), (None, None)])
+def test_inputs_that_are_left_are_counted(told, count, tmp_path):
+    found = Found(tmp_path, "done", {"inputs_left": told})
+    assert figures(found, Measure(accuracy=True, part="test"))["inputs_left"] == count
+
+
 def test_the_comparison_has_median_and_range_of_the_chosen_strength(folder):
     rows = comparison(Results.read(folder))
     assert len(rows) == 5 * 2

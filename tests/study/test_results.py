@@ -248,3 +248,32 @@ def test_a_folder_that_holds_no_study_is_an_error(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ez.InputError, match=r"holds no study: there is no study\.toml in it"):
             Results.read(folder)
+
+
+ALIKE = [
+    ("train data has 45 examples, fewer than 100", "train data has 9 examples, fewer than 100"),
+    ("the share of the largest class 0.333", "the share of the largest class 0.5"),
+    ("from 1.25e-05 to 3, so", "from 0.31 to 1,000, so"),
+    ("0.weight has 0 of 1,048 weights left", "0.weight has 0 of 48 weights left"),
+    ("(validation error -0.5)", "(validation error 12)"),
+]
+DIFFERENT = [
+    ("0.weight has 0 of 48 weights left", "2.weight has 0 of 180 weights left"),
+    ("net.1.2.weight has 0 of 48 weights left", "net.1.3.weight has 0 of 48 weights left"),
+    ("rnn.weight_ih_l0 is not selected", "rnn.weight_ih_l1 is not selected"),
+    ("block-1.w has 0 of 48 weights left", "block-2.w has 0 of 48 weights left"),
+    ("train data has no example of class 2", "train data has no example of class 5"),
+    ("train data has no example of classes 2, 3", "train data has no example of classes 2, 4"),
+    ("1 of 3 is the same for every input: 1", "1 of 3 is the same for every input: 2"),
+]
+
+
+@pytest.mark.parametrize(
+    ("texts", "alike"), [*((t, True) for t in ALIKE), *((t, False) for t in DIFFERENT)]
+)
+def test_warnings_that_differ_in_their_figures_alone_are_one(folder, texts, alike):
+    hand_made.study(folder)
+    for strength, text in zip((1e-5, 1e-4), texts, strict=True):
+        l1(folder, strength, warnings=[text])
+    counted = Results.read(folder).warnings()
+    assert sorted(counted) == ([(texts[0], 2)] if alike else sorted((t, 1) for t in texts))

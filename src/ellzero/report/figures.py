@@ -85,7 +85,7 @@ def figures(found: Found, measure: Measure) -> dict[str, Any]:
         "nonzero_ratio": record.get("nonzero_ratio"),
         "parameter_ratio": record.get("parameter_ratio"),
         "living_nonzeros": record.get("living_nonzeros"),
-        "inputs_left": inputs and len(inputs),
+        "inputs_left": None if inputs is None else len(inputs),
         "file_ratio": record.get("file_ratio"),
         "result": small,
         "reference": dense,

@@ -19,6 +19,12 @@ from ellzero.study.study import Cell, Study, Target, Training
 STUDY = "study.toml"
 CELLS = "cells"
 
+FIGURE = re.compile(
+    r"(no example of class.*|for every input: .*)"  # what follows is named by its number
+    r"|(?<![\w.-])-?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?(?!\w|\.\w)"
+)
+"""A figure in a sentence; a number within a name, such as `0.weight`, is none."""
+
 FAILED = ("failed", "missed", "unreadable")
 
 FIGURES = {"compressed", "reference", "nonzeros", "seconds"}
@@ -214,12 +220,12 @@ class Results:
     def warnings(self) -> list[tuple[str, int]]:
         """What the runs warn of, and how many of them do.
 
-        Sentences that differ in their numbers alone are one, told in the words of the first run.
+        Sentences that differ in their figures alone are one, told in the words of the first run.
         """
         first: dict[str, str] = {}
         counts: Counter[str] = Counter()
         for found in (*self.references, *self.found.values()):
-            alike = {re.sub(r"\d[\d., ]*", "0", text): text for text in found.warnings}
+            alike = {FIGURE.sub(lambda m: m[1] or "0", text): text for text in found.warnings}
             first = {**alike, **first}
             counts.update(alike.keys())
         return [(first[key], count) for key, count in counts.most_common()]
