@@ -76,7 +76,7 @@ def compact(model: nn.Module, example: Tensor | None = None) -> Compacted:
     """
     changed = folded(trace(model, example))
     compacted = compacted_of(changed)
-    warn_if_dead(changed, stacklevel=2)
+    warn_if_dead(changed)
     return compacted
 
 

@@ -73,7 +73,7 @@ class EllzeroWarning(UserWarning):
     """
 
 
-def warn(text: str) -> None:
+def warn(text: str, category: type[EllzeroWarning] = EllzeroWarning) -> None:
     """Warn, at the place outside of ellzero (and of torch, which calls it back) that led to it."""
     frame, level = sys._getframe(), 1
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in (
@@ -81,7 +81,7 @@ def warn(text: str) -> None:
         "torch",
     ):
         frame, level = frame.f_back, level + 1
-    warnings.warn(text, EllzeroWarning, stacklevel=level)
+    warnings.warn(text, category, stacklevel=level)
 
 
 def nearest(name: str, known: Sequence[str], count: int = 3) -> str:

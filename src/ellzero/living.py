@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ellzero.errors import EllzeroWarning
+from ellzero.errors import EllzeroWarning, warn
 from ellzero.folding import Folded
 from ellzero.graph import Network, Node
 from ellzero.graph.channels import Channels
@@ -116,25 +115,24 @@ def _empty(network: Network) -> Iterable[str]:
     return [name for name in names if not network.weight(name).any()]
 
 
-def warn_if_dead(changed: Folded, *, stacklevel: int) -> None:
+def warn_if_dead(changed: Folded) -> None:
     """Warn of layers without a weight, and of outputs that no input changes.
 
     Args:
         changed: what `folded` made of the network.
-        stacklevel: as for `warnings.warn`, of the caller.
     """
     network, found = changed.original, living(changed)
     empty = {name: network.weight(name).numel() for name in found.empty}
     outputs = network.shapes[network.graph.nodes[-1].name][0]
     for text in sentences(empty, found.constant_outputs, outputs):
-        warnings.warn(text, DeadWarning, stacklevel=stacklevel + 1)
+        warn(text, DeadWarning)
 
 
-def warn_if_empty(weights: Iterable[tuple[str, Tensor]], *, stacklevel: int) -> None:
+def warn_if_empty(weights: Iterable[tuple[str, Tensor]]) -> None:
     """Warn of weights of two or more dimensions without a nonzero, where no more is known."""
     empty = {n: w.numel() for n, w in weights if w.ndim > 1 and w.numel() and not w.any()}
     for text in sentences(empty):
-        warnings.warn(text, DeadWarning, stacklevel=stacklevel + 1)
+        warn(text, DeadWarning)
 
 
 def sentences(

@@ -131,6 +131,7 @@ def test_a_dead_layer_is_said_once(normed, ellzero, run, project):
     with torch.no_grad():
         model.get_parameter("2.weight").zero_()
     if normed:  # it cannot be compacted, and no C is to be had
+        assert isinstance(model, nn.Sequential)
         model.append(nn.LayerNorm(3))
         (project / "normalized.py").write_text(
             "from torch import nn\n"

@@ -93,7 +93,7 @@ def export(
     if c is not None:
         plan(whole)  # says now what there is no C for, not after minutes of fine-tuning
     changed = folded(whole)
-    warn_if_dead(changed, stacklevel=1)
+    warn_if_dead(changed)
     if whole.graph.opaque:  # weights alone can be packed, so they stay as the network has them
         shipped, kept = opened.network, (_not_compacted(whole),)
     else:

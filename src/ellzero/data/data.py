@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ellzero.data.part import Examples, Part
-from ellzero.errors import EllzeroWarning, InputError
+from ellzero.errors import InputError, warn
 
 Measure = Callable[[Any, Any], Tensor]
 """Maps a batch's outputs and targets to a 0-d tensor, a mean over the batch."""
@@ -124,7 +123,7 @@ class Data:
         if self.classes is not None:
             self._check_labels(len(self.classes))
         if self.is_one_hot:
-            warnings.warn(ONE_HOT, EllzeroWarning, stacklevel=2)
+            warn(ONE_HOT)
 
     @property
     def parts(self) -> tuple[Part, ...]:

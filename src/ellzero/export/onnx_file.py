@@ -83,7 +83,7 @@ def export_onnx(model: nn.Module, path: str | Path, example: Tensor | None = Non
     for name, tensor in network.state_dict().items():
         if not tensor.isfinite().all():
             raise InputError(f"{name} {tuple(tensor.shape)} holds NaN or inf; it is not exported")
-    warn_if_dead(folded(network), stacklevel=2)
+    warn_if_dead(folded(network))
     batches = [_inputs(network, size, example) for size in BATCHES]
     proto = _converted(network, batches[-1])
     _strip(proto)

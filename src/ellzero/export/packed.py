@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ellzero.errors import EllzeroWarning, InputError
+from ellzero.errors import InputError, warn
 from ellzero.export.entropy import encode as encode_symbols
 from ellzero.export.fields import varint
 from ellzero.export.packed_reader import (
@@ -85,11 +84,9 @@ def pack(model: nn.Module, path: str | Path, example: Tensor | None = None) -> P
     content, parts = to_bytes(graph, tensors)
     needed = announcement(content).memory_bytes  # what cannot be read is not written
     if needed > default_max_bytes(len(content)):
-        warnings.warn(
+        warn(
             f"{path} is {len(content)} bytes and takes {needed} bytes of memory, which ez.load "
-            f"refuses unless it is told ez.load(path, max_bytes={needed})",
-            EllzeroWarning,
-            stacklevel=2,
+            f"refuses unless it is told ez.load(path, max_bytes={needed})"
         )
     write_atomically(Path(path), content)
     return Packed(Path(path), len(content), parts, graph is not None)
@@ -104,20 +101,18 @@ def _contents(model: nn.Module, example: Tensor | None) -> tuple[Graph | None, d
         network = trace(model, example)
         network.graph.to_json()
     except InputError as error:
-        warnings.warn(
+        warn(
             f"only the weights of {type(model).__name__} are packed, for ez.load(path, model), "
-            f"without its architecture: {error}",
-            EllzeroWarning,
-            stacklevel=3,
+            f"without its architecture: {error}"
         )
         return None, _weights(model)
-    warn_if_dead(folded(network), stacklevel=3)
+    warn_if_dead(folded(network))
     names = network.graph.weight_names()
     return network.graph, {name: network.weight(name).detach().cpu() for name in names}
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    warn_if_empty(model.named_parameters(), stacklevel=4)
+    warn_if_empty(model.named_parameters())
     return copied(model)
 
 

@@ -112,7 +112,7 @@ def export_c(
         raise InputError(f"aim is {aim!r}; expected 'size', 'speed' or 'dense'")
     network, kept = trace(model, example), ()
     changed = folded(network)
-    warn_if_dead(changed, stacklevel=2)
+    warn_if_dead(changed)
     if aim != "dense" and not network.graph.opaque:
         compacted = compacted_of(changed)
         network, kept = compacted.model, compacted.kept
