@@ -51,3 +51,8 @@ def test_a_higher_score_is_better_and_of_equal_ones_the_lower_loss():
     assert Evaluation(0.9, 0.1).better_than(Evaluation(0.9, 0.2))
     assert not Evaluation(0.9, 0.2).better_than(Evaluation(0.9, 0.2))
     assert not Evaluation(0.8, 0.1).better_than(Evaluation(0.9, 5.0))
+
+
+def test_a_network_without_values_is_refused():
+    with pytest.raises(InputError, match=r"^0\.weight \(16, 6\) is on the meta device"):
+        ez.evaluate(mlp().to("meta"), classification())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ellzero.data.data import Data, device_of, evaluating
 from ellzero.data.part import Part
 from ellzero.errors import InputError
+from ellzero.tensors import require_held
 
 BATCH = 1000
 
@@ -45,7 +46,7 @@ def evaluate(model: nn.Module, data: Data, part: str = "validation") -> Evaluati
     part is for the end, when nothing is chosen any more; so it is read on request only.
 
     Raises:
-        InputError: the data has no such part.
+        InputError: the data has no such part; weights that have no values (the meta device).
 
     Example:
         >>> import torch, ellzero as ez
@@ -74,6 +75,9 @@ def _evaluate(model: nn.Module, data: Data, part: str, right: list[Tensor] | Non
     if examples is None:
         known = ", ".join(p.name for p in data.parts)
         raise InputError(f"the data has no part {part!r}; it has {known}")
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            require_held(name, parameter)
     device = device_of(model)
     score = loss = running_sum(device)
     count = 0
