@@ -8,12 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import ellzero as ez
 from ellzero.report.attraction import Magnitudes, Pull, bounds, pull
 from ellzero.report.pictures import epochs_of, training_rows
 from ellzero.report.run_pictures import mask_image, stages
 from ellzero.report.style import KNOWN, Look, looks, marker, svg
 from ellzero.study.results import Found, Results
 from ellzero.study.study import built_in
+from small import classification, mlp, recipe
 
 
 def found(folder, name: str) -> Found:
@@ -32,6 +34,19 @@ def test_the_attraction_is_the_gradient_of_the_run_s_penalty(folder):
     assert pull(found(folder, "hard-concrete-0.0001"), folder, -4, 0) == "learned gates"
     (run.folder / "recipe.toml").write_text("prune = 3")
     assert pull(run, run.folder, -4, 0) == "recipe cannot be read"
+
+
+def test_the_attraction_of_a_beta_that_follows_a_schedule_is_that_of_its_end(tmp_path):
+    beta = {"start": 1.0, "end": 9.0}
+    told = recipe(
+        train={"penalty": {"l0": {"strength": 0.01, "beta": beta}, "l2": {"strength": 0}}}
+    )
+    ez.compress(mlp(), classification(), told, folder=tmp_path / "run")
+    curve = pull(Found.at(tmp_path / "run"), tmp_path / "run", -4, 0)
+    assert isinstance(curve, Pull)
+    np.testing.assert_allclose(curve.attraction, 0.09 * np.exp(-9 * curve.magnitudes), rtol=1e-6)
+    page = ez.write_report([tmp_path / "run"]).read_text()
+    assert "l0 0.01" in page
 
 
 def test_the_attraction_of_hoyer_square_is_that_of_its_trained_weights(folder):

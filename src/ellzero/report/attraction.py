@@ -35,7 +35,7 @@ CAPTION = (
     "where pruning cuts. Below: how strongly the penalty pulls a weight "
     "of that size to zero, relative to its largest pull in the range; below the line it pushes "
     "away from zero. It is the penalty's own gradient, before an optimizer rescales it and without "
-    "layer scales; where it depends on a weight's neighbours, the median over the trained weights."
+    "layer scales, at the end of the training; where it depends on a weight's neighbours, the median over the trained weights."
 )
 
 
@@ -98,12 +98,13 @@ def pull(found: Found, trained: Path, low: float, high: float) -> Pull | str:
         return "learned gates"
     if train.penalty is None or all(term.strength == 0 for term in train.penalty.terms):
         return "no penalty"
-    if all(term.elementwise for term in train.penalty.terms):
+    penalty = train.penalty.at(1.0)  # its schedules end there, where pruning comes
+    if all(term.elementwise for term in penalty.terms):
         magnitudes = np.logspace(low, high, 200)
         w = torch.from_numpy(magnitudes)
-        return Pull(magnitudes, train.penalty.gradient(w).numpy())
+        return Pull(magnitudes, penalty.gradient(w).numpy())
     layers = [layer["name"] for layer in found.record.get("layers", ())]
-    return _measured_pull(trained / TRAINED, train.penalty, layers, low, high)
+    return _measured_pull(trained / TRAINED, penalty, layers, low, high)
 
 
 def _measured_pull(
