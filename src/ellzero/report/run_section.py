@@ -176,7 +176,7 @@ def runs_section(runs: Sequence[Found], name: str) -> Section:
     columns |= {"parameter_ratio": ratio, "file_ratio": ratio}
     columns |= {"epochs": number, "seconds": duration}
     headings = ("run", "status", measure.label(), "dense reference", "drop", "nonzeros")
-    headings += ("living nonzeros", "nonzero ratio", "parameter ratio", "file ratio", "epochs")
+    headings += ("living", "nonzero ratio", "parameter ratio", "file ratio", "epochs")
     headings += ("time",)
     rows = tuple(
         (label, run.status, *(NONE if f[k] is None else text(f[k]) for k, text in columns.items()))
