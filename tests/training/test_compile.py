@@ -24,6 +24,7 @@ TESTS = Path(__file__).parents[1]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch.compile's own
+    pytest.mark.filterwarnings("ignore:add_gradient"),  # there is no loss here
 ]
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("c++")), reason="no C++ compiler for torch.compile"
