@@ -35,7 +35,8 @@ CAPTION = (
     "where pruning cuts. Below: how strongly the penalty pulls a weight "
     "of that size to zero, relative to its largest pull in the range; below the line it pushes "
     "away from zero. It is the penalty's own gradient, before an optimizer rescales it and without "
-    "layer scales, at the end of the training; where it depends on a weight's neighbours, the median over the trained weights."
+    "layer scales, at the end of the training; where it depends on a weight's neighbours, the "
+    "median over the trained weights."
 )
 
 
