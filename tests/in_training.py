@@ -39,3 +39,10 @@ def started(make: Any, **options: Any) -> tuple[Any, torch.optim.Optimizer]:
 def revived(model: nn.Module, masks: ez.Masks) -> int:
     """How many pruned weights are not exactly zero; NaN is none either."""
     return sum(int(model.get_parameter(n)[~mask].count_nonzero()) for n, mask in masks.items())
+
+
+def step_without_gradient(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """A step in which only momentum and weight decay can move anything."""
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()

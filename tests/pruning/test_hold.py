@@ -8,19 +8,13 @@ from torch import Tensor, nn
 
 import ellzero as ez
 from cases import OPTIMIZER_CASES, small_network
-from in_training import backward, data, revived, started
+from in_training import backward, data, revived, started, step_without_gradient
 
 STEPS = 5
 each_optimizer = pytest.mark.parametrize("case", OPTIMIZER_CASES.values(), ids=OPTIMIZER_CASES)
 reviving = pytest.mark.parametrize(
     "case", [pytest.param(c, id=name) for name, c in OPTIMIZER_CASES.items() if c.revives]
 )
-
-
-def step_without_gradient(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
 
 
 @each_optimizer

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import ellzero as ez
 from cases import small_network
-from in_training import backward, data, revived, started
+from in_training import backward, data, revived, started, step_without_gradient
 from small import classification, recipe
 
 LINE_SEARCHES = [None, "strong_wolfe"]
@@ -146,9 +146,7 @@ def test_the_state_of_an_optimizer_within_is_cleared(kind):
             backward(model, step)
             optimizer.step()
             assert revived(model, masks) == 0
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    step_without_gradient(model, optimizer)
     assert revived(model, masks) == 0
 
 
@@ -175,10 +173,8 @@ def test_several_optimizers_are_held_at_once(together):
                 regularizer.step(optimizers)
             assert revived(model, masks) == 0
     assert all(not model.get_parameter(name).equal(old) for name, old in before.items())
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
     for optimizer in optimizers:
-        optimizer.step()
+        step_without_gradient(model, optimizer)
     assert revived(model, masks) == 0
     with pytest.raises(ez.InputError, match=r"^0\.weight is in no parameter group"):
         masks.hold(optimizers[1:])
@@ -208,9 +204,7 @@ def test_a_bad_gradient_under_a_mask_leaves_a_zero(kind, dtype, together, bad):
                 w = model.get_parameter(name).detach()
                 assert w[~mask].equal(torch.zeros_like(w[~mask])), "NaN is no zero"
                 assert w.isfinite().all()
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    step_without_gradient(model, optimizer)
     assert revived(model, masks) == 0
 
 
@@ -338,9 +332,7 @@ def test_a_state_of_codes_begins_anew():
     with masks.hold(optimizer):
         backward(model, 0)
         optimizer.step()
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    step_without_gradient(model, optimizer)
     assert revived(model, masks) == 0
 
 
