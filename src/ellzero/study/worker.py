@@ -38,6 +38,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     # a process started in the background may have been told to ignore interrupts
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.unraisablehook = _interrupt_again
     orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     try:  # from here on an interrupt means that standard input has closed
         threading.Thread(target=_listen, args=(orders,), daemon=True).start()
@@ -57,6 +58,17 @@ def _listen(orders: queue.SimpleQueue[dict[str, Any] | None]) -> None:
         orders.put(json.loads(line))
     orders.put(None)
     _thread.interrupt_main()
+
+
+def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Repeat an interrupt that fell into a finalizer, where Python drops every error.
+
+    From another thread and a little later: at once it would be raised in here, and dropped too.
+    """
+    if dropped.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 def run_cell(folder: Path, table: dict[str, Any]) -> str | None:

@@ -1,0 +1,30 @@
+"""The worker's process by itself."""
+
+import subprocess
+import sys
+
+DROPPED = """
+import _thread, sys, time
+from ellzero.study import worker
+
+sys.unraisablehook = worker._interrupt_again
+
+class Finalized:
+    def __del__(self):
+        _thread.interrupt_main()  # raised in here, where Python drops every error
+
+try:
+    Finalized()
+    for _ in range(1000):
+        time.sleep(0.01)
+    print("lost")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_an_interrupt_that_falls_into_a_finalizer_still_comes():
+    found = subprocess.run(
+        [sys.executable, "-c", DROPPED], capture_output=True, text=True, timeout=60
+    )
+    assert (found.stdout, found.stderr) == ("interrupted\n", "")
