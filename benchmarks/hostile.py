@@ -24,8 +24,8 @@ import torch
 from torch import nn
 
 import ellzero as ez
-from ellzero.export.fields import Reader, varint
-from ellzero.export.packed_reader import DICTIONARY
+from ellzero.packed.fields import Reader, varint
+from ellzero.packed.reader import DICTIONARY
 
 COUNT = 100_000
 LIMIT_S = 5.0
@@ -95,7 +95,9 @@ def good_files(folder: Path) -> list[tuple[bytes, Callable[[], nn.Module]]]:
         weight = integers.get_parameter("0.weight")  # a codebook of int8
         weight.copy_((weight * 1270).round().clamp(-127, 127) / 64)
         weight[0, 0] = 127 / 64
-    selected = ez.trace(few, torch.zeros(1, 12), preprocess=ez.Affine(0.5), classes=list("abcd"))
+    selected = ez.trace(
+        few, torch.zeros(1, 12), preprocess=ez.Preprocess(0.5), classes=list("abcd")
+    )
     graph = json.loads(selected.graph.to_json())
     graph["nodes"].insert(
         1,

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 import ellzero as ez
-from ellzero.data.data import Affine
 from ellzero.networks.lenet import lenet_5_caffe, lenet_300_100
+from ellzero.preprocess import Preprocess
 from ellzero.training.loop import epochs
 from ellzero.training.plan import Step
 from ellzero.training.state import State
@@ -62,7 +62,7 @@ def packaged(
     """The same by the loop that `compress` runs."""
     torch.manual_seed(0)
     model = make()
-    data = ez.Data((raw, y), (raw[:VALIDATION], y[:VALIDATION]), preprocess=Affine(1 / 255))
+    data = ez.Data((raw, y), (raw[:VALIDATION], y[:VALIDATION]), preprocess=Preprocess(1 / 255))
     recipe = ez.Recipe.parse(
         {
             "prune": {"sparsity": 0.5},

@@ -256,7 +256,7 @@ def random_network(seed: int) -> Network:
         b.linear(int(b.random.integers(1, 12)))
     if b.pick(True, False):
         b.add(ops.Softmax(log=b.pick(True, False)))
-    scalar, each = ez.Affine(0.5, -0.25), ez.Affine(tuple(b.normal(channels).tolist()), 0.5)
+    scalar, each = ez.Preprocess(0.5, -0.25), ez.Preprocess(tuple(b.normal(channels).tolist()), 0.5)
     return b.network(preprocess=b.pick(None, scalar, each))
 
 

@@ -47,7 +47,7 @@ def images(**options: Any) -> ez.Data:
         x[y == 0, :, :, :3] += 60
         x[y == 1, :, :, 3:] += 60
         parts.append((x, y))
-    return ez.Data(*parts, preprocess=ez.Affine(1 / 128, -1.0), **options)
+    return ez.Data(*parts, preprocess=ez.Preprocess(1 / 128, -1.0), **options)
 
 
 def mlp(outputs: int = 3, seed: int = 0) -> nn.Sequential:

@@ -288,7 +288,7 @@ def test_labels_that_a_loss_ignores_are_no_class_but_count_as_targets():
     assert about(texts, "hardly better", f"accuracy {right / 100:.3f}", "largest class 0.250")
 
 
-class CountedCalls(ez.Affine):
+class CountedCalls(ez.Preprocess):
     """Preprocessing that counts how often it is called."""
 
     calls: ClassVar[int] = 0

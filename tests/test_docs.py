@@ -53,7 +53,7 @@ def test_the_recipe_page_shows_a_recipe_that_can_be_read(tmp_path):
     assert block is not None
     table = tomllib.loads(block[1])
     told = ez.Recipe.parse(table)
-    assert told.prune.gradual == ez.Curve("cubic", start=0.1, end=0.6)
+    assert told.prune.gradual == ez.Schedule(0, 1, "cubic", after=0.1, until=0.6)
 
 
 def trained_on(x: torch.Tensor, y: torch.Tensor, model: nn.Module) -> nn.Module:

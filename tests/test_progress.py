@@ -7,8 +7,8 @@ import sys
 import pytest
 
 import ellzero as ez
-from ellzero.progress import Bar, Silent, display
 from ellzero.training.plan import Step
+from ellzero.training.progress import Bar, Silent, run_display
 from small import classification, mlp, recipe, tensors_equal
 
 
@@ -25,7 +25,7 @@ def test_it_is_silent_where_there_is_no_terminal(wanted, capfd):
 
 def test_it_is_a_bar_on_a_terminal_unless_told_otherwise(monkeypatch):
     def kind(progress):
-        return type(display(recipe(), classification(), has_reference=False, progress=progress))
+        return type(run_display(recipe(), classification(), has_reference=False, progress=progress))
 
     assert kind(None) is Silent
     monkeypatch.setattr(sys, "stderr", Terminal())

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import ellzero as ez
-from ellzero.curves import Schedule
-from ellzero.errors import InputError, SourceError
+from ellzero.errors import InputError, UserCodeError
 from ellzero.penalties import PENALTIES, Term
 from ellzero.regularizers import GATES
+from ellzero.schedules import Schedule
 from small import classification, mlp, nonzero_weights
 
 MODULE = """
@@ -24,7 +24,7 @@ from abc import abstractmethod
 from dataclasses import KW_ONLY, dataclass
 
 import torch
-from ellzero.curves import Schedule
+from ellzero.schedules import Schedule
 from ellzero.errors import InputError
 from ellzero.penalties import L1, Term
 from ellzero.regularizers import HardConcrete
@@ -179,13 +179,13 @@ def test_gates_that_cannot_be_had(own):
 
 
 def test_a_class_that_fails_keeps_its_own_error_as_the_cause(own):
-    with pytest.raises(SourceError, match="own_penalties:Broken failed: KeyError") as caught:
+    with pytest.raises(UserCodeError, match="own_penalties:Broken failed: KeyError") as caught:
         told({"own_penalties:Broken": {"strength": 7}})
     assert type(caught.value.__cause__) is KeyError
 
 
 def test_a_module_that_fails_keeps_its_own_error_as_the_cause(own):
-    with pytest.raises(SourceError, match="'broken_penalties:P': importing it failed") as caught:
+    with pytest.raises(UserCodeError, match="'broken_penalties:P': importing it failed") as caught:
         told({"broken_penalties:P": {"strength": 1}})
     assert type(caught.value.__cause__) is ZeroDivisionError
 
@@ -242,7 +242,7 @@ def test_a_number_that_follows_a_schedule_is_a_table(beta, expected):
     [
         ({"strat": 1, "end": 2}, "unknown key 'strat'; did you mean start"),
         ({"start": 1}, "Schedule: .*'end'"),
-        ({"start": 1, "end": 2, "shape": "sqare"}, "curve shape is 'sqare'; expected one of"),
+        ({"start": 1, "end": 2, "shape": "sqare"}, "schedule shape is 'sqare'; expected one of"),
         ({"start": "x", "end": 2}, "schedule start is 'x'; expected a finite number"),
     ],
 )

@@ -57,7 +57,7 @@ def validation_loss(model: nn.Module) -> float:
         ({"nonzeros": 20}, 20),
         ({"nonzeros": 1}, 1),
         ({"sparsity": 0.75, "rounds": 3}, 36),
-        ({"nonzeros": 20, "gradual": {"start": 0.1, "end": 0.6}}, 20),
+        ({"nonzeros": 20, "gradual": {"after": 0.1, "until": 0.6}}, 20),
         ({"sparsity": 0.75, "gradual": {}}, 36),
         ({"sparsity": 0.75, "scope": "layer"}, 24 + 12),
         ({"sparsity": 0.75, "scope": "layer", "rounds": 2}, 24 + 12),
@@ -81,7 +81,7 @@ def test_a_layer_wise_gradual_run_counts_as_arrived_where_its_layers_are():
     model = nn.Sequential(nn.Linear(11, 1, bias=False), nn.Linear(1, 11, bias=False))
     x = torch.randn(30, 11, generator=torch.Generator().manual_seed(0))
     data = ez.Data((x[:20], x[:20]), (x[20:], x[20:]))
-    prune = {"sparsity": 0.4, "scope": "layer", "gradual": {"start": 0.0, "end": 0.5}}
+    prune = {"sparsity": 0.4, "scope": "layer", "gradual": {"after": 0.0, "until": 0.5}}
     result = ez.compress(model, data, recipe(prune=prune, finetune={"epochs": 0}))
     assert nonzero_weights(result.model) == 14
     assert "note" not in result.record
@@ -103,7 +103,9 @@ def test_only_selected_weights_are_pruned():
 
 
 def test_the_gradual_schedule_goes_down_epoch_by_epoch(tmp_path):
-    told = recipe(train={"epochs": 6}, prune={"nonzeros": 20, "gradual": {"start": 0, "end": 0.5}})
+    told = recipe(
+        train={"epochs": 6}, prune={"nonzeros": 20, "gradual": {"after": 0, "until": 0.5}}
+    )
     ez.compress(mlp(), classification(), told, folder=tmp_path)
     train = [m["nonzeros"] for m in metrics_of(tmp_path) if m["stage"] == "train"]
     # 124 weights go: at a third of the schedule 1 - (2/3)^3 = 19/27 of them, 26/27 at two thirds
@@ -519,7 +521,7 @@ def test_an_empty_folder_is_taken(tmp_path):
     [
         {"nonzeros": 12},
         {"nonzeros": 12, "rounds": 3},
-        {"nonzeros": 12, "gradual": {"start": 0.0, "end": 0.3}},
+        {"nonzeros": 12, "gradual": {"after": 0.0, "until": 0.3}},
     ],
 )
 def test_the_best_epoch_of_validation_at_the_asked_count_is_returned(prune, tmp_path):
@@ -553,7 +555,7 @@ def test_an_epoch_of_gradual_training_can_be_the_best(prune, tmp_path):
     told = recipe(
         train={"epochs": 12, "learning_rate": 0.3, "decay": "constant"},
         finetune={"epochs": 0},
-        prune={**prune, "gradual": {"start": 0.0, "end": 0.3}},
+        prune={**prune, "gradual": {"after": 0.0, "until": 0.3}},
     )
     result = ez.compress(dropout_mlp(), classification(), told, folder=tmp_path)
     there = [m for m in metrics_of(tmp_path) if m["nonzeros"] == 12]

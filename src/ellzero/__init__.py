@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = version("ellzero")
 
 _PUBLIC = {
-    "Affine": "ellzero.data.data",
     "BudgetError": "ellzero.errors",
     "Budget": "ellzero.pruning.budget",
-    "Curve": "ellzero.curves",
     "Data": "ellzero.data.data",
     "DivergenceError": "ellzero.errors",
     "EllzeroError": "ellzero.errors",
     "EllzeroWarning": "ellzero.errors",
     "InputError": "ellzero.errors",
-    "SourceError": "ellzero.errors",
+    "UserCodeError": "ellzero.errors",
     "HardConcrete": "ellzero.regularizers",
     "GroupLasso": "ellzero.penalties",
     "HoyerSquare": "ellzero.penalties",
@@ -29,12 +27,13 @@ _PUBLIC = {
     "L2": "ellzero.penalties",
     "Masks": "ellzero.pruning",
     "PMMP": "ellzero.regularizers",
+    "Preprocess": "ellzero.preprocess",
     "Recipe": "ellzero.recipe",
     "Regularizer": "ellzero.regularizers",
     "Result": "ellzero.scheme",
-    "Schedule": "ellzero.curves",
+    "Schedule": "ellzero.schedules",
     "Study": "ellzero.study.study",
-    "compact": "ellzero.compaction",
+    "compact": "ellzero.compaction.compact",
     "compare": "ellzero.study.runner",
     "compile_c": "ellzero.export.c.compiled",
     "compress": "ellzero.scheme",
@@ -43,9 +42,9 @@ _PUBLIC = {
     "export_onnx": "ellzero.export.onnx_file",
     "load": "ellzero.model_file",
     "load_masks": "ellzero.model_file",
-    "pack": "ellzero.export.packed",
+    "pack": "ellzero.packed.pack",
     "prune": "ellzero.pruning",
-    "quantize": "ellzero.quantization",
+    "quantize": "ellzero.quantization.quantize",
     "save": "ellzero.model_file",
     "select": "ellzero.selection",
     "trace": "ellzero.graph",
@@ -55,39 +54,38 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
-    from ellzero.compaction import compact as compact
-    from ellzero.curves import Curve as Curve
-    from ellzero.curves import Schedule as Schedule
-    from ellzero.data.data import Affine as Affine
+    from ellzero.compaction.compact import compact as compact
     from ellzero.data.data import Data as Data
     from ellzero.errors import BudgetError as BudgetError
     from ellzero.errors import DivergenceError as DivergenceError
     from ellzero.errors import EllzeroError as EllzeroError
     from ellzero.errors import EllzeroWarning as EllzeroWarning
     from ellzero.errors import InputError as InputError
-    from ellzero.errors import SourceError as SourceError
+    from ellzero.errors import UserCodeError as UserCodeError
     from ellzero.export.c.compiled import compile_c as compile_c
     from ellzero.export.c.source import export_c as export_c
     from ellzero.export.onnx_file import export_onnx as export_onnx
-    from ellzero.export.packed import pack as pack
     from ellzero.graph import trace as trace
     from ellzero.model_file import load as load
     from ellzero.model_file import load_masks as load_masks
     from ellzero.model_file import save as save
+    from ellzero.packed.pack import pack as pack
     from ellzero.penalties import L0 as L0
     from ellzero.penalties import L1 as L1
     from ellzero.penalties import L2 as L2
     from ellzero.penalties import GroupLasso as GroupLasso
     from ellzero.penalties import HoyerSquare as HoyerSquare
+    from ellzero.preprocess import Preprocess as Preprocess
     from ellzero.pruning import Masks as Masks
     from ellzero.pruning import prune as prune
     from ellzero.pruning.budget import Budget as Budget
-    from ellzero.quantization import quantize as quantize
+    from ellzero.quantization.quantize import quantize as quantize
     from ellzero.recipe import Recipe as Recipe
     from ellzero.regularizers import PMMP as PMMP
     from ellzero.regularizers import HardConcrete as HardConcrete
     from ellzero.regularizers import Regularizer as Regularizer
     from ellzero.report.page import write_report as write_report
+    from ellzero.schedules import Schedule as Schedule
     from ellzero.scheme import Result as Result
     from ellzero.scheme import compress as compress
     from ellzero.selection import select as select

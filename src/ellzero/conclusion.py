@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from ellzero import flags, model_file
-from ellzero.data.data import Data, device_of, negative_mse
+from ellzero.compaction.folding import folded
+from ellzero.compaction.living import Living, living, sentences
+from ellzero.data.data import Data, negative_mse
 from ellzero.data.flags import flags as data_flags
 from ellzero.data.tally import NOTHING, Tally
 from ellzero.errors import InputError
 from ellzero.files import tensors_to_bytes, write_atomically
-from ellzero.folding import folded
 from ellzero.graph import Network, trace
 from ellzero.graph.trace import unwrapped
-from ellzero.living import Living, living, sentences
+from ellzero.modules import device_of
 from ellzero.pruning import Masks, kept_count
 from ellzero.recipe import Recipe
 from ellzero.record import ANSWERS, layer_table, sizes, write_metrics, write_model

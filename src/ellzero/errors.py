@@ -53,12 +53,12 @@ class DivergenceError(EllzeroError):
     """
 
 
-class SourceError(EllzeroError):
+class UserCodeError(EllzeroError):
     """The user's own function or module failed; the error it raised is the cause.
 
     Example:
         >>> import ellzero as ez
-        >>> issubclass(ez.SourceError, ez.EllzeroError)
+        >>> issubclass(ez.UserCodeError, ez.EllzeroError)
         True
     """
 

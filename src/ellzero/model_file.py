@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ellzero.errors import InputError, nearest
-from ellzero.export.packed_reader import is_packed, read_packed
 from ellzero.files import check_format, copied, read_tensors, tensors_to_bytes, write_atomically
 from ellzero.graph import Network
+from ellzero.packed.reader import is_packed, read_packed
 from ellzero.pruning import Masks
 from ellzero.selection import Selection, named_weights, select
 from ellzero.tensors import require_held

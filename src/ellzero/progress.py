@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
-
-from ellzero.data.data import Data
-from ellzero.recipe import Recipe
-from ellzero.training.plan import Step
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -29,87 +23,3 @@ def rich_bar(*, shown: bool) -> Progress:
         transient=True,
         disable=not shown,
     )
-
-
-class Silent:
-    """A display that shows nothing."""
-
-    def begin(self, step: Step, epoch: int) -> None:
-        """Show nothing."""
-
-    def tick(self) -> None:
-        """Show nothing."""
-
-    def epoch(self, metrics: dict[str, Any]) -> None:
-        """Show nothing."""
-
-    def __enter__(self) -> Silent:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-class Bar:
-    """One bar over the whole run, on standard error: stage, score, nonzeros, time left."""
-
-    def __init__(self, recipe: Recipe, data: Data, *, has_reference: bool) -> None:
-        self._recipe, self._data = recipe, data
-        self._stages = [
-            (stage, 1 if stage != "finetune" else recipe.prune.rounds)
-            for stage in ("reference", "train", "finetune")
-            if not (stage == "reference" and has_reference)
-            and not (stage == "train" and recipe.train.file is not None)
-        ]
-        self._bar = rich_bar(shown=True)
-        self._total = sum(self._batches(stage) * times for stage, times in self._stages)
-        self._task = self._bar.add_task("starting", total=self._total, note="")
-        self._label = ""
-
-    def _batches(self, stage: str) -> int:
-        table = getattr(self._recipe, stage)
-        return table.epochs * self._data.train.batch_count(table.batch_size)
-
-    def begin(self, step: Step, epoch: int) -> None:
-        """Name the step, and move the bar to where it stands."""
-        before = epoch * self._data.train.batch_count(step.optimization(self._recipe).batch_size)
-        for stage, times in self._stages:
-            if stage == step.stage:
-                before += self._batches(stage) * (max(step.round, 1) - 1)
-                break
-            before += self._batches(stage) * times
-        self._label = step.label
-        self._epochs = step.epochs
-        self._bar.update(self._task, completed=before, description=step.label)
-
-    def tick(self) -> None:
-        """Move on by a batch."""
-        self._bar.advance(self._task)
-
-    def epoch(self, metrics: dict[str, Any]) -> None:
-        """Show where the run stands."""
-        self._bar.update(
-            self._task,
-            description=f"{self._label} {metrics['epoch']}/{self._epochs}",
-            note=f"score {metrics['validation_score']:.4f}, {metrics['nonzeros']:,} nonzeros",
-        )
-
-    def __enter__(self) -> Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
-
-
-def display(
-    recipe: Recipe, data: Data, *, has_reference: bool, progress: bool | None
-) -> Silent | Bar:
-    """The bar if it is wanted, or by default if standard error is a terminal."""
-    wanted = sys.stderr.isatty() if progress is None else progress
-    return Bar(recipe, data, has_reference=has_reference) if wanted else Silent()

@@ -11,7 +11,6 @@ from typing import Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ellzero.curves import Shape
 from ellzero.errors import InputError
 from ellzero.files import read_toml
 from ellzero.penalties import Penalty, Sum
@@ -26,6 +25,7 @@ from ellzero.recipe_fields import (
     require_known,
 )
 from ellzero.regularizers import LayerScale
+from ellzero.schedules import ScheduleShape
 
 
 class Table(BaseModel):
@@ -43,8 +43,8 @@ class Table(BaseModel):
         return value
 
 
-class Source(Table):
-    """Where a network or a data set comes from: a name, and options for the function behind it.
+class Factory(Table):
+    """What makes a network or a data set: the name of a function, and options for it.
 
     The name is a built-in one or the user's `package.module:function`; all other keys are passed
     to the function. A plain text is short for the name alone.
@@ -79,7 +79,7 @@ class Optimization(Table):
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
-    decay: Shape = "cosine"
+    decay: ScheduleShape = "cosine"
     floor: float = Field(default=0.0, ge=0, le=1)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -198,8 +198,8 @@ class Recipe(Table):
     """
 
     name: str = Field(default="run", pattern=r"^\w[^/\\\n]*$")
-    model: Source | None = None
-    data: Source | None = None
+    model: Factory | None = None
+    data: Factory | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)

@@ -1,4 +1,4 @@
-"""Fields of recipes that are frozen dataclasses: penalties, gates, curves, budgets as tables.
+"""Fields of recipes that are frozen dataclasses: penalties, gates, schedules, budgets as tables.
 
 A dataclass's fields are the keys of its table. Penalties and gates stand under a name: a built-in
 one, or the user's own `package.module:Class`.
@@ -13,12 +13,12 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer
 
-from ellzero.curves import Curve, Schedule
-from ellzero.errors import EllzeroError, InputError, SourceError, nearest
-from ellzero.own_code import imported, name_of, require_importable
+from ellzero.errors import EllzeroError, InputError, UserCodeError, nearest
 from ellzero.penalties import PENALTIES, Penalty, Sum, Term
 from ellzero.pruning.budget import Budget
 from ellzero.regularizers import GATES, Gates
+from ellzero.schedules import Schedule, ScheduleShape
+from ellzero.user_code import imported, name_of, require_importable
 
 
 def require_known(table: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -171,16 +171,34 @@ def _made(cls: type[Any], table: Mapping[str, Any]) -> Any:
     except ValueError as error:  # a value that it refuses
         raise InputError(f"{cls.__name__}: {error}") from error
     except Exception as error:  # of the user's own code
-        raise SourceError(f"{name_of(cls)} failed: {type(error).__name__}: {error}") from error
+        raise UserCodeError(f"{name_of(cls)} failed: {type(error).__name__}: {error}") from error
 
 
-def _dataclass(cls: type[Any], **defaults: Any) -> BeforeValidator:
+def _dataclass(cls: type[Any]) -> BeforeValidator:
     """Read a frozen dataclass from its table."""
+    return BeforeValidator(lambda v: _made(cls, v) if isinstance(v, Mapping) else v)
+
+
+def _rise(shape: ScheduleShape) -> BeforeValidator:
+    """Read a schedule from 0 to 1, whose table only says how and when it rises."""
 
     def read(value: Any) -> Any:
-        return _made(cls, {**defaults, **value}) if isinstance(value, Mapping) else value
+        if isinstance(value, Mapping):
+            if {"start", "end"} & set(value):
+                raise InputError(
+                    "it goes from 0 to 1, so it has no start and end; say by after and until "
+                    "between which points of the training"
+                )
+            value = _made(Schedule, {"start": 0.0, "end": 1.0, "shape": shape, **value})
+        if isinstance(value, Schedule) and (value.start, value.end) != (0, 1):
+            raise InputError(f"it goes from {value.start} to {value.end}; expected from 0 to 1")
+        return value
 
     return BeforeValidator(read)
+
+
+def _write_rise(schedule: Schedule | None) -> Any:
+    return schedule and {key: getattr(schedule, key) for key in ("shape", "after", "until")}
 
 
 def _write_penalty(penalty: Penalty | None) -> Any:
@@ -205,6 +223,6 @@ PenaltyTable = Annotated[
     Penalty | None, BeforeValidator(read_penalty), PlainSerializer(_write_penalty)
 ]
 GatesTable = Annotated[Gates | None, BeforeValidator(_read_gates), PlainSerializer(_write_gates)]
-Ramp = Annotated[Curve | None, _dataclass(Curve, shape="linear"), PlainSerializer(_without_none)]
-Gradual = Annotated[Curve | None, _dataclass(Curve, shape="cubic"), PlainSerializer(_without_none)]
+Ramp = Annotated[Schedule | None, _rise("linear"), PlainSerializer(_write_rise)]
+Gradual = Annotated[Schedule | None, _rise("cubic"), PlainSerializer(_write_rise)]
 BudgetTable = Annotated[Budget | None, _dataclass(Budget), PlainSerializer(_without_none)]

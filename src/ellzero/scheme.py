@@ -20,7 +20,6 @@ from ellzero.data.flags import flags
 from ellzero.errors import InputError, warn
 from ellzero.files import copied, write_atomically
 from ellzero.graph import Network
-from ellzero.progress import display
 from ellzero.pruning import Masks, kept_count, ranked
 from ellzero.recipe import Recipe
 from ellzero.record import (
@@ -39,6 +38,7 @@ from ellzero.tensors import require_held
 from ellzero.training import checkpoint
 from ellzero.training.evaluation import Evaluation, evaluate
 from ellzero.training.precision import costs, settled
+from ellzero.training.progress import run_display
 from ellzero.training.run import Run, go, save_reference
 from ellzero.training.seeds import settings
 from ellzero.training.state import State
@@ -51,11 +51,11 @@ class Result:
     Example:
         >>> import torch, ellzero as ez
         >>> x, y = torch.eye(4).repeat(5, 1), torch.arange(4).repeat(5)
-        >>> data = ez.Data((x, y), (x, y), preprocess=ez.Affine(scale=2.0))
+        >>> data = ez.Data((x, y), (x, y), preprocess=ez.Preprocess(scale=2.0))
         >>> recipe = ez.Recipe.parse({"train": {"epochs": 1}, "prune": {"sparsity": 0.5}})
         >>> result = ez.compress(torch.nn.Linear(4, 4), data, recipe)
         >>> result.trace().graph.preprocess
-        Affine(scale=2.0, shift=0.0)
+        Preprocess(scale=2.0, shift=0.0)
     """
 
     model: nn.Module
@@ -154,7 +154,7 @@ def compress(
             has_reference = state.reference is not None
             with (
                 _recorded(recipe, path, known) as record,
-                display(recipe, data, has_reference=has_reference, progress=progress) as shown,
+                run_display(recipe, data, has_reference=has_reference, progress=progress) as shown,
             ):
                 about = _about(recipe, data)
                 run = Run(recipe, data, path, shown, has_reference, about, known)

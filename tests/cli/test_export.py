@@ -114,7 +114,7 @@ def test_preprocessing_and_classes_go_into_the_files(ellzero, project):
     assert ellzero("export", record["folder"], "--ellz", "p.ellz", "--c", "p").code == 0
     network = ez.load("p.ellz")
     assert isinstance(network, Network)
-    assert network.graph.preprocess == ez.Affine(1 / 128, -1.0)
+    assert network.graph.preprocess == ez.Preprocess(1 / 128, -1.0)
     assert network.graph.classes == ("left", "right")
     assert "left, right" in Path("p/net.h").read_text()
     raw = torch.cat([x for x, _ in images().train.batches(20, torch.device("cpu"))])
@@ -235,10 +235,10 @@ def test_a_file_that_does_not_begin_as_packed_ones_do(content, ellzero, project)
 
 
 def test_data_that_are_preprocessed_otherwise_are_refused(ellzero, run):
-    network = ez.trace(trained(run), torch.zeros(1, 6), preprocess=ez.Affine(5.0, 7.0))
+    network = ez.trace(trained(run), torch.zeros(1, 6), preprocess=ez.Preprocess(5.0, 7.0))
     ez.pack(network, "a.ellz")
     line = ellzero("evaluate", "a.ellz", "--data", "own_project:data").says()
-    assert "a.ellz preprocesses by Affine(scale=5.0, shift=7.0)" in line
+    assert "a.ellz preprocesses by Preprocess(scale=5.0, shift=7.0)" in line
 
 
 def test_a_damaged_packed_file_is_one_line(ellzero, run):

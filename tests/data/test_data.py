@@ -216,7 +216,7 @@ def test_every_kind_of_examples_is_judged_alike():
 
 def test_the_users_tensors_are_not_changed():
     x, y = X.clone(), Y.clone()
-    data = ez.Data((x, y), (x, y), preprocess=ez.Affine(2.0, 1.0))
+    data = ez.Data((x, y), (x, y), preprocess=ez.Preprocess(2.0, 1.0))
     whole(data.train, shuffle=True)
     assert torch.equal(x, X)
     assert torch.equal(y, Y)
@@ -233,10 +233,10 @@ def test_a_dataset_is_looked_at_once_before_it_is_used():
 
 def test_preprocessing_per_channel_by_hand():
     x = torch.tensor([[[[0, 255]], [[10, 20]]]], dtype=torch.uint8)  # (1, 2 channels, 1, 2)
-    scaled = ez.Affine((1 / 255, 2.0), (0.0, -10.0))(x)
+    scaled = ez.Preprocess((1 / 255, 2.0), (0.0, -10.0))(x)
     assert scaled.dtype is torch.float32
     torch.testing.assert_close(scaled, torch.tensor([[[[0.0, 1.0]], [[10.0, 30.0]]]]))
-    features = ez.Affine((1.0, 10.0), 1.0)(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    features = ez.Preprocess((1.0, 10.0), 1.0)(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     assert features.tolist() == [[2.0, 21.0], [4.0, 41.0]]
 
 
@@ -247,7 +247,7 @@ def test_batches_are_preprocessed_once(kind):
         "dataset": TensorDataset(X, Y),
         "loader": DataLoader(TensorDataset(X, Y), 3),
     }[kind]
-    part = ez.Data(examples, (X, Y), preprocess=ez.Affine(2.0, 1.0)).train
+    part = ez.Data(examples, (X, Y), preprocess=ez.Preprocess(2.0, 1.0)).train
     for _ in range(2):
         torch.testing.assert_close(whole(part)[0], 2 * X + 1)
 

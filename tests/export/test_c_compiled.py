@@ -50,7 +50,7 @@ def test_outputs_of_many_networks(tmp_path, aim):
 def test_inputs_of_any_kind(tmp_path):
     model = convnet().eval()
     x = torch.randint(0, 256, (3, 2, 6, 6), dtype=torch.uint8)
-    prepare = ez.Affine(1 / 128, -1.0)
+    prepare = ez.Preprocess(1 / 128, -1.0)
     source = ez.export_c(ez.trace(model, x.float(), preprocess=prepare), tmp_path)
     net = ez.compile_c(source.folder)
     expected = model(prepare(x))

@@ -53,7 +53,7 @@ def run_test(folder: Path, name: str = "net") -> subprocess.CompletedProcess[str
 def test_own_test_compares_with_pytorch(tmp_path, aim):
     model = convnet().eval()
     x = torch.randn(9, 2, 6, 6)
-    prepare = ez.Affine((0.5, 2.0), (-1.0, 0.25))
+    prepare = ez.Preprocess((0.5, 2.0), (-1.0, 0.25))
     ez.export_c(ez.trace(model, x, preprocess=prepare), tmp_path, example=x, aim=aim)
     done = run_test(tmp_path)
     assert done.returncode == 0, done.stdout

@@ -91,8 +91,10 @@ def odd_ones() -> dict[str, Network]:
     b = Builder((6, 2, 2))
     b.add(ops.Select(), indices=torch.tensor([0, 3, 4]))
     b.linear(3, density=1.0)
-    networks["select"] = b.network(preprocess=ez.Affine(2.0, 0.5))
-    networks["select_each"] = b.network(preprocess=ez.Affine((1.0, 2.0, 0.0, -1.0, 3.0, 0.5), 0.5))
+    networks["select"] = b.network(preprocess=ez.Preprocess(2.0, 0.5))
+    networks["select_each"] = b.network(
+        preprocess=ez.Preprocess((1.0, 2.0, 0.0, -1.0, 3.0, 0.5), 0.5)
+    )
     b = Builder((5,))
     b.linear(5, density=1.0)
     b.add(ops.Add(), b.last)  # a value added to itself
@@ -130,7 +132,7 @@ def far_ones() -> dict[str, Network]:
     weight = torch.zeros(2, 70_000)
     weight[0, [5, 69_999]], weight[1, 66_000] = 1.0, -2.0
     b.add(ops.Linear(), weight=weight)
-    networks["selected"] = b.network(preprocess=ez.Affine(0.5, 1.0))
+    networks["selected"] = b.network(preprocess=ez.Preprocess(0.5, 1.0))
     return networks
 
 

@@ -39,12 +39,12 @@ def lenets() -> tuple[Network, Network, torch.Tensor]:
     torch.manual_seed(0)
     x = torch.randn(5, 1, 28, 28)
     model = lenet_300_100()
-    dense = ez.trace(model, x, preprocess=ez.Affine(1 / 78.0, -0.4))
+    dense = ez.trace(model, x, preprocess=ez.Preprocess(1 / 78.0, -0.4))
     with torch.no_grad():
         for parameter in model.parameters():  # else what is left of a fresh network is its biases
             parameter.mul_(8)
     ez.prune(model, sparsity=0.98)
-    return dense, ez.trace(model, x, preprocess=ez.Affine(1 / 78.0, -0.4)), x
+    return dense, ez.trace(model, x, preprocess=ez.Preprocess(1 / 78.0, -0.4)), x
 
 
 def test_sparse_against_dense(tmp_path, lenets):

@@ -123,7 +123,7 @@ def test_metadata_say_preprocessing_classes_and_sparsity(tmp_path):
     traced = ez.trace(
         model,
         torch.zeros(1, 6),
-        preprocess=ez.Affine(scale=(0.5, 1.0, 2.0, 3.0, 4.0, 5.0), shift=-1.0),
+        preprocess=ez.Preprocess(scale=(0.5, 1.0, 2.0, 3.0, 4.0, 5.0), shift=-1.0),
         classes=["a", "b", "ü"],
     )
     path = tmp_path / "net.onnx"

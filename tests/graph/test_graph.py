@@ -32,7 +32,7 @@ def network(**changes: Any) -> Network:
 
 
 def test_json_there_and_back():
-    plain = network(preprocess=ez.Affine((0.1, 1 / 3), -0.5), classes=("a", "é", '"'))
+    plain = network(preprocess=ez.Preprocess((0.1, 1 / 3), -0.5), classes=("a", "é", '"'))
     content = plain.graph.to_json()
     read = Graph.from_json(content)
     assert read == plain.graph
@@ -150,8 +150,12 @@ def test_graphs_that_make_no_sense(message):
 
 def test_preprocessing_has_one_value_or_one_for_each_channel():
     for values in (0.5, (0.5,), (0.5, 1.0, 2.0)):
-        Graph(nodes=(X,), preprocess=ez.Affine(values)).shapes({})
-    for preprocess in (ez.Affine((1.0, 2.0)), ez.Affine(2.0, (1.0,) * 4), ez.Affine(())):
+        Graph(nodes=(X,), preprocess=ez.Preprocess(values)).shapes({})
+    for preprocess in (
+        ez.Preprocess((1.0, 2.0)),
+        ez.Preprocess(2.0, (1.0,) * 4),
+        ez.Preprocess(()),
+    ):
         with pytest.raises(ez.InputError, match=r"[024] values for \w+, the input 3 channels"):
             Graph(nodes=(X,), preprocess=preprocess).shapes({})
 

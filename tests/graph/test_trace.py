@@ -297,7 +297,7 @@ def test_the_network_is_left_as_it_was_and_shares_nothing():
 
 
 def test_a_traced_network_is_given_back_as_a_copy():
-    preprocess = ez.Affine(2.0, 1.0)
+    preprocess = ez.Preprocess(2.0, 1.0)
     traced = ez.trace(
         deep(), torch.zeros(1, *IMAGE), preprocess=preprocess, classes=["a", "b", "c"]
     )
@@ -385,8 +385,8 @@ def test_examples_that_are_none(example, message):
     [
         ({"classes": [0, 1]}, r"classes is \[0, 1\]; expected a list of names"),
         ({"classes": "ab"}, "classes is 'ab'; expected a list of names"),
-        ({"preprocess": (2.0, 1.0)}, r"preprocess is \(2.0, 1.0\); expected an ez.Affine"),
-        ({"preprocess": ez.Affine((2.0, 1.0))}, "2 values for scale, the input 3 channels"),
+        ({"preprocess": (2.0, 1.0)}, r"preprocess is \(2.0, 1.0\); expected an ez.Preprocess"),
+        ({"preprocess": ez.Preprocess((2.0, 1.0))}, "2 values for scale, the input 3 channels"),
     ],
     ids=str,
 )

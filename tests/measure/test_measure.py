@@ -81,7 +81,10 @@ def test_double_precision_is_measured_as_float32():
 
 def test_the_packed_size_is_that_of_what_ships(tmp_path):
     network = ez.trace(
-        convnet(), torch.zeros(1, 2, 6, 6), preprocess=ez.Affine(1 / 128, -1.0), classes=("a", "b")
+        convnet(),
+        torch.zeros(1, 2, 6, 6),
+        preprocess=ez.Preprocess(1 / 128, -1.0),
+        classes=("a", "b"),
     )
     packed = ez.pack(ez.compact(network).model, tmp_path / "a.ellz").size_bytes
     assert measure(network, batches=[1], rounds=2).size.packed_bytes == packed

@@ -110,7 +110,7 @@ REGULARIZERS: dict[str, Callable[[nn.Module], ez.Regularizer]] = {
         m, DECOUPLED["l1"], weights=ez.select(m, include=["*.bias"])
     ),
     "ramp-at-zero": lambda m: at_progress(
-        ez.Regularizer(m, DECOUPLED["all"], ramp=ez.Curve("linear")), 0.0
+        ez.Regularizer(m, DECOUPLED["all"], ramp=ez.Schedule(0, 1, "linear")), 0.0
     ),
     "strength-zero": lambda m: ez.Regularizer(m, ez.L0(0.0, form="decoupled")),
 }

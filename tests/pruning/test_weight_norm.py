@@ -100,7 +100,7 @@ def test_the_whole_scheme(prune):
     result = ez.compress(model, classification(), recipe(prune=prune))
     assert result.masks.nonzeros == round(144 * (1 - prune["sparsity"]))
     assert result.record["compressed"]["validation"]["score"] > 0.6
-    gradual = {**prune, "gradual": {"start": 0.1, "end": 0.5}}
+    gradual = {**prune, "gradual": {"after": 0.1, "until": 0.5}}
     result = ez.compress(model, classification(), recipe(prune=gradual))
     assert result.record["compressed"]["validation"]["score"] > 0.6
 

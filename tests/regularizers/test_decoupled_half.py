@@ -64,7 +64,7 @@ def test_the_number_of_the_issue_moves():
 
 @each_dtype
 def test_large_weights_go_in_blocks_of_memory_as_small_ones(dtype, monkeypatch):
-    monkeypatch.setattr("ellzero.blocks.CACHED", 64)
+    monkeypatch.setattr("ellzero.chunks.CACHED", 64)
     model = layer(dtype, inputs=500)
     exact = copy.deepcopy(model).float()
     steps(model, PENALTIES["l0"], 50)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 import ellzero as ez
 from cases import PENALTY_CASES
-from ellzero import blocks as blocks_module
+from ellzero import chunks as blocks_module
 from ellzero.penalties import Penalty
 from ellzero.pruning import magnitude
 
@@ -189,7 +189,7 @@ def test_no_intermediate_is_larger_than_a_block(penalty, shape, layout):
     assert math.prod(shape) == NUMEL
     model, regularizer = bound(LAYOUTS[layout](torch.randn(shape)), penalty)
     model.weight.grad = torch.zeros_like(model.weight)
-    with at_most(8 * blocks_module.block_size(torch.device("cpu"))):
+    with at_most(8 * blocks_module.chunk_size(torch.device("cpu"))):
         regularizer.add_gradient()
 
 
@@ -200,7 +200,7 @@ def test_no_intermediate_of_the_decoupled_step_is_larger_than_a_block(name, shap
     model, regularizer = bound(torch.randn(shape), penalty)
     regularizer.held = {model.weight: torch.ones(shape)}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    with at_most(8 * blocks_module.block_size(torch.device("cpu"))):
+    with at_most(8 * blocks_module.chunk_size(torch.device("cpu"))):
         regularizer.step(optimizer)
 
 

@@ -298,7 +298,7 @@ def test_gates_are_no_penalty(gates):
 
 @each_gates
 def test_a_ramp_needs_to_know_where_the_training_is(gates):
-    regularizer = ez.Regularizer(nn.Linear(2, 2), gates=gates, ramp=ez.Curve("linear"))
+    regularizer = ez.Regularizer(nn.Linear(2, 2), gates=gates, ramp=ez.Schedule(0, 1, "linear"))
     with pytest.raises(ez.InputError, match="set progress"):
         regularizer.value()
     regularizer.before_forward()

@@ -283,7 +283,7 @@ def test_add_gradient_needs_a_draw():
 def test_the_strength_rises_with_the_ramp():
     model = nn.Linear(4, 1).double()
     gates = ez.HardConcrete(2.0, keep=0.5)
-    regularizer = ez.Regularizer(model, gates=gates, ramp=ez.Curve("linear"))
+    regularizer = ez.Regularizer(model, gates=gates, ramp=ez.Schedule(0, 1, "linear"))
     for progress in (0.0, 0.25, 1.0):
         regularizer.progress = progress
         regularizer.before_forward()

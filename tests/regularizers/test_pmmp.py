@@ -84,7 +84,7 @@ def test_in_the_beginning_all_are_kept_and_no_constraint_is_violated():
 
 @pytest.mark.parametrize("progress", [None, 0.5])
 def test_gradients_are_those_of_finite_differences(progress):
-    model, regularizer = prepared(ramp=None if progress is None else ez.Curve("linear"))
+    model, regularizer = prepared(ramp=None if progress is None else ez.Schedule(0, 1, "linear"))
     regularizer.progress = progress
     strength = STRENGTH * (1.0 if progress is None else progress)
     regularizer.before_forward()

@@ -11,7 +11,7 @@ from torch import nn
 
 import ellzero as ez
 from cases import LN2, anatomy, fill, small_network
-from ellzero import blocks as blocks_module
+from ellzero import chunks as blocks_module
 from ellzero.penalties import Term
 
 pytestmark = pytest.mark.filterwarnings("ignore:add_gradient")  # there is no loss here
@@ -281,7 +281,7 @@ class TestRamp:
     def test_all_strengths_rise_with_progress(self):
         model, optimizer = line([1.0, -1.0], lr=0.5)
         penalty = ez.L1(1.0) + ez.L1(2.0, form="loss") + ez.L1(0.5, form="decoupled") + ez.L2(4.0)
-        regularizer = ez.Regularizer(model, penalty, ramp=ez.Curve("linear", end=0.5))
+        regularizer = ez.Regularizer(model, penalty, ramp=ez.Schedule(0, 1, "linear", until=0.5))
         # progress 0.125 of 0.5: a quarter of each strength
         for progress, factor in ((0.0, 0.0), (0.125, 0.25), (0.5, 1.0), (1.0, 1.0)):
             fill(model.weight, [1.0, -1.0])
@@ -302,7 +302,7 @@ class TestRamp:
 
     def test_with_one_progress_must_be_said(self):
         model, _ = line([1.0, -1.0])
-        regularizer = ez.Regularizer(model, ez.L1(1.0), ramp=ez.Curve("linear"))
+        regularizer = ez.Regularizer(model, ez.L1(1.0), ramp=ez.Schedule(0, 1, "linear"))
         with pytest.raises(ez.InputError, match="set progress"):
             regularizer.add_gradient()
 

@@ -47,7 +47,7 @@ def test_every_form_is_that_of_the_beta_at_the_time(form, progress):
     for beta in (BETA, BETA(progress)):
         model = layer()
         penalty = ez.L0(0.3, beta=beta, form=form) + ez.L2(0.1)
-        regularizer = ez.Regularizer(model, penalty, ramp=ez.Curve("linear"))
+        regularizer = ez.Regularizer(model, penalty, ramp=ez.Schedule(0, 1, "linear"))
         regularizer.progress = progress
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         (model(torch.ones(1, 4, dtype=torch.float64)).sum() + regularizer.loss()).backward()
@@ -67,7 +67,7 @@ def test_where_the_training_is_has_to_be_said():
     regularizer.progress = math.nan
     with pytest.raises(ez.InputError, match="progress is nan"):
         regularizer.add_gradient()
-    regularizer = ez.Regularizer(model, ez.L1(1.0), ramp=ez.Curve("linear"))
+    regularizer = ez.Regularizer(model, ez.L1(1.0), ramp=ez.Schedule(0, 1, "linear"))
     regularizer.progress = math.nan
     with pytest.raises(ez.InputError, match="progress is nan"):
         regularizer.add_gradient()
@@ -126,8 +126,8 @@ def test_a_compiled_gradient_follows_it_with_one_kernel():
     model, plain = layer(), layer()
     penalty = ez.L0(2.0, beta=BETA) + ez.L2(0.1)
     regularizers = {
-        True: ez.Regularizer(model, penalty, compile=True, ramp=ez.Curve("linear")),
-        False: ez.Regularizer(plain, penalty, ramp=ez.Curve("linear")),
+        True: ez.Regularizer(model, penalty, compile=True, ramp=ez.Schedule(0, 1, "linear")),
+        False: ez.Regularizer(plain, penalty, ramp=ez.Schedule(0, 1, "linear")),
     }
     for progress in (0.1, 0.5, 0.9):
         for regularizer in regularizers.values():

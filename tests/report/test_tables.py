@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 
 import ellzero as ez
-from ellzero.report.figures import Measure, figures
+from ellzero.report.figures import Quality, figures
 from ellzero.report.pareto import pareto_points
 from ellzero.report.tables import Text, cells, comparison, write_tables
 from ellzero.study.results import Found, Results
@@ -59,7 +59,7 @@ def test_cells_hold_what_the_records_say(folder):
 @pytest.mark.parametrize(("told", "count"), [([], 0), ([3, 7], 2), (None, None)])
 def test_inputs_that_are_left_are_counted(told, count, tmp_path):
     found = Found(tmp_path, "done", {"inputs_left": told})
-    assert figures(found, Measure(accuracy=True, part="test"))["inputs_left"] == count
+    assert figures(found, Quality(accuracy=True, part="test"))["inputs_left"] == count
 
 
 def test_the_comparison_has_median_and_range_of_the_chosen_strength(folder):
@@ -119,9 +119,9 @@ def test_a_score_that_is_no_accuracy_is_shown_as_it_is(tmp_path):
     folder = tmp_path / "run"
     ez.compress(mlp(outputs=1), regression(), recipe(), folder=folder)
     found = Found.at(folder)
-    measure = Measure.of([found.record])
-    assert (measure.noun, measure.part, measure.label()) == ("score", "test", "test score")
-    told = figures(found, measure)
+    quality = Quality.of([found.record])
+    assert (quality.noun, quality.part, quality.label()) == ("score", "test", "test score")
+    told = figures(found, quality)
     assert told["result"] == found.record["compressed"]["test"]["score"]
     assert told["drop"] == found.record["reference"]["test"]["score"] - told["result"]
 
@@ -134,4 +134,4 @@ def test_of_a_study_on_validation_data_alone(folder):
         told["test_error_percent"] = told["reference_error_percent"] = None
         path.write_text(json.dumps(told))
     rows = comparison(Results.read(folder))
-    assert {row["measure"] for row in rows} == {"validation score"}
+    assert {row["quality"] for row in rows} == {"validation score"}

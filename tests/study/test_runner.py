@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 import ellzero as ez
-from ellzero.own_code import imported
+from ellzero.factories import build_data, build_model
 from ellzero.penalties import PENALTIES, Term
 from ellzero.recipe import Recipe
-from ellzero.sources import build_data, build_model
 from ellzero.study.results import Results
 from ellzero.study.statistics import pairs
 from ellzero.study.study import Cell, Study
+from ellzero.user_code import imported
 from own_study import (
     a_study,
     assert_equal_networks,

@@ -124,7 +124,7 @@ def test_a_cells_recipe_is_the_studys_with_the_methods_fragment():
     )
     name = "gradual-seed9-sparsity-0.9"
     assert study.cell_recipe(cell(study, name)) == by_hand(
-        name, 9, {}, {"sparsity": 0.9, "gradual": {"start": 0.1, "end": 0.8}}
+        name, 9, {}, {"sparsity": 0.9, "gradual": {"after": 0.1, "until": 0.8}}
     )
     name = "l0+l2-decoupled-0.05-seed4-sparsity-0.9"
     penalty = {"l0": {"strength": 0.05, "form": "decoupled"}, "l2": {"strength": 1e-5}}
@@ -183,10 +183,10 @@ def test_every_built_in_method_is_what_it_says(name):
     found = recipe.train.penalty
     assert set(() if found is None else found.terms) == terms
     assert recipe.train.gates == gates
-    curve = recipe.prune.gradual
-    assert (curve is not None) == gradual
-    if curve is not None:
-        assert (curve.start, curve.end, curve.shape) == (0.1, 0.8, "cubic")
+    schedule = recipe.prune.gradual
+    assert (schedule is not None) == gradual
+    if schedule is not None:
+        assert (schedule.after, schedule.until, schedule.shape) == (0.1, 0.8, "cubic")
     assert recipe.prune.sparsity == 0.9
     assert recipe.prune.rounds == 1
     # whatever the method: the same start for all, and a reference without sparsifying terms
@@ -200,7 +200,7 @@ def test_what_the_user_says_goes_on_top_of_a_built_in_method():
             "l0+l2",
             label="steep l0",
             strengths=TWO,
-            train={"penalty": {"l0": {"beta": 10}}, "ramp": {"end": 0.3}},
+            train={"penalty": {"l0": {"beta": 10}}, "ramp": {"until": 0.3}},
             finetune={"epochs": 4},
         )
     )
@@ -243,7 +243,7 @@ def test_a_study_may_start_from_the_reference():
 def test_toml_says_the_same_study(targets, tmp_path):
     methods = {
         "magnitude": {},
-        "l0+l2": {"strengths": TWO, "train": {"ramp": {"end": 0.3}}},
+        "l0+l2": {"strengths": TWO, "train": {"ramp": {"until": 0.3}}},
         "my own": {"label": "mine", "strengths": TWO, "train": {"gates": {"pmmp": {}}}},
     }
     study = Study.parse(told(seeds=[5], recipe=RECIPE, methods=methods, **targets))

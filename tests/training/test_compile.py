@@ -144,7 +144,7 @@ def test_weights_with_gaps_between_them_and_another_dtype_later():
     layer: Any = nn.Linear(16, 8)
     layer.weight = nn.Parameter(torch.randn(8, 32)[:, ::2])
     penalty = ez.L0(0.1) + ez.L2(0.1)
-    regularizer = ez.Regularizer(layer, penalty, compile=True, ramp=ez.Curve("linear"))
+    regularizer = ez.Regularizer(layer, penalty, compile=True, ramp=ez.Schedule(0, 1, "linear"))
     regularizer.progress = 0.3
     for dtype, rtol in ((torch.float32, 1e-6), (torch.float64, 1e-14)):
         layer.to(dtype)
@@ -157,7 +157,7 @@ def test_weights_with_gaps_between_them_and_another_dtype_later():
 @needs_compiler
 def test_a_ramp_compiles_once_for_all_its_values():
     penalty = ez.L0(0.2, beta=7) + ez.L2(0.05)
-    compiled, eager, fast, slow = both(penalty, ramp=ez.Curve("cubic"))
+    compiled, eager, fast, slow = both(penalty, ramp=ez.Schedule(0, 1, "cubic"))
     ends = []
     for progress in (0.0, 0.125, 0.3, 0.5, 0.99, 1.0):
         for model, regularizer in ((compiled, fast), (eager, slow)):
@@ -171,7 +171,7 @@ def test_a_ramp_compiles_once_for_all_its_values():
 
 
 @needs_compiler
-@pytest.mark.parametrize("ramp", [None, ez.Curve("linear")], ids=["steady", "ramp"])
+@pytest.mark.parametrize("ramp", [None, ez.Schedule(0, 1, "linear")], ids=["steady", "ramp"])
 def test_a_weight_that_is_frozen_later_is_left_alone(ramp):
     compiled, eager, fast, slow = both(ez.L0(0.2, beta=7) + ez.L2(0.05), ramp=ramp)
     fast.progress = slow.progress = 0.5

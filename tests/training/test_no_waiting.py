@@ -261,7 +261,7 @@ PENALTIES = {
 
 @pytest.mark.filterwarnings("ignore:add_gradient")  # there is no loss here
 @pytest.mark.parametrize("rate", ["number", "tensor"])
-@pytest.mark.parametrize("ramp", [None, ez.Curve("cubic")], ids=["steady", "ramp"])
+@pytest.mark.parametrize("ramp", [None, ez.Schedule(0, 1, "cubic")], ids=["steady", "ramp"])
 @pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_the_regularizer_asks_for_no_number(penalty, ramp, rate, dtype):

@@ -105,7 +105,7 @@ def test_labels():
     assert Step("finetune", 2).label == "finetune round 2"
 
 
-GRADUAL = recipe(prune={"sparsity": 0.8, "gradual": {"start": 0.2, "end": 0.8}})
+GRADUAL = recipe(prune={"sparsity": 0.8, "gradual": {"after": 0.2, "until": 0.8}})
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_only_the_training_is_gradual(step):
 )
 def test_the_schedule_never_brings_a_weight_back(start, width, epochs, numel, data):
     target = data.draw(st.integers(1, numel))
-    gradual = {"start": start, "end": min(start + width, 1.0)}
+    gradual = {"after": start, "until": min(start + width, 1.0)}
     told = recipe(prune={"nonzeros": target, "gradual": gradual})
     step = Step("train", epochs=epochs, nonzeros=target)
     kept = [kept_at(told, step, numel, epoch) for epoch in range(epochs)]

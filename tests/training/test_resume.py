@@ -40,14 +40,14 @@ HARD_CONCRETE = {
     "penalty": {"l2": {"strength": 1e-5}},
     "gates": {"hard_concrete": {"strength": 0.003}},
 }
-PMMP = {"penalty": {}, "gates": {"pmmp": {"strength": 0.01, "rate": 2}}, "ramp": {"end": 0.5}}
+PMMP = {"penalty": {}, "gates": {"pmmp": {"strength": 0.01, "rate": 2}}, "ramp": {"until": 0.5}}
 
 CASES = {
     "one shot, Adam": (dropout_mlp, classification, {}),
     "gradual, momentum": (
         dropout_mlp,
         classification,
-        {"train": SGD, "prune": {"nonzeros": 20, "gradual": {"start": 0.1, "end": 0.7}}},
+        {"train": SGD, "prune": {"nonzeros": 20, "gradual": {"after": 0.1, "until": 0.7}}},
     ),
     "rounds, AdamW": (
         dropout_mlp,
@@ -61,7 +61,7 @@ CASES = {
     "channels last, Adam": (
         convnet,
         images,
-        {"channels_last": True, "prune": {"sparsity": 0.6, "gradual": {"end": 0.8}}},
+        {"channels_last": True, "prune": {"sparsity": 0.6, "gradual": {"until": 0.8}}},
     ),
     "channels last, momentum, ramp": (
         convnet,
@@ -374,7 +374,7 @@ device = "cpu"
 threads = 1
 reference.epochs = 6
 train = {epochs = 20, batch_size = 16, penalty.l0 = {strength = 1e-4}}
-prune = {sparsity = 0.8, gradual = {start = 0.1, end = 0.6}}
+prune = {sparsity = 0.8, gradual = {after = 0.1, until = 0.6}}
 finetune.epochs = 6
 """
 

@@ -20,7 +20,7 @@ from ellzero.cli.export import export
 from ellzero.cli.inspect import inspect
 from ellzero.cli.report import report
 from ellzero.cli.run import run
-from ellzero.errors import EllzeroError, EllzeroWarning, SourceError
+from ellzero.errors import EllzeroError, EllzeroWarning, UserCodeError
 
 # they import what they need when they run, so that --help is quick
 COMMANDS = (run, evaluate, inspect, compare, report, export, bench)
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except CycloptsError as error:
         _fail(f"{error} See `ellzero --help`.", 2)
     except EllzeroError as error:
-        if isinstance(error, SourceError) and error.__cause__ is not None:
+        if isinstance(error, UserCodeError) and error.__cause__ is not None:
             # the user's own code failed: their traceback is what they need
             traceback.print_exception(error.__cause__)
         _fail(error, 1)

@@ -42,7 +42,7 @@ def evaluate(
 
     opened = open_model(model)
     examples = opened.data(data, data_root)
-    source = opened.source(data)
+    source = opened.factory(data)
     found = ez.evaluate(opened.network, examples, part)
     document = {
         "model": str(opened.file),

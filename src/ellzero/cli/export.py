@@ -77,11 +77,11 @@ def export(
         Print one JSON document instead of a table.
     """
     from ellzero.cli.model import open_model
-    from ellzero.compaction import compacted_of
+    from ellzero.compaction.compact import compacted_of
+    from ellzero.compaction.folding import folded
+    from ellzero.compaction.living import warn_if_dead
     from ellzero.export.c.plan import plan
-    from ellzero.folding import folded
     from ellzero.graph import Network
-    from ellzero.living import warn_if_dead
 
     if sum((bits is not None, int8, max_accuracy_drop is not None)) > 1:
         raise InputError("--bits, --int8 and --max-accuracy-drop are three ways; give one")
@@ -167,7 +167,7 @@ def _quantize(
 ) -> dict[str, Any]:
     """Quantize in place; what came of it, with the validation error where there are data."""
     from ellzero.pruning.budget import Budget
-    from ellzero.quantization import quantize
+    from ellzero.quantization.quantize import quantize
     from ellzero.training.evaluation import evaluate
 
     before = None if examples is None else evaluate(network, examples, "validation")
@@ -197,7 +197,7 @@ def _not_compacted(network: Network) -> str:
 
 
 def _pack(network: nn.Module, path: Path) -> dict[str, Any]:
-    from ellzero.export.packed import pack
+    from ellzero.packed.pack import pack
 
     packed = pack(network, path)
     return {
@@ -230,7 +230,7 @@ def _write_c(network: nn.Module, folder: Path, name: str, aim: Aim) -> dict[str,
 @contextmanager
 def _nothing_said_twice() -> Iterator[None]:
     """What is dead has been said of the whole network; what was compacted has other counts."""
-    from ellzero.living import DeadWarning
+    from ellzero.compaction.living import DeadWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeadWarning)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ellzero.data.data import Data
     from ellzero.graph import Network
     from ellzero.pruning import Masks
-    from ellzero.recipe import Recipe, Source
+    from ellzero.recipe import Factory, Recipe
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Opened:
     @property
     def masks(self) -> Masks:
         """The network's masks: its zeros, and what the file says of kept ones."""
-        from ellzero.export.packed_reader import is_packed
         from ellzero.model_file import load_masks
+        from ellzero.packed.reader import is_packed
         from ellzero.pruning import Masks
         from ellzero.selection import select
 
@@ -43,13 +43,13 @@ class Opened:
         Raises:
             InputError: neither is known; a data set that cannot be had, or does not fit.
         """
+        from ellzero.factories import build_data, with_data_root
         from ellzero.graph import Network
-        from ellzero.sources import build_data, with_data_root
 
-        source = self.source(name)
-        if source is None:
+        factory = self.factory(name)
+        if factory is None:
             raise InputError(f"{self.file} does not say what data it was made with; give --data")
-        data = build_data(with_data_root(source, data_root))
+        data = build_data(with_data_root(factory, data_root))
         data.check_fit(self.network)
         if isinstance(self.network, Network):
             prepare = self.network.graph.preprocess
@@ -60,12 +60,12 @@ class Opened:
                 )
         return data
 
-    def source(self, name: str | None) -> Source | None:
+    def factory(self, name: str | None) -> Factory | None:
         """What the recipe, or the command line, calls the data."""
-        from ellzero.recipe import Source
+        from ellzero.recipe import Factory
 
         if name is not None:
-            return Source.model_validate(name)
+            return Factory.model_validate(name)
         return None if self.recipe is None else self.recipe.data
 
     def traced(self, data_root: Path | None = None) -> Network:
@@ -77,10 +77,10 @@ class Opened:
         import torch
 
         from ellzero.conclusion import traced
-        from ellzero.data.data import Affine
-        from ellzero.export.packed_reader import is_packed
         from ellzero.graph import Network, trace
         from ellzero.model_file import read_metadata
+        from ellzero.packed.reader import is_packed
+        from ellzero.preprocess import Preprocess
 
         if isinstance(self.network, Network):
             return self.network
@@ -91,7 +91,7 @@ class Opened:
             return traced(self.network, self.data(None, data_root))
         prepare = about.get("preprocess")
         try:
-            preprocess = None if prepare is None else Affine(**_tuples(prepare))
+            preprocess = None if prepare is None else Preprocess(**_tuples(prepare))
         except TypeError as error:
             raise InputError(f"{self.file}: its preprocessing makes no sense: {error}") from None
         example = torch.zeros(1, *shape)
@@ -108,11 +108,11 @@ def open_model(path: Path) -> Opened:
     Raises:
         InputError: no such path; no recipe beside it; a file that is none, or of another network.
     """
-    from ellzero.export.packed_reader import is_packed, read_packed
+    from ellzero.factories import PACKED, build_model
     from ellzero.model_file import load
+    from ellzero.packed.reader import is_packed, read_packed
     from ellzero.recipe import Recipe
     from ellzero.record import MODEL, RECIPE
-    from ellzero.sources import PACKED, build_model
 
     file = path / MODEL if path.is_dir() else path
     if not file.is_file():

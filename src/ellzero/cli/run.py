@@ -46,10 +46,10 @@ def run(
     json_
         Print one JSON document instead of tables.
     """
+    from ellzero.factories import PACKED, build_data, build_model, with_data_root
     from ellzero.recipe import Recipe
     from ellzero.record import RECIPE, new_folder
     from ellzero.scheme import compress
-    from ellzero.sources import PACKED, build_data, build_model, with_data_root
 
     if recipe is not None and recipe.suffix == PACKED:
         raise InputError(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,50 +10,16 @@ from torch import Tensor, nn
 
 from ellzero.data.part import Examples, Part
 from ellzero.errors import InputError, warn
+from ellzero.modules import device_of, evaluating
+from ellzero.preprocess import Preprocess
 
-Measure = Callable[[Any, Any], Tensor]
+Metric = Callable[[Any, Any], Tensor]
 """Maps a batch's outputs and targets to a 0-d tensor, a mean over the batch."""
 
 ONE_HOT = (
     "the targets are one-hot rows of floating numbers, which is taken for regression (mean squared "
     "error); for classification give their class numbers, targets.argmax(1)"
 )
-
-
-@dataclass(frozen=True)
-class Affine:
-    """Preprocessing as data: `x * scale + shift`, on float32 of the raw values.
-
-    Args:
-        scale: factor, or one per channel (dimension 1 of a batch).
-        shift: summand, or one per channel.
-
-    Example:
-        >>> import torch
-        >>> Affine(scale=2.0, shift=-1.0)(torch.tensor([[0, 1]], dtype=torch.uint8))
-        tensor([[-1.,  1.]])
-    """
-
-    scale: float | tuple[float, ...] = 1.0
-    shift: float | tuple[float, ...] = 0.0
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The preprocessed batch, float32, of the shape of `x`."""
-        scale, shift = (_per_channel(v, x.ndim, x.device) for v in (self.scale, self.shift))
-        numbers = x.to(torch.float32)
-        # one pass less each: in place where it is a copy, and no sum with 0
-        numbers = numbers.mul(scale) if numbers is x else numbers.mul_(scale)
-        return numbers if self.shift == 0 else numbers.add_(shift)
-
-
-@cache  # for a GPU has to be waited for where a tensor is made from numbers
-def _per_channel(
-    value: float | tuple[float, ...], ndim: int, device: torch.device
-) -> float | Tensor:
-    if isinstance(value, int | float):
-        return value
-    shape = (1, len(value), *[1] * (ndim - 2))
-    return torch.tensor(value, dtype=torch.float32, device=device).view(shape)
 
 
 class Data:
@@ -100,9 +63,9 @@ class Data:
         validation: Examples,
         test: Examples | None = None,
         *,
-        loss: Measure | None = None,
-        score: Measure | None = None,
-        preprocess: Affine | None = None,
+        loss: Metric | None = None,
+        score: Metric | None = None,
+        preprocess: Preprocess | None = None,
         classes: Sequence[str] | None = None,
         workers: int = 0,
     ) -> None:
@@ -114,10 +77,10 @@ class Data:
         self.validation = Part("validation", validation, preprocess, workers)
         self.test = None if test is None else Part("test", test, preprocess, workers)
         self.is_classification = self.train.has_labels
-        self.loss: Measure = loss or (
+        self.loss: Metric = loss or (
             cross_entropy if self.is_classification else nn.functional.mse_loss
         )
-        self.score: Measure = score or (accuracy if self.is_classification else negative_mse)
+        self.score: Metric = score or (accuracy if self.is_classification else negative_mse)
         self._own_loss = loss is not None
         self._outputs: int | None = None
         if self.classes is not None:
@@ -199,23 +162,6 @@ class Data:
     def scores_accuracy(self) -> bool:
         """Whether the score is the accuracy, so that errors can be given in percent."""
         return self.score is accuracy
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device a network's parameters are on; the CPU where it has none."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterwards every module is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

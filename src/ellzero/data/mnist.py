@@ -7,16 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ellzero.data.data import Affine, Data
+from ellzero.data.data import Data
 from ellzero.data.folders import Published, find_files
 from ellzero.data.idx import read_idx
 from ellzero.data.split import stratified
 from ellzero.errors import InputError
+from ellzero.preprocess import Preprocess
 
 DIGITS = tuple("0123456789")
 """Class names of MNIST."""
 
-DIGITS_SCALING = Affine(scale=1 / (255 * 0.3081), shift=-0.1307 / 0.3081)
+DIGITS_SCALING = Preprocess(scale=1 / (255 * 0.3081), shift=-0.1307 / 0.3081)
 """Pixels 0..255 to mean 0 and deviation 1, by the training images' mean and deviation."""
 
 CLOTHES = (
@@ -33,7 +34,7 @@ CLOTHES = (
 )
 """Class names of Fashion-MNIST."""
 
-CLOTHES_SCALING = Affine(scale=1 / (255 * 0.3530), shift=-0.2860 / 0.3530)
+CLOTHES_SCALING = Preprocess(scale=1 / (255 * 0.3530), shift=-0.2860 / 0.3530)
 """As `DIGITS_SCALING`, for Fashion-MNIST."""
 
 _TRAIN_IMAGES = "train-images-idx3-ubyte.gz"
@@ -115,7 +116,7 @@ def fashion_mnist(
 def _load(
     published: Published,
     classes: tuple[str, ...],
-    scaling: Affine,
+    scaling: Preprocess,
     data_root: Path | str | None,
     validation: int,
     base_url: str | None,

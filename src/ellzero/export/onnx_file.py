@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ellzero import __version__
+from ellzero.compaction.folding import folded
+from ellzero.compaction.living import warn_if_dead
 from ellzero.errors import InputError
 from ellzero.files import write_atomically
-from ellzero.folding import folded
 from ellzero.graph import Network, trace
 from ellzero.graph.trace import quiet
-from ellzero.living import warn_if_dead
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ellzero.data.data import Affine as Preprocess
 from ellzero.errors import InputError
 from ellzero.graph.ops import KNOWN, AnyOp, Input, Opaque, Shape
+from ellzero.preprocess import Preprocess
 
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 _PLAIN = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)

@@ -15,8 +15,6 @@ from torch.export.graph_signature import OutputKind
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map
 
-from ellzero.data.data import Affine as Preprocess
-from ellzero.data.data import device_of, evaluating
 from ellzero.errors import InputError
 from ellzero.graph import ops
 from ellzero.graph.graph import Graph, Node
@@ -29,6 +27,8 @@ from ellzero.graph.recognize import (
     path_of,
     recognized,
 )
+from ellzero.modules import device_of, evaluating
+from ellzero.preprocess import Preprocess
 from ellzero.tensors import require_held, require_plain
 
 aten = torch.ops.aten
@@ -67,8 +67,8 @@ def trace(
     Raises:
         InputError: no example; a network that cannot be traced, or whose output depends on a buffer
             that it changes, call by call; weights on the meta device, sparse, or of numbers that
-            are not real; preprocessing that is no `ez.Affine`, or for another number of channels;
-            names that are no text.
+            are not real; preprocessing that is no `ez.Preprocess`, or for another number of
+            channels; names that are no text.
 
     Example:
         >>> import torch, ellzero as ez
@@ -78,7 +78,7 @@ def trace(
     """
     names = None if classes is None else _texts(classes)
     if not isinstance(preprocess, Preprocess | None):
-        raise InputError(f"preprocess is {preprocess!r}; expected an ez.Affine, which is data")
+        raise InputError(f"preprocess is {preprocess!r}; expected an ez.Preprocess, which is data")
     if isinstance(model, Network):
         require_dense(model)
         graph, weights = model.graph, {n: model.weight(n) for n in model.graph.weight_names()}

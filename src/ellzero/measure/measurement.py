@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ellzero.compaction import compact
+from ellzero.compaction.compact import compact
 from ellzero.errors import EllzeroError, EllzeroWarning
 from ellzero.graph import Network
 from ellzero.measure import runtimes

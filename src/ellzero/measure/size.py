@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from ellzero.export.packed import pack
 from ellzero.graph import Network
+from ellzero.packed.pack import pack
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ellzero.blocks import block_size
+from ellzero.chunks import chunk_size
 from ellzero.penalties.penalty import Form, Term, wide
 
 
@@ -78,9 +78,9 @@ class GroupLasso(Term):
 
 
 def _some_rows(w: Tensor) -> tuple[Tensor, ...]:
-    """Whole groups in parts about as large as a block."""
+    """Whole groups in parts about as large as a chunk."""
     group = math.prod(w.shape[1:])
-    return w.split(max(1, block_size(w.device) // max(1, group))) if w.dim() else (w,)
+    return w.split(max(1, chunk_size(w.device) // max(1, group))) if w.dim() else (w,)
 
 
 def _norms(w: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ellzero.blocks import blocks
+from ellzero.chunks import chunks
 from ellzero.penalties.penalty import Term, wide
 
 
@@ -57,10 +57,10 @@ class HoyerSquare(Term):
         return gradient.to(w.dtype)
 
     def add_gradient_(self, gradient: Tensor, w: Tensor, factor: float) -> None:
-        size = _or_one(_sum(wide(part).abs().sum() for (part,) in blocks(w)))
-        ratio = 1 / _or_one(_sum((wide(part) / size).square().sum() for (part,) in blocks(w)))
+        size = _or_one(_sum(wide(part).abs().sum() for (part,) in chunks(w)))
+        ratio = 1 / _or_one(_sum((wide(part) / size).square().sum() for (part,) in chunks(w)))
         slope = 2 * factor * self.strength * ratio / size
-        for into, part in blocks(gradient, w):
+        for into, part in chunks(gradient, w):
             u = wide(part) / size
             into.add_(u.sign().sub_(u * ratio).mul_(slope))
 

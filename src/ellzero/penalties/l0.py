@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ellzero.curves import Schedule
 from ellzero.penalties.penalty import Form, Term, shrink_by_, wide
+from ellzero.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -80,5 +80,5 @@ _ZEROS = {dtype: torch.zeros((), dtype=dtype) for dtype in (torch.float32, torch
 
 
 def _zero(w: Tensor) -> Tensor:
-    """A zero to add to; on a CPU one that is there already, an operation less for every block."""
+    """A zero to add to; on a CPU one that is there already, an operation less for every chunk."""
     return _ZEROS[w.dtype] if w.is_cpu and w.dtype in _ZEROS else w.new_zeros(())

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ellzero.curves import Schedule
 from ellzero.errors import InputError, is_number
+from ellzero.schedules import Schedule
 
 Form = Literal["gradient", "loss", "decoupled"]
 """How a penalty acts on the weights; its strength means nothing without it.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ellzero.blocks import blocks
+from ellzero.chunks import chunks
 from ellzero.errors import InputError
 from ellzero.tensors import INTEGERS
 
@@ -230,7 +230,7 @@ def _clear(optimizer: torch.optim.Optimizer, w: Tensor, mask: Tensor) -> None:
 @torch.no_grad()
 def fill_zeros(w: Tensor, mask: Tensor) -> None:
     """Set a weight to zero where it is masked, in place."""
-    for part, kept in blocks(w, mask):
+    for part, kept in chunks(w, mask):
         part.masked_fill_(~kept, 0)
 
 

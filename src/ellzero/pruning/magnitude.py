@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ellzero.blocks import ordered_blocks
+from ellzero.chunks import ordered_chunks
 from ellzero.errors import InputError, is_number, warn
 from ellzero.pruning.masks import Masks
 from ellzero.selection import Selection, selected
@@ -18,7 +18,7 @@ from ellzero.tensors import INTEGERS
 
 Scope = Literal["global", "layer"]
 
-BLOCK = 1 << 20  # weights looked at in one go, so that no copy of a large tensor is made
+CHUNK = 1 << 20  # weights looked at in one go, so that no copy of a large tensor is made
 DIGIT_BITS = 16  # of the radix selection: a histogram of 65,536 counts a pass
 
 
@@ -173,7 +173,7 @@ def largest(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
     """Masks of the `count` entries of largest magnitude among all tensors together.
 
     Exact: ties go to the earlier tensor and the lower flat index. Zeros are never kept, so fewer
-    than `count` are marked where fewer are nonzero. Nothing larger than a block is made beside the
+    than `count` are marked where fewer are nonzero. Nothing larger than a chunk is made beside the
     masks, and weights in float32 are read three times.
 
     Args:
@@ -232,7 +232,7 @@ def _zeros(w: Tensor) -> Tensor:
 def _with_blocks(mask: Tensor, w: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of a weight, each with its part of a contiguous mask to write to."""
     flat, start = mask.view(-1), 0
-    for part in ordered_blocks(w.detach(), BLOCK):
+    for part in ordered_chunks(w.detach(), CHUNK):
         yield flat[start : start + len(part)], part
         start += len(part)
 
@@ -248,7 +248,7 @@ def _kth_largest(tensors: Sequence[Tensor], count: int, dtype: torch.dtype) -> t
         histogram = torch.zeros(1 << DIGIT_BITS, dtype=torch.int64)
         for w in tensors:
             counts = torch.zeros(1 << DIGIT_BITS, dtype=torch.int64, device=w.device)
-            for part in ordered_blocks(w.detach(), BLOCK):
+            for part in ordered_chunks(w.detach(), CHUNK):
                 digits = _magnitude_bits(part, dtype)
                 # the first digit has nothing above it; a shift by the full width is undefined
                 if shift + DIGIT_BITS < dtype.itemsize * 8:

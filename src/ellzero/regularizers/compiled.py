@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ellzero.blocks import whole
-from ellzero.curves import Schedule
+from ellzero.chunks import whole
 from ellzero.errors import InputError
 from ellzero.penalties import Term
 from ellzero.penalties.penalty import wide
+from ellzero.schedules import Schedule
 
 Terms = Sequence[tuple[Term, float]]
 """Terms of a penalty, each with the factor of its strength."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ellzero.blocks import blocks
+from ellzero.chunks import chunks
 from ellzero.penalties.penalty import wide
 from ellzero.regularizers.compiled import Terms
 
@@ -21,7 +21,7 @@ def shrink_(w: Tensor, bits: Tensor | None, terms: Terms, rate: float | Tensor) 
     """
     elementwise = [(term, scale) for term, scale in terms if term.elementwise]
     if elementwise or bits is not None:
-        for part, *kept in blocks(w) if bits is None else blocks(w, bits):
+        for part, *kept in chunks(w) if bits is None else chunks(w, bits):
             _mask_(part, *kept)
             for term, scale in elementwise:
                 term.shrink_(part, rate * scale)
@@ -46,7 +46,7 @@ def shrink_half_(
         rate: as for `shrink_`.
     """
     elementwise = [(term, scale) for term, scale in terms if term.elementwise]
-    for part, owed, *kept in blocks(w, remainder) if bits is None else blocks(w, remainder, bits):
+    for part, owed, *kept in chunks(w, remainder) if bits is None else chunks(w, remainder, bits):
         _mask_(part, *kept)
         exact = _exact(part, owed)
         for term, scale in elementwise:

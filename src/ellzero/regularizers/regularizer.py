@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from ellzero.blocks import blocks
-from ellzero.curves import Curve
+from ellzero.chunks import chunks
 from ellzero.errors import InputError, warn
 from ellzero.penalties import Form, Penalty, Term
 from ellzero.penalties.penalty import wide
@@ -19,6 +18,7 @@ from ellzero.regularizers.compiled import CompiledGradient, Terms
 from ellzero.regularizers.decoupled import shrink_, shrink_half_
 from ellzero.regularizers.gates import BoundGates, Gates
 from ellzero.regularizers.layer_scale import LayerScale, layer_scales
+from ellzero.schedules import Schedule
 from ellzero.selection import Selection, Weight, selected
 
 
@@ -42,8 +42,8 @@ class Regularizer:
             those of the largest layer of its kind (dense, conv, recurrent). `"paper-code"`: the
             same, with the kernel's height left out of a convolution's `n`, as in the authors' code.
             `"inverse"`: `N / (n * layers)`, of arXiv 2505.17469.
-        ramp: a curve by which all strengths rise with `progress`; by default none. (A penalty's
-            beta may follow an `ez.Schedule`, see `ez.L0`.)
+        ramp: a factor on all strengths that follows `progress`, such as `ez.Schedule(0, 1)`; by
+            default none. (A penalty's beta may follow a schedule, too, see `ez.L0`.)
         compile: let PyTorch's compiler turn `add_gradient()` into one kernel a weight. Its first
             call then takes some seconds; a CPU needs a C++ compiler.
 
@@ -71,7 +71,7 @@ class Regularizer:
         gates: Gates | None = None,
         weights: Selection | None = None,
         layer_scale: LayerScale | None = None,
-        ramp: Curve | None = None,
+        ramp: Schedule | None = None,
         compile: bool = False,
     ) -> None:
         if not isinstance(penalty, Penalty) and (gates is None or penalty is not None):
@@ -382,13 +382,13 @@ class _Act(NamedTuple):
 def _value(term: Term, w: Tensor) -> Tensor:
     if torch.is_grad_enabled() or not term.elementwise:
         return term.value(wide(w))
-    return torch.stack([term.value(wide(part)) for (part,) in blocks(w)]).sum()
+    return torch.stack([term.value(wide(part)) for (part,) in chunks(w)]).sum()
 
 
 def _add_gradient(w: Tensor, gradient: Tensor, terms: Terms, ramped: float) -> None:
     elementwise = [(term, scale * ramped) for term, scale in terms if term.elementwise]
     # one pass over the memory, however many terms there are
-    for part, into in blocks(w, gradient) if elementwise else ():
+    for part, into in chunks(w, gradient) if elementwise else ():
         total, wide_part = wide(into), wide(part)
         for term, factor in elementwise:
             term.add_gradient_(total, wide_part, factor)

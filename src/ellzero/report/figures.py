@@ -21,7 +21,7 @@ def entry(record: Mapping[str, Any], *path: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Measure:
+class Quality:
     """What networks are judged by: wrong answers in percent, or else the score as it is."""
 
     accuracy: bool
@@ -30,7 +30,7 @@ class Measure:
     """The part of the data that results are reported on: `test` if there is one."""
 
     @classmethod
-    def of(cls, records: Iterable[Mapping[str, Any]]) -> Measure:
+    def of(cls, records: Iterable[Mapping[str, Any]]) -> Quality:
         """What all of these records can be measured by."""
         done = [record for record in records if record.get("status") == "done"]
         tested = all(entry(record, "compressed", "test") is not None for record in done)
@@ -66,20 +66,20 @@ class Measure:
         """The figure for people, in a sentence."""
         return self.text(value) + (" %" if self.accuracy and value is not None else "")
 
-    def loss_of_quality(self, compressed: float | None, reference: float | None) -> float | None:
+    def drop(self, compressed: float | None, reference: float | None) -> float | None:
         """By how much the compressed network is worse than the reference."""
         if compressed is None or reference is None:
             return None
         return compressed - reference if self.accuracy else reference - compressed
 
 
-def figures(found: Found, measure: Measure) -> dict[str, Any]:
+def figures(found: Found, quality: Quality) -> dict[str, Any]:
     """What a run came to, flat: a figure is None where the run has not come so far."""
     record, metrics = found.record, found.metrics()
-    after = measure.value(entry(record, "compressed", "validation", "score"))
+    after = quality.value(entry(record, "compressed", "validation", "score"))
     inputs = record.get("inputs_left")
-    small = measure.value(entry(record, "compressed", measure.part, "score"))
-    dense = measure.value(entry(record, "reference", measure.part, "score"))
+    small = quality.value(entry(record, "compressed", quality.part, "score"))
+    dense = quality.value(entry(record, "reference", quality.part, "score"))
     return {
         "nonzeros": record.get("nonzeros"),
         "nonzero_ratio": record.get("nonzero_ratio"),
@@ -89,8 +89,8 @@ def figures(found: Found, measure: Measure) -> dict[str, Any]:
         "file_ratio": record.get("file_ratio"),
         "result": small,
         "reference": dense,
-        "drop": measure.loss_of_quality(small, dense),
-        "before": measure.value(_score_as_pruned(metrics, record.get("nonzeros"))),
+        "drop": quality.drop(small, dense),
+        "before": quality.value(_score_as_pruned(metrics, record.get("nonzeros"))),
         "after": after,
         "epochs": sum(1 for row in metrics if row.get("train_loss") is not None),
         "seconds": record.get("seconds"),
@@ -105,25 +105,25 @@ def _score_as_pruned(metrics: list[dict[str, Any]], nonzeros: int | None) -> flo
     return same[-1]["validation_score"] if same else None
 
 
-def spreads(row: Row, measure: Measure) -> dict[str, Spread | None]:
+def spreads(row: Row, quality: Quality) -> dict[str, Spread | None]:
     """Median and range over the seeds of each figure of a row of a study."""
-    found = [figures(cell, measure) for cell in row.cells]
+    found = [figures(cell, quality) for cell in row.cells]
     return {key: Spread.of(f[key] for f in found) for key in found[0]} if found else {}
 
 
-def study_measure(results: Results) -> Measure:
+def study_quality(results: Results) -> Quality:
     """What the networks of a study are judged by."""
-    return Measure.of(found.record for found in (*results.found.values(), *results.references))
+    return Quality.of(found.record for found in (*results.found.values(), *results.references))
 
 
-def reference_spread(results: Results, measure: Measure) -> Spread | None:
+def reference_spread(results: Results, quality: Quality) -> Spread | None:
     """What the dense references reached, over the seeds."""
-    path = ("reference", measure.part, "score")
+    path = ("reference", quality.part, "score")
     found = results.references if any(f.done for f in results.references) else ()
     by_seed = {f.folder: entry(f.record, *path) for f in found if f.done}
     if not by_seed:  # cells name their reference too
         by_seed = {f.folder: entry(f.record, *path) for f in results.found.values() if f.done}
-    return Spread.of(measure.value(score) for score in by_seed.values())
+    return Spread.of(quality.value(score) for score in by_seed.values())
 
 
 def number(value: float | None) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ellzero.report.figures import Measure, reference_spread, spreads, study_measure
+from ellzero.report.figures import Quality, reference_spread, spreads, study_quality
 from ellzero.report.style import DENSE, FAINT, WIDTH, Look, Picture, looks, marks, plain_ticks, svg
 from ellzero.study.results import Results, Spread
 
@@ -25,10 +25,10 @@ class Point:
 
 def pareto_points(results: Results) -> list[Point]:
     """What the Pareto picture shows, in the study's order."""
-    measure = study_measure(results)
+    quality = study_quality(results)
     points = []
     for row in results.rows():
-        told = spreads(row, measure)
+        told = spreads(row, quality)
         ratio, result = told.get("nonzero_ratio"), told.get("result")
         if ratio is not None and result is not None:
             points.append(Point(row.method, ratio, result))
@@ -37,15 +37,15 @@ def pareto_points(results: Results) -> list[Point]:
 
 def pareto(results: Results, *, name: str) -> Picture | None:
     """Result against nonzero ratio, a line per method."""
-    points, measure = pareto_points(results), study_measure(results)
+    points, quality = pareto_points(results), study_quality(results)
     if not points:
         return None
-    dense = reference_spread(results, measure)
+    dense = reference_spread(results, quality)
     found = looks(results.study.methods)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        draw_pareto(axes, points, found, dense, measure)
+        draw_pareto(axes, points, found, dense, quality)
         if not results.study.budgets:
             ticks: list[float] = []
             for point in sorted(points, key=lambda point: point.ratio.median):
@@ -55,24 +55,24 @@ def pareto(results: Results, *, name: str) -> Picture | None:
 
     return Picture(
         "Size against quality",
-        f"The {measure.part} {measure.noun} against the nonzero ratio (weights / nonzero "
+        f"The {quality.part} {quality.noun} against the nonzero ratio (weights / nonzero "
         "weights), a line per method with its chosen strengths: median and range over the seeds. "
         "Methods are drawn a little apart. Dashed: the dense reference with its range. "
-        f"{measure.better.capitalize()} and further right is better.",
-        svg(f"{name} pareto", f"Pareto picture: {measure.label()} against nonzero ratio",
+        f"{quality.better.capitalize()} and further right is better.",
+        svg(f"{name} pareto", f"Pareto picture: {quality.label()} against nonzero ratio",
             (WIDTH, 3.9), draw),
     )  # fmt: skip
 
 
 def runs_pareto(
-    points: Sequence[Point], found: dict[str, Look], measure: Measure, *, name: str
+    points: Sequence[Point], found: dict[str, Look], quality: Quality, *, name: str
 ) -> Picture:
     """Result against nonzero ratio, a marker per run."""
 
     def draw(figure: Figure) -> None:
-        draw_pareto(figure.subplots(), points, found, None, measure)
+        draw_pareto(figure.subplots(), points, found, None, quality)
 
-    caption = f"The {measure.part} {measure.noun} of each run against its nonzero ratio."
+    caption = f"The {quality.part} {quality.noun} of each run against its nonzero ratio."
     picture = svg(f"{name} pareto", caption, (WIDTH, 3.4), draw)
     return Picture("Size against quality", caption, picture)
 
@@ -82,7 +82,7 @@ def draw_pareto(
     points: Sequence[Point],
     found: dict[str, Look],
     dense: Spread | None,
-    measure: Measure,
+    quality: Quality,
 ) -> None:
     """Draw a line per method through its points."""
     if dense is not None:
@@ -113,7 +113,7 @@ def draw_pareto(
                 )
         axes.plot(x, y, color=look.colour, linewidth=look.width * 0.7, alpha=0.8)
         axes.plot(x, y, **marks(look), linestyle="none", zorder=look.order)
-    axes.set(xscale="log", xlabel="nonzero ratio", ylabel=measure.label())
+    axes.set(xscale="log", xlabel="nonzero ratio", ylabel=quality.label())
     ratios = [p.ratio.median for p in points]
     axes.set_xlim(min(ratios) / 1.25, max(ratios) * 1.25)
     values = [v for p in points for v in (p.result.low, p.result.high)]

@@ -13,12 +13,12 @@ from matplotlib.ticker import MaxNLocator
 
 from ellzero.record import TRAINED
 from ellzero.report.figures import (
-    Measure,
+    Quality,
     duration,
     entry,
     reference_spread,
     spreads,
-    study_measure,
+    study_quality,
 )
 from ellzero.report.style import DENSE, FAINT, SOFT, WIDTH, Picture, looks, marks, plain_ticks, svg
 from ellzero.study.results import Found, Results, Row, cell_folder
@@ -27,9 +27,9 @@ from ellzero.study.study import Cell, Target, Training
 
 def ranking(results: Results, target: Target, *, name: str) -> Picture | None:
     """The methods at one target, best on validation first: median and range over the seeds."""
-    measure = study_measure(results)
+    quality = study_quality(results)
     rows = _ranked(results, target)
-    dense = reference_spread(results, measure)
+    dense = reference_spread(results, quality)
     found = looks(results.study.methods)
     if not rows:
         return None
@@ -41,33 +41,33 @@ def ranking(results: Results, target: Target, *, name: str) -> Picture | None:
             axes.axvline(dense.median, color=DENSE, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
         values = [dense.median] if dense is not None else []
         for place, row in enumerate(rows):
-            spread = spreads(row, measure).get("result")
+            spread = spreads(row, quality).get("result")
             if spread is None:
                 continue
             look = found[row.method]
             values += [spread.low, spread.high]
-            own = [v for cell in row.cells if (v := _result(cell, measure)) is not None]
+            own = [v for cell in row.cells if (v := _result(cell, quality)) is not None]
             axes.plot([spread.low, spread.high], [place] * 2, color=look.colour, linewidth=1.6,
                       alpha=0.45)  # fmt: skip
             axes.plot(own, [place] * len(own), "|", color=look.colour, markersize=6)
             axes.plot([spread.median], [place], **marks(look), zorder=look.order)
         _name_rows(axes, rows)
-        axes.set_xlabel(measure.label())
+        axes.set_xlabel(quality.label())
         _log_if_wide(axes, values)
         axes.grid(axis="x")
 
     return Picture(
-        f"{target.label}: {measure.part} {measure.noun}",
+        f"{target.label}: {quality.part} {quality.noun}",
         "",
-        svg(f"{name} ranking {target.name}", f"{measure.label()} of each method, {target.label}",
+        svg(f"{name} ranking {target.name}", f"{quality.label()} of each method, {target.label}",
             (WIDTH, 1.0 + 0.24 * len(rows)), draw),
     )  # fmt: skip
 
 
 def recovery(results: Results, target: Target, *, name: str) -> Picture | None:
     """Validation error as pruning left the networks, and after fine-tuning."""
-    measure = study_measure(results)
-    rows = [r for r in _ranked(results, target) if spreads(r, measure).get("before") is not None]
+    quality = study_quality(results)
+    rows = [r for r in _ranked(results, target) if spreads(r, quality).get("before") is not None]
     found = looks(results.study.methods)
     if not rows:
         return None
@@ -76,7 +76,7 @@ def recovery(results: Results, target: Target, *, name: str) -> Picture | None:
         axes = figure.subplots()
         values = []
         for place, row in enumerate(rows):
-            told, look = spreads(row, measure), found[row.method]
+            told, look = spreads(row, quality), found[row.method]
             before, after = told["before"], told["after"]
             assert before is not None
             assert after is not None
@@ -86,7 +86,7 @@ def recovery(results: Results, target: Target, *, name: str) -> Picture | None:
             axes.plot([before.median], [place], **hollow)
             axes.plot([after.median], [place], **marks(look), zorder=look.order)
         _name_rows(axes, rows)
-        axes.set_xlabel(measure.label("validation"))
+        axes.set_xlabel(quality.label("validation"))
         _log_if_wide(axes, values)
         axes.grid(axis="x")
 
@@ -94,7 +94,7 @@ def recovery(results: Results, target: Target, *, name: str) -> Picture | None:
         target.label,
         "",
         svg(f"{name} recovery {target.name}",
-            f"{measure.label('validation')} before and after fine-tuning, {target.label}",
+            f"{quality.label('validation')} before and after fine-tuning, {target.label}",
             (WIDTH, 1.0 + 0.24 * len(rows)), draw),
     )  # fmt: skip
 
@@ -134,7 +134,7 @@ def densities(results: Results, target: Target, *, name: str) -> Picture | None:
 
 def courses(results: Results, target: Target, *, name: str) -> Picture | None:
     """Validation error over the epochs of training and fine-tuning, on the first seed."""
-    measure, found = study_measure(results), looks(results.study.methods)
+    quality, found = study_quality(results), looks(results.study.methods)
     lines = {}
     for method in results.study.methods:
         chosen = results.chosen(method, target)
@@ -149,7 +149,7 @@ def courses(results: Results, target: Target, *, name: str) -> Picture | None:
         ends = set()
         for method, rows in lines.items():
             x, trained = epochs_of(rows)
-            y = [float(measure.value(row["validation_score"]) or 0.0) for row in rows]
+            y = [float(quality.value(row["validation_score"]) or 0.0) for row in rows]
             look = found[method]
             axes.plot(x, y, color=look.colour, linewidth=look.width * 0.8, zorder=look.order)
             axes.plot(x[-1:], y[-1:], **marks(look), zorder=look.order)
@@ -158,7 +158,7 @@ def courses(results: Results, target: Target, *, name: str) -> Picture | None:
         for end in ends - {0}:
             axes.axvline(end, color=SOFT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="epoch", ylabel=measure.label("validation"))
+        axes.set(xlabel="epoch", ylabel=quality.label("validation"))
         if values and min(values) > 0 and max(values) / min(values) > 6:
             axes.set_yscale("log")
             plain_ticks(axes, "y")
@@ -168,7 +168,7 @@ def courses(results: Results, target: Target, *, name: str) -> Picture | None:
         target.label,
         "",
         svg(f"{name} course {target.name}",
-            f"{measure.label('validation')} over the epochs, {target.label}", (WIDTH, 3.3), draw),
+            f"{quality.label('validation')} over the epochs, {target.label}", (WIDTH, 3.3), draw),
     )  # fmt: skip
 
 
@@ -245,8 +245,8 @@ def _ranked(results: Results, target: Target) -> list[Row]:
     )
 
 
-def _result(cell: Found, measure: Measure) -> float | None:
-    return measure.value(entry(cell.record, "compressed", measure.part, "score"))
+def _result(cell: Found, quality: Quality) -> float | None:
+    return quality.value(entry(cell.record, "compressed", quality.part, "score"))
 
 
 def _layer_densities(row: Row) -> dict[str, float]:

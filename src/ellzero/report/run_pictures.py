@@ -13,7 +13,7 @@ from ellzero.errors import InputError
 from ellzero.files import read_tensors
 from ellzero.record import MODEL
 from ellzero.report.attraction import CAPTION, panels
-from ellzero.report.figures import Measure, entry
+from ellzero.report.figures import Quality, entry
 from ellzero.report.pictures import epochs_of
 from ellzero.report.style import DENSE, INK, SOFT, WIDTH, Look, Picture, plain_ticks, svg
 from ellzero.study.results import Found
@@ -125,14 +125,14 @@ def layer_bars(found: Found, *, name: str) -> Picture | None:
     )
 
 
-def course(found: Found, measure: Measure, *, name: str) -> Picture | None:
+def course(found: Found, quality: Quality, *, name: str) -> Picture | None:
     """Validation error and nonzeros over all epochs, with the stages."""
     rows = found.metrics()
     if not rows:
         return None
     x, _ = epochs_of(rows)
-    values = [float(measure.value(row["validation_score"]) or 0.0) for row in rows]
-    dense = measure.value(entry(found.record, "reference", "validation", "score"))
+    values = [float(quality.value(row["validation_score"]) or 0.0) for row in rows]
+    dense = quality.value(entry(found.record, "reference", "validation", "score"))
 
     def draw(figure: Figure) -> None:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 1))
@@ -158,14 +158,14 @@ def course(found: Found, measure: Measure, *, name: str) -> Picture | None:
         if min(values) > 0 and max(values) / min(values) > 6:
             above.set_yscale("log")
             plain_ticks(above, "y")
-        above.set_ylabel(measure.label("validation"))
+        above.set_ylabel(quality.label("validation"))
         below.set(yscale="log", ylabel="nonzeros", xlabel="epoch")
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
         plain_ticks(below, "y")
         for axes in (above, below):
             axes.grid(axis="y")
 
-    text = f"The validation {measure.noun} and the nonzero weights over the epochs"
+    text = f"The validation {quality.noun} and the nonzero weights over the epochs"
     dashed = "; dashed: the dense reference" if dense is not None else ""
     picture = svg(f"{name} course", f"{text}.", (WIDTH, 3.6), draw)
     return Picture("Its training", f"{text}{dashed}. Dotted: a stage begins.", picture)

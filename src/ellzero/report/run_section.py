@@ -9,7 +9,7 @@ from ellzero.record import RECIPE
 from ellzero.report import run_pictures
 from ellzero.report.figures import (
     NONE,
-    Measure,
+    Quality,
     duration,
     entry,
     figures,
@@ -30,11 +30,11 @@ LISTED = 20
 def run_section(found: Found, name: str) -> Section:
     """All there is to say of a run, as far as it has come; `name` is unique on the page."""
     record = found.record
-    measure = Measure.of([record])
+    quality = Quality.of([record])
     title = entry(record, "recipe", "name") or found.folder.name
     section = Section("run", str(title), found.status)
     if found.status == "done":
-        section.summary = [_outcome(found, measure)]
+        section.summary = [_outcome(found, quality)]
     elif found.status in ("failed", "missed"):
         section.failures = [(found.folder.name, found.status, found.error or "")]
     else:
@@ -44,11 +44,11 @@ def run_section(found: Found, name: str) -> Section:
     if record.get("note"):
         section.warnings.append(str(record["note"]))
     section.warnings += found.warnings
-    section.facts = _run_facts(found, measure)
+    section.facts = _run_facts(found, quality)
     section.first = there(
         run_pictures.first_layer(found, name=name),
         run_pictures.layer_bars(found, name=name),
-        run_pictures.course(found, measure, name=name),
+        run_pictures.course(found, quality, name=name),
         run_pictures.magnitudes(found, name=name),
     )
     section.tables = [table for table in (_layers(record), _sizes(record)) if table.rows]
@@ -58,20 +58,20 @@ def run_section(found: Found, name: str) -> Section:
     return section
 
 
-def _outcome(found: Found, measure: Measure) -> str:
-    told = figures(found, measure)
+def _outcome(found: Found, quality: Quality) -> str:
+    told = figures(found, quality)
     kept, weights = found.record.get("nonzeros", 0), found.record.get("weights", 0)
     text = f"{number(told['nonzero_ratio'])} times fewer weights ({kept:,} of {weights:,}), "
     if told["parameter_ratio"] is not None:
         text += f"{number(told['parameter_ratio'])} times fewer parameters in all, "
-    text += f"{measure.part} {measure.noun} "
-    text += f"{measure.with_unit(told['result'])}; the dense reference has "
-    return f"{text}{measure.with_unit(told['reference'])}."
+    text += f"{quality.part} {quality.noun} "
+    text += f"{quality.with_unit(told['result'])}; the dense reference has "
+    return f"{text}{quality.with_unit(told['reference'])}."
 
 
-def _run_facts(found: Found, measure: Measure) -> list[tuple[str, str]]:
+def _run_facts(found: Found, quality: Quality) -> list[tuple[str, str]]:
     record, recipe = found.record, found.record.get("recipe", {})
-    told = figures(found, measure)
+    told = figures(found, quality)
     facts = [
         ("network", entry(recipe, "model", "name")),
         ("data", entry(recipe, "data", "name")),
@@ -157,10 +157,10 @@ def _inputs_left(record: Any) -> str | None:
 def runs_section(runs: Sequence[Found], name: str) -> Section:
     """Several runs side by side: a table, and what each lost against how small it became."""
     done = [run for run in runs if run.done]
-    measure = Measure.of(run.record for run in done)
+    quality = Quality.of(run.record for run in done)
     labels = [str(run.folder) for run in runs]
     section = Section("comparison", f"{len(runs)} runs", f"{len(done)} done")
-    told = {label: figures(run, measure) for label, run in zip(labels, runs, strict=True)}
+    told = {label: figures(run, quality) for label, run in zip(labels, runs, strict=True)}
     points = [
         Point(label, ratio_spread, result)
         for label, f in told.items()
@@ -170,12 +170,12 @@ def runs_section(runs: Sequence[Found], name: str) -> Section:
     drawn = looks(labels)
     section.key = [Key(label, marker(drawn[label]), False) for label in labels]
     if points:
-        section.first = [runs_pareto(points, drawn, measure, name=name)]
-    columns = {"result": measure.text, "reference": measure.text, "drop": signed}
+        section.first = [runs_pareto(points, drawn, quality, name=name)]
+    columns = {"result": quality.text, "reference": quality.text, "drop": signed}
     columns |= {"nonzeros": number, "living_nonzeros": number, "nonzero_ratio": ratio}
     columns |= {"parameter_ratio": ratio, "file_ratio": ratio}
     columns |= {"epochs": number, "seconds": duration}
-    headings = ("run", "status", measure.label(), "dense reference", "drop", "nonzeros")
+    headings = ("run", "status", quality.label(), "dense reference", "drop", "nonzeros")
     headings += ("living", "nonzero ratio", "parameter ratio", "file ratio", "epochs")
     headings += ("time",)
     rows = tuple(

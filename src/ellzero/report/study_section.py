@@ -10,7 +10,7 @@ from ellzero.report.figures import (
     ranged,
     reference_spread,
     spreads,
-    study_measure,
+    study_quality,
 )
 from ellzero.report.pareto import pareto
 from ellzero.report.pictures import (
@@ -87,8 +87,8 @@ def study_section(results: Results, name: str) -> Section:
 
 
 def _groups(results: Results, name: str) -> list[Group]:
-    targets, measure = results.study.targets, study_measure(results)
-    figure = f"validation {measure.noun}"
+    targets, quality = results.study.targets, study_quality(results)
+    figure = f"validation {quality.noun}"
     return [
         Group(
             "Before and after fine-tuning",
@@ -121,20 +121,20 @@ def _groups(results: Results, name: str) -> list[Group]:
 
 
 def _headline(results: Results, target: Target, found: Sequence[Pair]) -> str:
-    measure = study_measure(results)
+    quality = study_quality(results)
     rows = [row for row in results.rows() if row.target == target and row.cells]
     complete = [row for row in rows if len(row.cells) == row.seeds]
     ranked = sorted(complete or rows, key=lambda row: row.merit, reverse=True)
     if not ranked:
         return f"{target.label}: no method has come to a result."
     best = ranked[0]
-    told = spreads(best, measure)
+    told = spreads(best, quality)
     result, drop, reached = told["result"], told["drop"], told["nonzero_ratio"]
     text = f"{target.label}: {best.label} {did_best(target)}"
     if reached is not None:
         text += f" ({reached.median:.1f} times fewer weights)"
-    text += f", {measure.part} {measure.noun} {ranged(result, measure.with_unit)}"
-    if drop is not None and measure.accuracy:
+    text += f", {quality.part} {quality.noun} {ranged(result, quality.with_unit)}"
+    if drop is not None and quality.accuracy:
         way = "above" if drop.median >= 0 else "below"
         text += f", {abs(drop.median):.2f} points {way} the dense reference"
     text += "."
@@ -169,7 +169,7 @@ def _protocol(results: Results) -> list[tuple[str, str]]:
     study = results.study
     recipe = study.reference_recipe(study.seeds[0])
     cell = study.cell_recipe(next(study.cells()))
-    measure = study_measure(results)
+    quality = study_quality(results)
     tried = max(len(method.strengths) for method in study.methods.values())
     chosen = "by the fewest weights within the budget" if study.budgets else (
         "by the validation score"
@@ -179,12 +179,12 @@ def _protocol(results: Results) -> list[tuple[str, str]]:
     for found in results.found.values():
         counts[found.status] = counts.get(found.status, 0) + 1
     counts.pop("missing", None)
-    dense = reference_spread(results, measure)
+    dense = reference_spread(results, quality)
     names = {"network": recipe.model, "data": recipe.data}
     facts = [(what, s.name) for what, s in names.items() if s is not None]
     facts += [
         ("dense reference",
-         f"{measure.part} {measure.noun} {ranged(dense, measure.with_unit)}"),
+         f"{quality.part} {quality.noun} {ranged(dense, quality.with_unit)}"),
         ("pruned to", _listed([target.label for target in study.targets])),
         ("methods", f"{len(study.methods)}{grids}"),
         ("seeds", _listed([str(seed) for seed in study.seeds])),

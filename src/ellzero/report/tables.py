@@ -13,7 +13,7 @@ from typing import Any
 from ellzero.files import write_atomically
 from ellzero.report.figures import (
     NONE,
-    Measure,
+    Quality,
     duration,
     figures,
     number,
@@ -22,7 +22,7 @@ from ellzero.report.figures import (
     reference_spread,
     spreads,
     strength,
-    study_measure,
+    study_quality,
 )
 from ellzero.study.results import Results, Row, Spread
 from ellzero.study.statistics import Pair, pairs
@@ -72,16 +72,16 @@ def write_tables(results: Results, folder: Path) -> tuple[Path, ...]:
 
 def cells(results: Results) -> list[dict[str, Any]]:
     """A row for every cell that there is anything of, whatever became of it."""
-    measure = study_measure(results)
+    quality = study_quality(results)
     rows = []
     for cell in results.study.cells():
         found = results.found[cell.name]
         if found.status == "missing":
             continue
-        told = figures(found, measure)
+        told = figures(found, quality)
         names = {"before": "validation_{}_before_finetuning", "after": "validation_{}"}
-        names |= {"result": f"{measure.part}_{{}}", "reference": "reference_{}"}
-        unit = f"{measure.noun}_percent" if measure.accuracy else measure.noun
+        names |= {"result": f"{quality.part}_{{}}", "reference": "reference_{}"}
+        unit = f"{quality.noun}_percent" if quality.accuracy else quality.noun
         validation = found.record.get("compressed", {}).get("validation", {})
         rows.append(
             {
@@ -104,8 +104,8 @@ def cells(results: Results) -> list[dict[str, Any]]:
 
 def comparison(results: Results) -> list[dict[str, Any]]:
     """A row per target and method: the chosen strength, and what it reached over the seeds."""
-    measure = study_measure(results)
-    dense = reference_spread(results, measure)
+    quality = study_quality(results)
+    dense = reference_spread(results, quality)
     return [
         {
             "target": row.target.name,
@@ -115,9 +115,9 @@ def comparison(results: Results) -> list[dict[str, Any]]:
             "at_edge": row.at_edge,
             "seeds_done": len(row.cells),
             "seeds": row.seeds,
-            "measure": measure.label(),
+            "quality": quality.label(),
             "dense_reference": None if dense is None else dense.median,
-            **_flat(spreads(row, measure)),
+            **_flat(spreads(row, quality)),
         }
         for row in results.rows()
     ]
@@ -148,22 +148,22 @@ def efforts(results: Results) -> list[dict[str, Any]]:
 
 def comparison_texts(results: Results) -> list[Text]:
     """The comparison for people, a table per target with the dense reference in its first row."""
-    measure = study_measure(results)
-    dense = reference_spread(results, measure)
-    drop = "drop, points" if measure.accuracy else "drop"
-    headings = ("method", measure.label(), drop, f"validation {measure.noun} before fine-tuning")
+    quality = study_quality(results)
+    dense = reference_spread(results, quality)
+    drop = "drop, points" if quality.accuracy else "drop"
+    headings = ("method", quality.label(), drop, f"validation {quality.noun} before fine-tuning")
     headings += ("and after", "nonzero ratio", "parameter ratio", "strength", "seeds", "time")
     tables = []
     for target in results.study.targets:
         found = [row for row in results.rows() if row.target == target]
         first = (
             "dense reference",
-            ranged(dense, measure.text),
+            ranged(dense, quality.text),
             *[NONE] * 3,
             *["1x"] * 2,
             *[NONE] * 3,
         )
-        rows = [_row_text(row, spreads(row, measure), measure) for row in found]
+        rows = [_row_text(row, spreads(row, quality), quality) for row in found]
         notes = [
             "Medians over the seeds, with the range from lowest to highest in brackets. The time "
             "is a cell's own: a training that several targets share counts where it was run."
@@ -174,9 +174,9 @@ def comparison_texts(results: Results) -> list[Text]:
     return tables
 
 
-def _row_text(row: Row, told: Mapping[str, Spread | None], measure: Measure) -> tuple[str, ...]:
-    formats = {"result": measure.text, "drop": signed, "before": measure.text}
-    formats |= {"after": measure.text, "nonzero_ratio": ratio, "parameter_ratio": ratio}
+def _row_text(row: Row, told: Mapping[str, Spread | None], quality: Quality) -> tuple[str, ...]:
+    formats = {"result": quality.text, "drop": signed, "before": quality.text}
+    formats |= {"after": quality.text, "nonzero_ratio": ratio, "parameter_ratio": ratio}
     texts = [ranged(told.get(key), text) for key, text in formats.items()]
     seconds = told.get("seconds")
     return (

@@ -19,7 +19,7 @@ from ellzero.errors import InputError
 from ellzero.files import write_atomically
 from ellzero.recipe import Recipe
 from ellzero.record import RECIPE, REFERENCE, TRAINED, fail, locked
-from ellzero.study.display import Display, display
+from ellzero.study.progress import StudyBar, study_bar
 from ellzero.study.results import STUDY, Found, Results, cell_folder, reference_folder
 from ellzero.study.study import Cell, Study, Target, Training
 
@@ -68,7 +68,7 @@ def compare(
     _take(study, folder)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = max(1, (cores or 1) // workers)
-    with locked(folder), display(progress) as shown:
+    with locked(folder), study_bar(progress) as shown:
         write_atomically(folder / STUDY, study.to_toml().encode())
         with _Crew(workers, threads, folder / LOG, shown) as crew:
             first, *others = study.seeds
@@ -209,7 +209,7 @@ def _ready(study: Study, folder: Path, cell: Cell, recipe: Recipe) -> Recipe:
 class _Crew:
     """Worker processes, each with a thread that gives it one job after another."""
 
-    def __init__(self, workers: int, threads: int, log: Path, shown: Display) -> None:
+    def __init__(self, workers: int, threads: int, log: Path, shown: StudyBar) -> None:
         self._threads = threads
         self._shown = shown
         self._log = log.open("ab")

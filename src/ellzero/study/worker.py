@@ -21,10 +21,10 @@ from typing import Any
 
 from ellzero.data.data import Data
 from ellzero.errors import BudgetError, InputError
-from ellzero.recipe import Recipe, Source
+from ellzero.factories import build_data, build_model
+from ellzero.recipe import Factory, Recipe
 from ellzero.record import CHECKPOINT, WRITTEN, clear_folder, fail, locked
 from ellzero.scheme import compress
-from ellzero.sources import build_data, build_model
 from ellzero.study.results import Found
 
 WAIT_SECONDS = 60
@@ -112,8 +112,8 @@ def _make_ready(folder: Path) -> None:
 
 
 @lru_cache(maxsize=1)  # the cells of a study share their data
-def _data(source: str) -> Data:
-    return build_data(Source.model_validate(json.loads(source)) if source != "null" else None)
+def _data(factory: str) -> Data:
+    return build_data(Factory.model_validate(json.loads(factory)) if factory != "null" else None)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ellzero.data.data import Data, device_of, evaluating
+from ellzero.data.data import Data
 from ellzero.data.part import Part
 from ellzero.errors import InputError
+from ellzero.modules import device_of, evaluating
 from ellzero.tensors import require_held
 
 BATCH = 1000

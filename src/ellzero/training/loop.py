@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ellzero.curves import learning_rate
-from ellzero.data.data import Data, device_of
+from ellzero.data.data import Data
+from ellzero.modules import device_of
 from ellzero.pruning import Masks, kept_count, largest, ranked
 from ellzero.recipe import Recipe
+from ellzero.schedules import learning_rate
 from ellzero.training.evaluation import Evaluation, evaluate, running_sum
 from ellzero.training.plan import kept_at
 from ellzero.training.seeds import seed_epoch

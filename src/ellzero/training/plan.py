@@ -98,10 +98,10 @@ def kept_at(recipe: Recipe, step: Step, numel: int, epoch: int) -> int | None:
 
     The cubic schedule of Zhu & Gupta 2017, arXiv 1710.01878, one pruning an epoch.
     """
-    curve = recipe.prune.gradual
-    if step.stage != "train" or curve is None or step.nonzeros is None:
+    schedule = recipe.prune.gradual
+    if step.stage != "train" or schedule is None or step.nonzeros is None:
         return None
     progress = epoch / step.epochs
-    # the last epoch ends at the asked sparsity, wherever the curve ends
-    fraction = 1.0 if epoch == step.epochs - 1 else curve(progress)
+    # the last epoch ends at the asked sparsity, wherever the schedule ends
+    fraction = 1.0 if epoch == step.epochs - 1 else schedule(progress)
     return numel - round(fraction * (numel - step.nonzeros)) if fraction > 0 else None

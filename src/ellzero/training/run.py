@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -21,6 +21,7 @@ from ellzero.training import checkpoint
 from ellzero.training.evaluation import Evaluation, evaluate
 from ellzero.training.loop import epochs, masks_for
 from ellzero.training.plan import Outcome, Step, kept_at, next_step
+from ellzero.training.progress import Display
 from ellzero.training.state import Snapshot, State
 
 CHECKPOINT_SECONDS = 120.0
@@ -34,19 +35,6 @@ LEAST_PROGRESS = math.log(2)
 
 MOST_PROGRESS = math.log(32)
 """The most it adds: a wide budget may admit a network that gives one answer to everything."""
-
-
-class Display(Protocol):
-    """What shows a run while it goes on."""
-
-    def begin(self, step: Step, epoch: int) -> None:
-        """A step begins, or goes on after this epoch."""
-
-    def tick(self) -> None:
-        """A batch is done."""
-
-    def epoch(self, metrics: dict[str, Any]) -> None:
-        """An epoch is done."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 import ellzero
-from ellzero.data.data import Affine as Preprocess
 from ellzero.errors import InputError
 from ellzero.export.c.arrays import floats
 from ellzero.export.c.plan import with_preprocessing
 from ellzero.graph import Network
+from ellzero.preprocess import Preprocess
 
 EXAMPLES = 8
 """Examples in the test, at most."""

@@ -11,7 +11,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 import ellzero
-from ellzero.compaction import compacted_of
+from ellzero.compaction.compact import compacted_of
+from ellzero.compaction.folding import folded
+from ellzero.compaction.living import warn_if_dead
 from ellzero.errors import InputError
 from ellzero.export.c.check import examples_of, program
 from ellzero.export.c.function import Aim, Function, comment
@@ -19,9 +21,7 @@ from ellzero.export.c.plan import plan
 from ellzero.export.c.step import Plan
 from ellzero.export.c.steps import emit
 from ellzero.files import write_atomically
-from ellzero.folding import folded
 from ellzero.graph import Network, trace
-from ellzero.living import warn_if_dead
 
 
 @dataclass(frozen=True)

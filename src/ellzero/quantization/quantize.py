@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from ellzero.codebook import round_half, round_values
 from ellzero.data.data import Data
 from ellzero.errors import BudgetError, InputError, nearest
-from ellzero.kmeans import kmeans
 from ellzero.progress import rich_bar
 from ellzero.pruning.budget import Budget
-from ellzero.quantized import Quantized, write
+from ellzero.quantization.finetune import Quantized, write
+from ellzero.quantization.kmeans import kmeans
 from ellzero.selection import Selection, selected
 from ellzero.training.evaluation import Evaluation, evaluate
 

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 import ellz_reader
 import ellzero as ez
 from ellzero.codebook import round_half
-from ellzero.export import packed_reader
-from ellzero.export.entropy import Decoder, encode, frequencies
-from ellzero.export.packed import to_bytes
-from ellzero.export.packed_reader import DICTIONARY, read_packed
-from ellzero.export.tensor_fields import DTYPES
+from ellzero.packed import reader
 from ellzero.graph import Graph, Network
 from ellzero.networks.lenet import lenet_5_caffe, lenet_300_100
+from ellzero.packed.entropy import Decoder, encode, frequencies
+from ellzero.packed.pack import to_bytes
+from ellzero.packed.reader import DICTIONARY, read_packed
+from ellzero.packed.tensor_fields import DTYPES
 from small import convnet, mlp, tensors_equal
 
 # The example of docs/format.md, which explains each byte.
@@ -341,7 +341,7 @@ def test_a_network_comes_back_whole(make, shape, dtype, tmp_path):
             nn.init.uniform_(module.get_buffer("running_mean"))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     x = torch.randn(5, *shape, dtype=dtype)
-    preprocess = ez.Affine((0.5,) * shape[0], 0.1)
+    preprocess = ez.Preprocess((0.5,) * shape[0], 0.1)
     network = ez.trace(model, x, preprocess=preprocess, classes=["a", "b", "ü"])
     ez.pack(network, tmp_path / "x.ellz")
     loaded = ez.load(tmp_path / "x.ellz")
@@ -468,7 +468,7 @@ def test_types_that_cannot_be_written_are_refused_by_name(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:weight has 0 of")
 def test_much_memory_from_a_small_file_must_be_allowed(tmp_path, monkeypatch):
-    monkeypatch.setattr(packed_reader, "FREE_BYTES", 10_000)
+    monkeypatch.setattr(reader, "FREE_BYTES", 10_000)
     model = nn.Linear(500, 1000, bias=False)
     nn.init.zeros_(model.weight)
     path = tmp_path / "x.ellz"

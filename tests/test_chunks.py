@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ellzero import blocks as module
-from ellzero.blocks import block_size, blocks, ordered_blocks, whole
+from ellzero import chunks as module
+from ellzero.chunks import chunk_size, chunks, ordered_chunks, whole
 
 
 def numbered(*shape: int) -> Tensor:
@@ -37,8 +37,8 @@ def size(request, monkeypatch):
 
 @each_layout
 @pytest.mark.parametrize("size", [1, 4, 7, 1000], indirect=True)
-def test_blocks_are_the_whole_once(tensor: Tensor, size):
-    parts = [part for (part,) in blocks(tensor)]
+def test_chunks_are_the_whole_once(tensor: Tensor, size):
+    parts = [part for (part,) in chunks(tensor)]
     assert all(part.numel() <= size for part in parts)
     found = torch.cat([part.flatten() for part in parts])
     assert found.sort().values.tolist() == tensor.flatten().sort().values.tolist()
@@ -46,9 +46,9 @@ def test_blocks_are_the_whole_once(tensor: Tensor, size):
 
 @pytest.mark.parametrize("tensor", [LAYOUTS[n] for n in LAYOUTS if n != "expanded"])
 @pytest.mark.parametrize("size", [1, 4, 1000], indirect=True)
-def test_blocks_are_views(tensor: Tensor, size):
+def test_chunks_are_views(tensor: Tensor, size):
     changed = tensor.clone(memory_format=torch.preserve_format)
-    for (part,) in blocks(changed):
+    for (part,) in chunks(changed):
         part.add_(1)
     assert changed.equal(tensor + 1)
 
@@ -56,7 +56,7 @@ def test_blocks_are_views(tensor: Tensor, size):
 @each_layout
 @pytest.mark.parametrize("size", [1, 4, 7, 1000], indirect=True)
 @pytest.mark.parametrize("other", ["alike", "contiguous", "reversed", "bool"])
-def test_blocks_of_several_tensors_are_of_the_same_elements(tensor: Tensor, size, other):
+def test_chunks_of_several_tensors_are_of_the_same_elements(tensor: Tensor, size, other):
     beside = {
         "alike": tensor.clone(memory_format=torch.preserve_format),
         "contiguous": tensor.contiguous(),
@@ -66,40 +66,40 @@ def test_blocks_of_several_tensors_are_of_the_same_elements(tensor: Tensor, size
         "bool": (tensor % 3 == 0).contiguous(),
     }[other]
     assert beside.shape == tensor.shape
-    for part, like in blocks(tensor, beside):
+    for part, like in chunks(tensor, beside):
         assert like.equal(part % 3 == 0 if other == "bool" else part)
 
 
 @each_layout
 @each_size
 def test_ordered_blocks_go_by_the_flat_index(tensor: Tensor, size):
-    parts = list(ordered_blocks(tensor, size))
+    parts = list(ordered_chunks(tensor, size))
     assert all(part.dim() == 1 and part.numel() <= size for part in parts)
     assert torch.cat(parts).tolist() == tensor.flatten().tolist()
 
 
 def test_dense_tensors_are_cut_into_runs_of_memory():
     for tensor in (torch.zeros(900, 500), torch.zeros(50, 30, 20, 15).transpose(1, 3)):
-        parts = [part for (part,) in blocks(tensor)]
+        parts = [part for (part,) in chunks(tensor)]
         assert all(part.is_contiguous() for part in parts)
-        assert len(parts) == math.ceil(tensor.numel() / block_size(tensor.device))
+        assert len(parts) == math.ceil(tensor.numel() / chunk_size(tensor.device))
 
 
 def test_a_block_is_larger_with_more_threads_up_to_a_bound():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = block_size(torch.device("cpu"))
+        one = chunk_size(torch.device("cpu"))
         torch.set_num_threads(2)
-        assert block_size(torch.device("cpu")) == 2 * one
+        assert chunk_size(torch.device("cpu")) == 2 * one
     finally:
         torch.set_num_threads(before)
     # a few intermediates of a block in float32 stay below 64 MiB
-    assert 3 * 4 * block_size(torch.device("meta")) <= 64 * 2**20
+    assert 3 * 4 * chunk_size(torch.device("meta")) <= 64 * 2**20
 
 
 def test_a_compiler_gets_tensors_whole():
     tensor = torch.zeros(900, 500)
     with whole():
-        assert [part.shape for (part,) in blocks(tensor)] == [(900, 500)]
-    assert len(list(blocks(tensor))) > 1
+        assert [part.shape for (part,) in chunks(tensor)] == [(900, 500)]
+    assert len(list(chunks(tensor))) > 1

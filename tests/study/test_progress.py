@@ -5,17 +5,17 @@ from typing import Any
 
 from rich.console import Console
 
-from ellzero.study.display import Display, display
+from ellzero.study.progress import StudyBar, study_bar
 
 
-def shown(bar: Display) -> Any:
+def shown(bar: StudyBar) -> Any:
     bar.refresh()
     (task,) = bar._bar.tasks
     return task
 
 
 def test_epochs_of_done_and_running_cells_are_counted(tmp_path):
-    bar = Display(False)
+    bar = StudyBar(False)
     bar.expect("references", 20)
     assert (shown(bar).total, shown(bar).completed) == (20, 0)
     assert shown(bar).description == "references"
@@ -36,7 +36,7 @@ def test_epochs_of_done_and_running_cells_are_counted(tmp_path):
 
 
 def test_a_new_stage_says_what_is_still_to_come(tmp_path):
-    bar = Display(False)
+    bar = StudyBar(False)
     bar.expect("tuning", 30)
     bar.end(tmp_path / "one", 6, failed=False)
     bar.expect("seeds", 10)
@@ -52,11 +52,11 @@ def test_it_is_shown_where_it_is_wanted_or_on_a_terminal(monkeypatch, capfd):
         (None, False, False),
     ):
         monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal, raising=False)
-        assert display(progress)._bar.disable == (not expected)
+        assert study_bar(progress)._bar.disable == (not expected)
 
 
 def test_a_bar_that_is_not_wanted_writes_nothing(tmp_path, capfd):
-    with Display(False) as bar:
+    with StudyBar(False) as bar:
         bar.expect("tuning", 3)
         bar.begin(tmp_path / "one", 3)
         bar.refresh()
@@ -64,7 +64,7 @@ def test_a_bar_that_is_not_wanted_writes_nothing(tmp_path, capfd):
 
 
 def test_a_bar_on_a_terminal(tmp_path):
-    bar = Display(True)
+    bar = StudyBar(True)
     bar._bar.live.console = Console(file=io.StringIO(), force_terminal=True, width=120)
     with bar:
         bar.expect("tuning", 4)

@@ -1,7 +1,7 @@
 """Compaction: what cannot matter leaves a network, and its output stays what it was.
 
 A channel (an index of an example's first dimension) leaves if nothing reads it, or if its value is
-a known constant that the biases after it can take up; `ellzero.graph.channels` finds out which.
+a known constant that the biases after it can take up; `channels.py` finds out which.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ellzero.compaction.channels import Channels, exact, summed
+from ellzero.compaction.folding import Folded, folded, like, reading, with_bias
+from ellzero.compaction.living import warn_if_dead
 from ellzero.errors import InputError
-from ellzero.folding import Folded, folded, like, reading, with_bias
 from ellzero.graph import Graph, Network, Node, ops, trace
-from ellzero.graph.channels import Channels, exact, summed
-from ellzero.living import warn_if_dead
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import ellzero as ez
 from cases import anatomy, fill
 from ellzero.codebook import find_codebook, round_half
-from ellzero.kmeans import kmeans
+from ellzero.quantization.kmeans import kmeans
 from small import classification, convnet, images, mlp, regression, tensors_equal
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ellzero.compaction.channels import Channels
+from ellzero.compaction.folding import Folded
 from ellzero.errors import EllzeroWarning, warn
-from ellzero.folding import Folded
 from ellzero.graph import Network, Node
-from ellzero.graph.channels import Channels
 
 LISTED = 10
 
@@ -54,7 +54,7 @@ def living(changed: Folded) -> Living:
 
     Example:
         >>> import torch, ellzero as ez
-        >>> from ellzero.folding import folded
+        >>> from ellzero.compaction.folding import folded
         >>> model = torch.nn.Sequential(
         ...     torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)
         ... )

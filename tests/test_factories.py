@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import ellzero as ez
-from ellzero.errors import InputError, SourceError
-from ellzero.recipe import Source
-from ellzero.sources import build_data, build_model, with_data_root
+from ellzero.errors import InputError, UserCodeError
+from ellzero.factories import build_data, build_model, with_data_root
+from ellzero.recipe import Factory
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ OWN = """
 
 
 def source(name, **options):
-    return Source.model_validate({"name": name, **options})
+    return Factory.model_validate({"name": name, **options})
 
 
 def test_ones_own_function_in_the_current_folder(write):
@@ -162,17 +162,17 @@ def test_a_recipe_without_model_or_data():
 )
 def test_a_module_that_fails_keeps_its_own_error_as_the_cause(text, cause, write):
     write(text)
-    with pytest.raises(SourceError, match="'own_module:f': importing it failed") as caught:
+    with pytest.raises(UserCodeError, match="'own_module:f': importing it failed") as caught:
         build_model(source("own_module:f"), 0)
     assert type(caught.value.__cause__) is cause
 
 
 def test_a_function_that_fails_keeps_its_own_error_as_the_cause(write):
     write(OWN)
-    with pytest.raises(SourceError, match="'own_module:fails' failed: KeyError") as caught:
+    with pytest.raises(UserCodeError, match="'own_module:fails' failed: KeyError") as caught:
         build_model(source("own_module:fails"), 0)
     assert isinstance(caught.value.__cause__, KeyError)
-    with pytest.raises(SourceError, match=r"missing .* 'in_features'"):
+    with pytest.raises(UserCodeError, match=r"missing .* 'in_features'"):
         build_model(source("torch.nn:Linear", out_features=3), 0)
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import ellzero as ez
 from cases import anatomy, fill
-from ellzero.compaction import Removed
+from ellzero.compaction.compact import Removed
 from ellzero.graph import Network
 from ellzero.networks.lenet import lenet_5_caffe, lenet_300_100
 
@@ -626,7 +626,7 @@ def test_a_traced_network_is_not_changed_either():
 def test_dtypes_gradients_preprocessing_and_classes_stay(dtype):
     model = constants_unpadded().model.to(dtype)
     next(iter(model.parameters())).requires_grad_(False)
-    preprocess = ez.Affine(0.5, 1.0)
+    preprocess = ez.Preprocess(0.5, 1.0)
     traced = ez.trace(
         model, torch.zeros(1, 2, 8, 8, dtype=dtype), preprocess=preprocess, classes=("a", "b", "c")
     )

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ellzero.codebook import MAX_VALUES, find_codebook, half_exponent, round_half
 from ellzero.errors import InputError
-from ellzero.export.entropy import Decoder, Integers
-from ellzero.export.fields import Reader, rice, varint, zigzag
+from ellzero.packed.entropy import Decoder, Integers
+from ellzero.packed.fields import Reader, rice, varint, zigzag
 
 DTYPES = (
     torch.float32,
@@ -52,7 +52,7 @@ class Layout(IntEnum):
     INDICES = 3
 
 
-class Form(IntEnum):
+class Encoding(IntEnum):
     """How values are written."""
 
     RAW = 0
@@ -90,12 +90,12 @@ def _candidates(tensor: Tensor) -> Iterator[Encoded]:
     def candidate(
         layout: Layout,
         extra: bytes,
-        values: tuple[Form, bytes],
+        values: tuple[Encoding, bytes],
         symbols: Tensor,
         counts: list[int],
     ) -> Encoded:
-        form, content = values
-        first = DTYPES.index(tensor.dtype) << 4 | layout << 2 | form
+        encoding, content = values
+        first = DTYPES.index(tensor.dtype) << 4 | layout << 2 | encoding
         shape = b"".join(map(varint, tensor.shape))
         fields = bytes([first]) + varint(tensor.ndim) + shape + extra
         # only symbols that occur are coded; the zero is the one that may be missing
@@ -119,23 +119,23 @@ def _candidates(tensor: Tensor) -> Iterator[Encoded]:
         yield candidate(Layout.CODEBOOK, extra, _values(book.values), book.codes, counts)
         if book.integers is not None and tensor.is_floating_point():
             integers = _integers(book.values, book.integers)
-            yield candidate(Layout.CODEBOOK, extra, (Form.INT8, integers), book.codes, counts)
+            yield candidate(Layout.CODEBOOK, extra, (Encoding.INT8, integers), book.codes, counts)
     if _are_indices(tensor):
         size = int(tensor[-1]) + 1
         bitmap = torch.zeros(size, dtype=torch.int16)
         bitmap[tensor] = 1
         counts = [size - len(tensor), len(tensor)]
-        yield candidate(Layout.INDICES, varint(size), (Form.RAW, b""), bitmap, counts)
+        yield candidate(Layout.INDICES, varint(size), (Encoding.RAW, b""), bitmap, counts)
 
 
-def _values(values: Tensor) -> tuple[Form, bytes]:
+def _values(values: Tensor) -> tuple[Encoding, bytes]:
     """Values as halves where that is exact and smaller, else as they are."""
     small = values.is_floating_point() and values.element_size() > 2 and len(values) > 0
     if small and torch.equal(round_half(values), values):
         exponent = half_exponent(values)
         halves = np.ldexp(values.double().numpy(), -exponent).astype("<f2")
-        return Form.HALF, varint(zigzag(exponent)) + halves.tobytes()
-    return Form.RAW, _raw(values)
+        return Encoding.HALF, varint(zigzag(exponent)) + halves.tobytes()
+    return Encoding.RAW, _raw(values)
 
 
 def _raw(values: Tensor) -> bytes:
@@ -208,11 +208,11 @@ def announced(reader: Reader) -> Announced:
         InputError: what no writer says.
     """
     first = reader.byte()
-    if first >> 4 >= len(DTYPES) or first & 3 not in tuple(Form):
+    if first >> 4 >= len(DTYPES) or first & 3 not in tuple(Encoding):
         raise InputError(f"a tensor begins with {first:#04x}, which means nothing")
-    dtype, layout, form = DTYPES[first >> 4], Layout(first >> 2 & 3), Form(first & 3)
-    if form is not Form.RAW and not dtype.is_floating_point:
-        raise InputError(f"{dtype} values are written as {form.name}")
+    dtype, layout, encoding = DTYPES[first >> 4], Layout(first >> 2 & 3), Encoding(first & 3)
+    if encoding is not Encoding.RAW and not dtype.is_floating_point:
+        raise InputError(f"{dtype} values are written as {encoding.name}")
     dimensions = reader.varint()
     if dimensions > MAX_DIMENSIONS:
         raise InputError(f"a tensor has {dimensions} dimensions")
@@ -220,9 +220,11 @@ def announced(reader: Reader) -> Announced:
     if math.prod(max(n, 1) for n in shape) > MAX_ELEMENTS:
         raise InputError(f"a tensor has the shape {shape}")
     counts = _counts(reader, layout, math.prod(shape))
-    if layout is Layout.INDICES and (dtype != torch.int64 or dimensions != 1 or form != Form.RAW):
+    if layout is Layout.INDICES and (
+        dtype != torch.int64 or dimensions != 1 or encoding != Encoding.RAW
+    ):
         raise InputError("indices are no int64 in one dimension")
-    if form is Form.INT8:
+    if encoding is Encoding.INT8:
         if layout is not Layout.CODEBOOK or len(counts) < 2:
             raise InputError("int8 values without a codebook")
         values = _read_integers(reader, dtype, len(counts) - 1)
@@ -233,7 +235,7 @@ def announced(reader: Reader) -> Announced:
             Layout.CODEBOOK: len(counts) - 1,
             Layout.INDICES: 0,
         }[layout]
-        values = _read_values(reader, dtype, form, count)
+        values = _read_values(reader, dtype, encoding, count)
     return Announced(dtype, shape, layout, values, counts)
 
 
@@ -257,8 +259,8 @@ def _counts(reader: Reader, layout: Layout, elements: int) -> tuple[int, ...]:
     return number, elements - number
 
 
-def _read_values(reader: Reader, dtype: torch.dtype, form: Form, count: int) -> Tensor:
-    if form is Form.HALF:
+def _read_values(reader: Reader, dtype: torch.dtype, encoding: Encoding, count: int) -> Tensor:
+    if encoding is Encoding.HALF:
         exponent = reader.signed()
         if abs(exponent) > MAX_EXPONENT:
             raise InputError(f"values have the exponent {exponent}")
@@ -279,7 +281,7 @@ def _read_values(reader: Reader, dtype: torch.dtype, form: Form, count: int) -> 
 
 
 def _read_integers(reader: Reader, dtype: torch.dtype, count: int) -> Tensor:
-    top = _read_values(reader, dtype, Form.RAW, 1).double()
+    top = _read_values(reader, dtype, Encoding.RAW, 1).double()
     if count < LISTED:
         integers = np.frombuffer(reader.take(count), np.int8).astype(np.float64)
     else:

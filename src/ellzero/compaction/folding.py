@@ -8,8 +8,8 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
+from ellzero.compaction.channels import Channels, exact, tied_nodes
 from ellzero.graph import Network, Node, ops
-from ellzero.graph.channels import Channels, exact, tied_nodes
 
 
 @dataclass(frozen=True, eq=False)

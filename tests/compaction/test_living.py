@@ -14,10 +14,10 @@ from torch import Tensor, nn
 import ellzero as ez
 from c_programs import predicted, random_network
 from cases import fill
-from ellzero.folding import folded
+from ellzero.compaction.channels import Channels
+from ellzero.compaction.folding import folded
+from ellzero.compaction.living import Living, living, sentences
 from ellzero.graph import Network
-from ellzero.graph.channels import Channels
-from ellzero.living import Living, living, sentences
 
 
 def dense(*rows: Any, bias: Any = None) -> nn.Linear:

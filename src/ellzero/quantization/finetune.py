@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ellzero.codebook import MAX_VALUES, Codebook, find_codebook, round_half, round_values
-from ellzero.curves import learning_rate as rate_at
-from ellzero.data.data import Data, device_of, evaluating
+from ellzero.data.data import Data
 from ellzero.errors import InputError, is_number
+from ellzero.modules import device_of, evaluating
 from ellzero.progress import rich_bar
+from ellzero.schedules import learning_rate as rate_at
 from ellzero.selection import Selection
 from ellzero.training.evaluation import Evaluation, evaluate
 from ellzero.training.seeds import seed_epoch, settings

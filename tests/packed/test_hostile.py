@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import ellzero as ez
-from ellzero.export.fields import rice, varint
+from ellzero.packed.fields import rice, varint
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "hostile.py"
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ellzero as ez
-from ellzero.curves import SHAPES, Shape, learning_rate
+from ellzero.schedules import SHAPES, ScheduleShape, learning_rate
 
 # Middle points by hand. cosine: (1 - cos 60 deg) / 2 = 1/4 at a third, (1 - cos 90) / 2 = 1/2 in
 # the middle. cubic: 1 - (1/2)^3 = 7/8 in the middle, 1 - (3/4)^3 = 37/64 at a quarter.
@@ -16,22 +16,22 @@ POINTS = {
     "cosine": [(0, 0), (1 / 3, 0.25), (0.5, 0.5), (2 / 3, 0.75), (1, 1)],
     "cubic": [(0, 0), (0.25, 37 / 64), (0.5, 7 / 8), (1, 1)],
 }
-each_shape = pytest.mark.parametrize("shape", get_args(Shape))
+each_shape = pytest.mark.parametrize("shape", get_args(ScheduleShape))
 
 
 def test_every_shape_has_points():
-    assert set(POINTS) == set(SHAPES) == set(get_args(Shape))
+    assert set(POINTS) == set(SHAPES) == set(get_args(ScheduleShape))
 
 
 @each_shape
 def test_points_by_hand(shape):
     for t, expected in POINTS[shape]:
-        assert ez.Curve(shape)(t) == pytest.approx(expected, abs=1e-15)
+        assert ez.Schedule(0, 1, shape)(t) == pytest.approx(expected, abs=1e-15)
 
 
 @each_shape
 def test_runs_between_start_and_end(shape):
-    curve = ez.Curve(shape, start=0.2, end=0.6)
+    curve = ez.Schedule(0, 1, shape, after=0.2, until=0.6)
     for t, expected in POINTS[shape]:
         assert curve(0.2 + 0.4 * t) == pytest.approx(expected, abs=1e-15)
     assert curve(0.0) == curve(0.1) == POINTS[shape][0][1]
@@ -41,24 +41,24 @@ def test_runs_between_start_and_end(shape):
 @each_shape
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_never_falls_and_stays_within_zero_and_one(shape, s, t):
-    low, high = (ez.Curve(shape, start=0.1, end=0.9)(x) for x in sorted((s, t)))
+    low, high = (ez.Schedule(0, 1, shape, after=0.1, until=0.9)(x) for x in sorted((s, t)))
     assert 0 <= low <= high <= 1
 
 
 @each_shape
 def test_progress_beyond_the_ends_changes_nothing(shape):
-    curve = ez.Curve(shape)
+    curve = ez.Schedule(0, 1, shape)
     assert curve(-0.5) == curve(0)
     assert curve(1.5) == curve(1) == 1
 
 
 def test_unknown_shape():
-    with pytest.raises(ez.EllzeroError, match=r"curve shape is 'square'; .*linear, cosine, cubic"):
-        ez.Curve("square")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ez.EllzeroError, match=r"shape is 'square'; .*linear, cosine, cubic"):
+        ez.Schedule(0, 1, "square")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
-    ("start", "end"),
+    ("after", "until"),
     [
         (0.5, 0.5),
         (0.6, 0.5),
@@ -73,9 +73,9 @@ def test_unknown_shape():
         (None, 1.0),
     ],
 )
-def test_ends_out_of_order(start, end):
-    with pytest.raises(ez.EllzeroError, match="expected 0 <= start < end <= 1"):
-        ez.Curve("linear", start=start, end=end)
+def test_bounds_out_of_order(after, until):
+    with pytest.raises(ez.EllzeroError, match="expected 0 <= after < until <= 1"):
+        ez.Schedule(0, 1, "linear", after=after, until=until)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Blocks: large tensors in parts, so that what is made of them is small and stays cached."""
+"""Chunks: large tensors in parts, so that what is made of them is small and stays cached."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 CACHED = 1 << 16
-"""Elements of a block for each thread on a CPU: a few intermediates of it fit a core's cache."""
+"""Elements of a chunk for each thread on a CPU: a few intermediates of it fit a core's cache."""
 
 LARGEST = 1 << 22
-"""Elements of a block at most, and on devices where each block is a launch: 16 MiB of float32."""
+"""Elements of a chunk at most, and on devices where each chunk is a launch: 16 MiB of float32."""
 
 
-def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Views of the same parts of several tensors of one shape, in no particular order.
 
     Together they are the whole. Where all tensors are dense and laid out alike, whatever the order
@@ -24,7 +24,7 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
     Example:
         >>> w = torch.zeros(3, 70_000)
-        >>> for part, like in blocks(w, torch.ones(3, 70_000)):
+        >>> for part, like in chunks(w, torch.ones(3, 70_000)):
         ...     _ = part.add_(like)
         >>> int(w.sum())
         210000
@@ -32,7 +32,7 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     if torch.compiler.is_compiling() or _whole.get():
         yield tensors
         return
-    numel, size = tensors[0].numel(), block_size(tensors[0].device)
+    numel, size = tensors[0].numel(), chunk_size(tensors[0].device)
     if numel <= size:
         yield tensors
         return
@@ -42,12 +42,12 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     else:
         longest = max(range(tensors[0].dim()), key=tensors[0].size)
         for halves in zip(*(tensor.chunk(2, longest) for tensor in tensors), strict=True):
-            yield from blocks(*halves)
+            yield from chunks(*halves)
 
 
 @contextmanager
 def whole() -> Iterator[None]:
-    """Tensors in one block each, for a compiler that makes one loop of all that is done to them."""
+    """Tensors in one chunk each, for a compiler that makes one loop of all that is done to them."""
     before = _whole.set(True)
     try:
         yield
@@ -58,7 +58,7 @@ def whole() -> Iterator[None]:
 _whole = ContextVar("whole", default=False)
 
 
-def ordered_blocks(tensor: Tensor, size: int) -> Iterator[Tensor]:
+def ordered_chunks(tensor: Tensor, size: int) -> Iterator[Tensor]:
     """A tensor in 1-d parts of at most `size`, in the order of its flat indices.
 
     Views where the tensor is contiguous, and copies where it is not.
@@ -69,11 +69,11 @@ def ordered_blocks(tensor: Tensor, size: int) -> Iterator[Tensor]:
         yield tensor.reshape(-1)
     else:
         for part in tensor.chunk(2) if len(tensor) > 1 else tensor:
-            yield from ordered_blocks(part, size)
+            yield from ordered_chunks(part, size)
 
 
-def block_size(device: torch.device) -> int:
-    """Elements of a block at most."""
+def chunk_size(device: torch.device) -> int:
+    """Elements of a chunk at most."""
     return min(CACHED * torch.get_num_threads(), LARGEST) if device.type == "cpu" else LARGEST
 
 

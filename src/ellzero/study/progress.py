@@ -10,7 +10,7 @@ from ellzero.progress import rich_bar
 from ellzero.record import METRICS
 
 
-class Display:
+class StudyBar:
     """Counts the epochs of a study's cells, and shows them in a bar if that is wanted."""
 
     def __init__(self, wanted: bool) -> None:
@@ -42,7 +42,7 @@ class Display:
         note = f"{self._cells} cells done{failed}; now {', '.join(f.name for f in active)}"
         self._bar.update(self._task, completed=self._finished + running, note=note)
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> StudyBar:
         self._bar.start()
         return self
 
@@ -62,6 +62,6 @@ def _epochs(folder: Path) -> int:
         return 0
 
 
-def display(progress: bool | None) -> Display:
+def study_bar(progress: bool | None) -> StudyBar:
     """The display, shown if that is wanted, or by default if standard error is a terminal."""
-    return Display(sys.stderr.isatty() if progress is None else progress)
+    return StudyBar(sys.stderr.isatty() if progress is None else progress)

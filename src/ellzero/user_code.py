@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ellzero.errors import InputError, SourceError, nearest
+from ellzero.errors import InputError, UserCodeError, nearest
 
 
 def imported(who: str, name: str, kind: str = "function") -> Callable[..., Any]:
@@ -21,7 +21,7 @@ def imported(who: str, name: str, kind: str = "function") -> Callable[..., Any]:
 
     Raises:
         InputError: no such module; nothing of that name in it that can be called.
-        SourceError: the module itself failed.
+        UserCodeError: the module itself failed.
 
     Example:
         >>> imported("data 'fractions:Fraction'", "fractions:Fraction")(1, 2)
@@ -41,9 +41,9 @@ def imported(who: str, name: str, kind: str = "function") -> Callable[..., Any]:
                 f"{who}: there is no module {error.name!r} in this folder or "
                 "among the installed packages"
             ) from None
-        raise SourceError(f"{who}: importing it failed: {error}") from error
+        raise UserCodeError(f"{who}: importing it failed: {error}") from error
     except Exception as error:
-        raise SourceError(f"{who}: importing it failed: {error}") from error
+        raise UserCodeError(f"{who}: importing it failed: {error}") from error
     found = getattr(module, attribute, None)
     if not callable(found):
         known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from ellzero.errors import InputError
-from ellzero.export.entropy import Decoder
-from ellzero.export.fields import Reader
-from ellzero.export.tensor_fields import MAX_DIMENSIONS, Announced, announced
 from ellzero.files import check_format
 from ellzero.graph import Graph
 from ellzero.graph.ops import Input
+from ellzero.packed.entropy import Decoder
+from ellzero.packed.fields import Reader
+from ellzero.packed.tensor_fields import MAX_DIMENSIONS, Announced, announced
 
 MAGIC = b"ELLZ"
 VERSION = 1
@@ -57,7 +57,7 @@ DICTIONARY = (
 """Text that graphs are likely to repeat, with which deflate begins; a part of the format."""
 
 
-class Kind(IntEnum):
+class Content(IntEnum):
     """What a file's text is: the names of its weights, or a graph."""
 
     WEIGHTS = 0
@@ -135,10 +135,10 @@ def announcement(content: bytes) -> Announcement:
     """
     reader = Reader(_body(content))
     kind = reader.byte()
-    if kind not in tuple(Kind):
+    if kind not in tuple(Content):
         raise InputError(f"its kind is {kind}; expected 0 or 1")
     text = _text(reader)
-    graph = Graph.from_json(text) if kind == Kind.NETWORK else None
+    graph = Graph.from_json(text) if kind == Content.NETWORK else None
     names = _names(text) if graph is None else list(graph.weight_names())
     tensors = {}
     for name in names:

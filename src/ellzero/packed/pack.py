@@ -10,23 +10,23 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from ellzero.compaction.folding import folded
+from ellzero.compaction.living import warn_if_dead, warn_if_empty
 from ellzero.errors import InputError, warn
-from ellzero.export.entropy import encode as encode_symbols
-from ellzero.export.fields import varint
-from ellzero.export.packed_reader import (
+from ellzero.files import copied, write_atomically
+from ellzero.graph import Graph, Network, trace
+from ellzero.graph.trace import require_dense
+from ellzero.packed.entropy import encode as encode_symbols
+from ellzero.packed.fields import varint
+from ellzero.packed.reader import (
     DICTIONARY,
     MAGIC,
     VERSION,
-    Kind,
+    Content,
     announcement,
     default_max_bytes,
 )
-from ellzero.export.tensor_fields import DTYPES, encode
-from ellzero.files import copied, write_atomically
-from ellzero.folding import folded
-from ellzero.graph import Graph, Network, trace
-from ellzero.graph.trace import require_dense
-from ellzero.living import warn_if_dead, warn_if_empty
+from ellzero.packed.tensor_fields import DTYPES, encode
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def to_bytes(graph: Graph | None, tensors: Mapping[str, Tensor]) -> tuple[bytes,
     text = json.dumps(list(tensors)).encode() if graph is None else graph.to_json()
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
     compressed = deflate.compress(text) + deflate.flush()
-    kind = Kind.WEIGHTS if graph is None else Kind.NETWORK
+    kind = Content.WEIGHTS if graph is None else Content.NETWORK
     start = bytes([kind]) + varint(len(text)) + varint(len(compressed))
     codes = encode_symbols((e.symbols, e.counts) for e in encoded)
     body = b"".join([start, compressed, *(e.fields + e.values for e in encoded), codes])
