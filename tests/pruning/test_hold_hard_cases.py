@@ -114,11 +114,11 @@ def test_lbfgs_that_was_under_way_keeps_nothing_of_the_pruned_weights(line_searc
     masks = ez.prune(model, sparsity=0.6)
     regularizer = ez.Regularizer(model, L1) if together else None
     closure = Closure(model, optimizer, masks)
-    with masks.hold(optimizer, regularizer):
+    with masks.hold(optimizer):
         for _ in range(2):
             assert optimizer.step(closure).item() < 5
             if regularizer is not None:
-                regularizer.step(optimizer)
+                regularizer.step(optimizer, masks=masks)
             assert revived(model, masks) == 0
     pruned = torch.cat([~masks[n].flatten() if n in masks else torch.zeros(p.numel()).bool()
                         for n, p in model.named_parameters()])  # fmt: skip
@@ -164,13 +164,13 @@ def test_several_optimizers_are_held_at_once(together):
     masks = ez.prune(model, sparsity=0.6)
     regularizer = ez.Regularizer(model, L1) if together else None
     before = {name: model.get_parameter(name).detach().clone() for name in masks}
-    with masks.hold(optimizers, regularizer):
+    with masks.hold(optimizers):
         for step in range(3):
             backward(model, step)
             for optimizer in optimizers:
                 optimizer.step()
             if regularizer is not None:
-                regularizer.step(optimizers)
+                regularizer.step(optimizers, masks=masks)
             assert revived(model, masks) == 0
     assert all(not model.get_parameter(name).equal(old) for name, old in before.items())
     for optimizer in optimizers:
@@ -191,7 +191,7 @@ def test_a_bad_gradient_under_a_mask_leaves_a_zero(kind, dtype, together, bad):
     optimizer = kind(model.parameters(), lr=0.01)
     masks = ez.prune(model, sparsity=0.6)
     regularizer = ez.Regularizer(model, L1) if together else None
-    with masks.hold(optimizer, regularizer):
+    with masks.hold(optimizer):
         for step in range(2):
             backward(model, step)
             if step == 0:
@@ -199,7 +199,7 @@ def test_a_bad_gradient_under_a_mask_leaves_a_zero(kind, dtype, together, bad):
                     model.get_parameter(name).grad[~mask] = bad
             optimizer.step()
             if regularizer is not None:
-                regularizer.step(optimizer)
+                regularizer.step(optimizer, masks=masks)
             for name, mask in masks.items():
                 w = model.get_parameter(name).detach()
                 assert w[~mask].equal(torch.zeros_like(w[~mask])), "NaN is no zero"
@@ -259,6 +259,7 @@ class TestReplacedWeights:
             regularizer.value,
             regularizer.add_gradient,
             lambda: regularizer.step(optimizer),
+            lambda: ez.Regularizer(model, ez.L2(0.1)).step(later, masks=masks),
             gated.before_forward,
             gated.add_gradient,
             gated.finalize,
@@ -360,40 +361,81 @@ def test_what_is_no_optimizer_is_refused():
                 use(odd)
 
 
-def test_another_precision_within_a_hold_is_refused():
-    model = small_network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    masks = ez.prune(model, sparsity=0.6)
-
-    def train() -> None:
-        with masks.hold(optimizer):
-            model.to(torch.bfloat16)
-            backward(model, 0)
-            optimizer.step()
-
-    with pytest.raises(ez.InputError, match=r"has become torch\.bfloat16 within a hold"):
-        train()
+@pytest.mark.parametrize("together", [False, True])
+def test_a_network_that_is_converted_within_a_hold_stays_pruned(together):
+    model, optimizer = started(torch.optim.Adam)
+    masks, regularizer = ez.prune(model, sparsity=0.6), ez.Regularizer(model, L1)
+    with masks.hold(optimizer):
+        for dtype in (torch.float64, torch.bfloat16, torch.float32):
+            model.to(dtype)
+            for state in optimizer.state.values():
+                state.update(
+                    exp_avg=state["exp_avg"].to(dtype), exp_avg_sq=state["exp_avg_sq"].to(dtype)
+                )
+            for step in range(2):
+                before = model[4].weight.detach().clone()
+                backward(model, step)
+                optimizer.step()
+                regularizer.step(optimizer, masks=masks if together else None)
+                assert revived(model, masks) == 0
+                assert not model[4].weight.equal(before)
 
 
 class TestTheRegularizersStepIsMissed:
-    @pytest.mark.parametrize("steps", [1, 2, 3])  # with one, only the end of the hold can tell
+    @pytest.mark.parametrize("steps", [2, 3])  # with two, only the end of the hold can tell
     def test_it_is_noticed_and_the_zeros_are_put_right(self, steps):
         model = small_network()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        masks = ez.prune(model, sparsity=0.6)
+        masks, regularizer = ez.prune(model, sparsity=0.6), ez.Regularizer(model, L1)
         taken = []
 
         def train() -> None:
-            with masks.hold(optimizer, ez.Regularizer(model, L1)):
+            with masks.hold(optimizer):
                 for step in range(steps):
                     backward(model, step)
                     optimizer.step()
+                    if step == 0:
+                        regularizer.step(optimizer, masks=masks)
                     taken.append(step)
 
-        with pytest.raises(ez.InputError, match=r"its step\(optimizer\) did not follow a step"):
+        with pytest.raises(
+            ez.InputError, match=r"masks=masks\) .* was not called so after the next"
+        ):
             train()
-        assert taken == [0]
+        assert taken == [0, 1]
         assert revived(model, masks) == 0
+
+    @pytest.mark.parametrize("without", ["masks", "the step"])
+    def test_the_hook_does_it_where_the_step_has_no_masks_or_never_comes(self, without):
+        model = small_network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        masks, regularizer = ez.prune(model, sparsity=0.6), ez.Regularizer(model, L1)
+        with masks.hold(optimizer):
+            for step in range(3):
+                backward(model, step)
+                optimizer.step()
+                assert revived(model, masks) == 0
+                if without == "masks":
+                    regularizer.step(optimizer)
+
+    def test_a_step_for_one_optimizer_does_not_stand_for_another(self):
+        model = small_network()
+        first = torch.optim.SGD(model[:4].parameters(), lr=0.1)
+        second = torch.optim.SGD(model[4:].parameters(), lr=0.1)
+        weights = ez.select(model, include=["0.weight"])
+        masks, regularizer = (
+            ez.prune(model, sparsity=0.6),
+            ez.Regularizer(model, L1, weights=weights),
+        )
+        part = ez.Masks(weights, {"0.weight": masks["0.weight"]})
+        with masks.hold([first, second]), part.hold(first):
+            for step in range(3):
+                backward(model, step)
+                first.step()
+                regularizer.step(first, masks=part)
+                assert revived(model, masks) == 0
+                second.step()
+                assert revived(model, masks) == 0
 
     def test_not_where_a_gradient_scaler_skipped_the_optimizers_step(self):
         model = small_network(dtype=torch.float32)
@@ -401,16 +443,41 @@ class TestTheRegularizersStepIsMissed:
         scaler = torch.amp.GradScaler("cpu")
         masks, regularizer = ez.prune(model, sparsity=0.6), ez.Regularizer(model, L1)
         x, y = data(0)
-        with masks.hold(optimizer, regularizer):
-            for bad in (True, True, False):
+        with masks.hold(optimizer):
+            for bad in (False, True, True, False, False):
                 model.zero_grad()
                 loss = nn.functional.cross_entropy(model(x.float()), y)
                 scaler.scale(loss * (float("inf") if bad else 1)).backward()
                 scaler.step(optimizer)
                 scaler.update()
                 if not bad:
-                    regularizer.step(optimizer)
-        assert revived(model, masks) == 0
+                    regularizer.step(optimizer, masks=masks)
+                assert revived(model, masks) == 0
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_masks_that_are_loaded_within_a_hold_are_the_ones_that_hold(together):
+    model, optimizer = started(torch.optim.Adam)
+    masks, regularizer = ez.prune(model, sparsity=0.3), ez.Regularizer(model, L1)
+    fewer = ez.prune(model, sparsity=0.6)
+    with masks.hold(optimizer):
+        for step in range(4):
+            if step == 2:
+                masks.load_state_dict(fewer.state_dict())
+            backward(model, step)
+            optimizer.step()
+            regularizer.step(optimizer, masks=masks if together else None)
+            assert revived(model, masks) == 0
+    assert masks.sparsity == fewer.sparsity
+
+
+def test_masks_of_weights_that_the_optimizer_does_not_move_are_refused():
+    model = small_network()
+    optimizer = torch.optim.SGD(model[:4].parameters(), lr=0.1)
+    regularizer = ez.Regularizer(model, L1, weights=ez.select(model, include=["0.weight"]))
+    for masks in (ez.prune(model, sparsity=0.6), ez.prune(small_network(), sparsity=0.6)):
+        with pytest.raises(ez.InputError, match=r"weight is in no parameter group of the optimi"):
+            regularizer.step(optimizer, masks=masks)
 
 
 class TestOtherNetworks:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ellzero as ez
-from cases import OPTIMIZER_CASES, small_network
-from in_training import backward, revived, started
+from cases import OPTIMIZER_CASES
+from in_training import backward, revived, started, step_without_gradient
 
 pytestmark = pytest.mark.filterwarnings("ignore:add_gradient")  # there is no loss here
 
@@ -41,12 +42,16 @@ each_penalty = pytest.mark.parametrize("penalty", DECOUPLED.values(), ids=DECOUP
 
 
 def whole_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, regularizer: ez.Regularizer, step: int
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    regularizer: ez.Regularizer,
+    step: int,
+    masks: ez.Masks | None,
 ) -> None:
     backward(model, step)
     regularizer.add_gradient()
     optimizer.step()
-    regularizer.step(optimizer)
+    regularizer.step(optimizer, masks=masks)
 
 
 # the same as by hook
@@ -63,9 +68,9 @@ def test_together_is_the_same_as_by_hook(make, penalty, order):
         masks = ez.prune(model, sparsity=0.6)
         before = [model.get_parameter(name).detach().clone() for name in masks]
         regularizer = ez.Regularizer(model, penalty, layer_scale="paper")
-        with masks.hold(optimizer, regularizer) if together else masks.hold(optimizer):
+        with masks.hold(optimizer):
             for step in range(STEPS):
-                whole_step(model, optimizer, regularizer, step)
+                whole_step(model, optimizer, regularizer, step, masks if together else None)
                 assert revived(model, masks) == 0
         moved = [model.get_parameter(name) != old for name, old in zip(masks, before, strict=True)]
         assert all(m.equal(mask) for m, mask in zip(moved, masks.values(), strict=True))
@@ -87,11 +92,10 @@ def test_the_masks_come_before_the_decoupled_step():
     masks = ez.Masks.of(ez.select(model))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     regularizer = ez.Regularizer(model, ez.GroupLasso(1 / 2**0.5, form="decoupled"))
-    with masks.hold(optimizer, regularizer):
-        model.weight.grad = torch.tensor([[-4.0, 0.0]], dtype=torch.float64)
-        optimizer.step()
-        assert model.weight.tolist() == [[2.0, 4.0]], "up to then the optimizer's own"
-        regularizer.step(optimizer)
+    model.weight.grad = torch.tensor([[-4.0, 0.0]], dtype=torch.float64)
+    optimizer.step()
+    assert model.weight.tolist() == [[2.0, 4.0]]
+    regularizer.step(optimizer, masks=masks)
     # a group of two: rate * strength * sqrt(2) = 1/2 off the norm
     assert model.weight[0, 0].item() == 0
     assert model.weight[0, 1].item() == pytest.approx(3.5, rel=1e-14)
@@ -128,9 +132,9 @@ def test_pruned_weights_are_zero_whatever_the_regularizer_acts_on(make, bind):
     masks = ez.prune(model, sparsity=0.6)
     kept = {name: model.get_parameter(name).detach().clone() for name in masks}
     regularizer = bind(model)
-    with masks.hold(optimizer, regularizer):
+    with masks.hold(optimizer):
         for step in range(STEPS):
-            whole_step(model, optimizer, regularizer, step)
+            whole_step(model, optimizer, regularizer, step, masks)
             assert revived(model, masks) == 0
     for name, mask in masks.items():
         assert (model.get_parameter(name) != kept[name]).equal(mask), "all others move"
@@ -141,9 +145,9 @@ def test_a_regularizer_of_more_weights_than_are_masked():
     masks = ez.prune(model, sparsity=0.6, weights=ez.select(model, include=["4.weight"]))
     regularizer = ez.Regularizer(model, ez.L1(1.0, form="decoupled"))
     others = [model[0].weight.detach().clone(), model[6].weight.detach().clone()]
-    with masks.hold(optimizer, regularizer):
+    with masks.hold(optimizer):
         optimizer.zero_grad()  # nothing moves but by the decoupled step
-        regularizer.step(optimizer)
+        regularizer.step(optimizer, masks=masks)
     assert revived(model, masks) == 0
     for w, before in zip((model[0].weight, model[6].weight), others, strict=True):
         expected = before.sign() * (before.abs() - 0.01).relu()  # the rate is 0.01
@@ -157,9 +161,9 @@ def test_in_lower_precision_and_channels_last(penalty, dtype):
     model.to(memory_format=torch.channels_last)
     masks = ez.prune(model, sparsity=0.6)
     regularizer = ez.Regularizer(model, penalty)
-    with masks.hold(optimizer, regularizer):
+    with masks.hold(optimizer):
         for step in range(STEPS):
-            whole_step(model, optimizer, regularizer, step)
+            whole_step(model, optimizer, regularizer, step, masks)
             assert revived(model, masks) == 0
     assert model[0].weight.dtype == dtype
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
@@ -174,12 +178,41 @@ def test_a_frozen_weight_keeps_its_values_and_its_zeros(make):
     model[4].weight.requires_grad_(False)
     model[4].weight.grad = None
     before = model[4].weight.detach().clone()
-    with masks.hold(optimizer, regularizer):
+    with masks.hold(optimizer):
         for step in range(STEPS):
-            whole_step(model, optimizer, regularizer, step)
+            whole_step(model, optimizer, regularizer, step, masks)
             assert revived(model, masks) == 0
             assert model[4].weight.equal(before)
     assert not model[0].weight.equal(before)
+
+
+# the hook and the step, by turns
+
+
+class Passes(TorchDispatchMode):
+    """Counts the operations that mask weights: products of integers, in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._overloadpacket in (torch.ops.aten.mul_, torch.ops.aten._foreach_mul_):
+            first = args[0][0] if isinstance(args[0], list) else args[0]
+            self.count += not first.is_floating_point()
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_weights_are_masked_once_a_step():
+    model, optimizer = started(OPTIMIZERS["adamw-fused"], dtype=torch.float32)
+    masks = ez.prune(model, sparsity=0.6)
+    regularizer = ez.Regularizer(model, ez.L1(1e-6, form="decoupled"))
+    with masks.hold(optimizer):
+        for step, passes in enumerate((1 + 3, 3, 3)):  # the first by the hook as well, all at once
+            with Passes() as counted:
+                whole_step(model, optimizer, regularizer, step, masks)
+            assert counted.count == passes
+            assert revived(model, masks) == 0
 
 
 # the end of the hold
@@ -190,23 +223,19 @@ def test_release_clears_the_state_and_lets_go(make):
     model, optimizer = started(make)
     masks = ez.prune(model, sparsity=0.6)
     regularizer = ez.Regularizer(model, ez.L1(1e-6, form="decoupled"))
-    hold = masks.hold(optimizer, regularizer)
-    assert len(regularizer.held) == 3
+    hold = masks.hold(optimizer)
     for step in range(2):
-        whole_step(model, optimizer, regularizer, step)
+        whole_step(model, optimizer, regularizer, step, masks)
     assert revived(model, masks) == 0
     hold.release()
-    assert not regularizer.held
     for name, w in masks.weights.items():
         for value in optimizer.state[w].values():
             if isinstance(value, torch.Tensor) and value.shape == w.shape:
                 assert int(value[~masks[name]].count_nonzero()) == 0
                 assert int(value[masks[name]].count_nonzero()) > 0
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    step_without_gradient(model, optimizer)
     assert revived(model, masks) == 0, "no momentum revives a weight"
-    whole_step(model, optimizer, regularizer, 5)
+    whole_step(model, optimizer, regularizer, 5, None)
     assert revived(model, masks) > 0, "the regularizer's step masks no more"
 
 
@@ -217,57 +246,43 @@ def test_an_exception_lets_go_too(error):
     regularizer = ez.Regularizer(model, ez.L1(1e-6, form="decoupled"))
 
     def step_and_raise() -> None:
-        backward(model, 0)
+        whole_step(model, optimizer, regularizer, 0, masks)
+        backward(model, 1)
         optimizer.step()
         assert revived(model, masks) > 0, "between the optimizer's step and the regularizer's"
         raise error
 
-    with pytest.raises(error), masks.hold(optimizer, regularizer):
+    with pytest.raises(error), masks.hold(optimizer):
         step_and_raise()
-    assert not regularizer.held
     assert revived(model, masks) == 0, "half of a step is put right"
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    step_without_gradient(model, optimizer)
     assert revived(model, masks) == 0
-    whole_step(model, optimizer, regularizer, 1)
+    whole_step(model, optimizer, regularizer, 2, None)
     assert revived(model, masks) > 0
 
 
 def test_no_hook_is_left_on_the_optimizer():
     model, optimizer = started(OPTIMIZERS["sgd-loop"])
     masks = ez.prune(model, sparsity=0.6)
-    for regularizer in (ez.Regularizer(model, DECOUPLED["l0"]), None):
-        with masks.hold(optimizer, regularizer):
-            assert optimizer._optimizer_step_pre_hooks
-            assert optimizer._optimizer_step_post_hooks
-        assert not optimizer._optimizer_step_pre_hooks
-        assert not optimizer._optimizer_step_post_hooks
-
-
-def test_two_holds_at_once_are_refused():
-    model = small_network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    regularizer = ez.Regularizer(model, ez.L1(0.1, form="decoupled"))
-    masks = ez.prune(model, sparsity=0.5)
-    with masks.hold(optimizer, regularizer):
-        held = dict(regularizer.held)
-        with pytest.raises(ez.EllzeroError, match="holds other masks already"):
-            masks.hold(optimizer, regularizer)
-        assert regularizer.held.keys() == held.keys()
-    assert not regularizer.held
+    with masks.hold(optimizer):
+        assert optimizer._optimizer_step_pre_hooks
+        assert optimizer._optimizer_step_post_hooks
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
 
 
 def test_a_second_release_leaves_a_later_hold_alone():
-    model = small_network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model, optimizer = started(OPTIMIZERS["sgd-momentum-foreach"])
     regularizer = ez.Regularizer(model, ez.L1(0.1, form="decoupled"))
     masks = ez.prune(model, sparsity=0.5)
-    first = masks.hold(optimizer, regularizer)
+    first = masks.hold(optimizer)
     first.release()
-    with masks.hold(optimizer, regularizer):
+    with masks.hold(optimizer):
+        whole_step(model, optimizer, regularizer, 0, masks)
         first.release()
-        assert regularizer.held
+        backward(model, 1)
+        optimizer.step()
+        assert revived(model, masks) == 0
 
 
 def test_one_hold_after_another():
@@ -276,9 +291,9 @@ def test_one_hold_after_another():
     regularizer = ez.Regularizer(model, DECOUPLED["l0"])
     for epoch, sparsity in enumerate((0.3, 0.6, 0.8)):
         masks = ez.prune(model, sparsity=sparsity)
-        with masks.hold(optimizer, regularizer):
+        with masks.hold(optimizer):
             for step in range(2):
-                whole_step(model, optimizer, regularizer, 2 * epoch + step)
+                whole_step(model, optimizer, regularizer, 2 * epoch + step, masks)
                 assert revived(model, masks) == 0
         assert masks.sparsity == pytest.approx(sparsity, abs=0.01)
 
@@ -293,11 +308,11 @@ def test_masks_hold_inside_autocast(name, kind, way):
     model, optimizer = started(OPTIMIZER_CASES[f"{name}-{kind}"], dtype=torch.float32)
     masks = ez.prune(model, sparsity=0.6)
     regularizer = ez.Regularizer(model, DECOUPLED["all"])
-    hold = masks.hold(optimizer, regularizer) if way == "together" else masks.hold(optimizer)
-    with hold, torch.autocast("cpu", torch.bfloat16):
+    given = masks if way == "together" else None
+    with masks.hold(optimizer), torch.autocast("cpu", torch.bfloat16):
         for step in range(STEPS):
             before = model[4].weight.detach().clone()
-            whole_step(model, optimizer, regularizer, step)  # all of it, steps included
+            whole_step(model, optimizer, regularizer, step, given)  # all of it
             assert revived(model, masks) == 0
             assert not model[4].weight.equal(before)
     assert {w.dtype for w in model.parameters()} == {torch.float32}
@@ -310,10 +325,10 @@ def test_the_regularizers_own_arithmetic_is_not_cast(penalty):
         model, optimizer = started(OPTIMIZERS["sgd-loop"], dtype=torch.float32)
         masks = ez.prune(model, sparsity=0.6)
         regularizer = ez.Regularizer(model, penalty)
-        with masks.hold(optimizer, regularizer), inside:
+        with masks.hold(optimizer), inside:
             model.zero_grad()
             regularizer.add_gradient()
-            regularizer.step(optimizer)
+            regularizer.step(optimizer, masks=masks)
         ends.append([*model.parameters(), *(w.grad for w in masks.weights.values())])
     assert all(a is b is None or a.equal(b) for a, b in zip(*ends, strict=True))
 
@@ -335,9 +350,11 @@ def test_masks_hold_under_a_compiled_network(way):
         forward: Any = torch.compile(model) if compiled else model
         masks = ez.prune(model, sparsity=0.6)
         regularizer = ez.Regularizer(model, DECOUPLED["all"])
-        with masks.hold(optimizer, regularizer) if way == "together" else masks.hold(optimizer):
+        with masks.hold(optimizer):
             for step in range(STEPS):
-                whole_step(forward, optimizer, regularizer, step)
+                whole_step(
+                    forward, optimizer, regularizer, step, masks if way == "together" else None
+                )
                 assert revived(model, masks) == 0
         ends.append(model)
     for name, w in ends[0].named_parameters():
@@ -355,13 +372,13 @@ def test_masks_hold_when_the_optimizers_step_is_compiled(way, kind):
     compiled = torch.compile(lambda: optimizer.step())
     masks = ez.prune(model, sparsity=0.6)
     regularizer = ez.Regularizer(model, DECOUPLED["l0"])
-    with masks.hold(optimizer, regularizer) if way == "together" else masks.hold(optimizer):
+    with masks.hold(optimizer):
         for step in range(STEPS):
             before = model[4].weight.detach().clone()
             backward(model, step)
             compiled()
             if way == "together":
-                regularizer.step(optimizer)
+                regularizer.step(optimizer, masks=masks)
             assert revived(model, masks) == 0
             assert not model[4].weight.equal(before)
     for parameter in model.parameters():

@@ -104,7 +104,7 @@ def test_tensors_larger_than_a_chunk_and_of_mixed_dtypes(chunk, data):
     tensors = data.draw(tied_tensors(dtypes=DTYPES))
     count = data.draw(st.integers(0, sum(w.numel() for w in tensors)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(magnitude, "BLOCK", chunk)
+        patch.setattr(magnitude, "CHUNK", chunk)
         masks = largest(tensors, count)
     for mask, part in zip(masks, keep_by_numpy(tensors, count), strict=True):
         assert mask.dtype == torch.bool

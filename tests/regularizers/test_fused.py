@@ -1,7 +1,7 @@
 """The passes that a training step makes equal the plain formula, in bounded memory."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,31 +13,35 @@ from torch.utils._pytree import tree_leaves
 
 import ellzero as ez
 from cases import PENALTY_CASES
-from ellzero import chunks as blocks_module
+from ellzero import chunks
 from ellzero.penalties import Penalty
 from ellzero.pruning import magnitude
 
 pytestmark = pytest.mark.filterwarnings("ignore:add_gradient")  # there is no loss here
 
-SHAPES = {
-    "0-d": (),
-    "empty": (0, 4),
-    "vector": (37,),
-    "one": (1, 1),
-    "matrix": (19, 23),
-    "kernels": (8, 6, 3, 3),
-    "rows longer than a block": (3, 200),
-}
-LAYOUTS = {
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "as it is": lambda t: t,
-    "transposed": lambda t: t.mT.contiguous().mT if t.dim() >= 2 else t,
-    "channels last": lambda t: (
-        t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
-    ),
-    "every other": lambda t: (
-        t.repeat_interleave(2, dim=-1)[..., ::2] if t.dim() and t.numel() else t
-    ),
+    "transposed": lambda t: t.mT.contiguous().mT,
+    "channels last": lambda t: t.contiguous(memory_format=torch.channels_last),
+    "every other": lambda t: t.repeat_interleave(2, dim=-1)[..., ::2],
 }
+each_shape_and_layout = pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((), "as it is"),
+        ((0, 4), "as it is"),
+        ((37,), "as it is"),
+        ((37,), "every other"),
+        ((19, 23), "as it is"),
+        ((19, 23), "transposed"),
+        ((19, 23), "every other"),
+        ((3, 200), "as it is"),  # rows longer than a block
+        ((3, 200), "transposed"),
+        ((8, 6, 3, 3), "as it is"),
+        ((8, 6, 3, 3), "channels last"),
+        ((8, 6, 3, 3), "every other"),
+    ],
+)
 PENALTIES: dict[str, Penalty] = {
     **{name: case.others[0] for name, case in PENALTY_CASES.items()},
     "sharp l0": ez.L0(0.7, beta=50.0),
@@ -71,7 +75,7 @@ def bound(w: Tensor, penalty: Penalty) -> tuple[One, ez.Regularizer]:
 
 @pytest.fixture(params=[16, 1 << 16], ids=["in blocks", "whole"])
 def block(request, monkeypatch):
-    monkeypatch.setattr(blocks_module, "LARGEST", request.param)
+    monkeypatch.setattr(chunks, "LARGEST", request.param)
 
 
 def exact(penalty: Penalty, w: Tensor) -> Tensor:
@@ -81,8 +85,7 @@ def exact(penalty: Penalty, w: Tensor) -> Tensor:
 
 
 @pytest.mark.usefixtures("block")
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
+@each_shape_and_layout
 @each_penalty
 @pytest.mark.parametrize(
     ("dtype", "rtol"),
@@ -127,8 +130,7 @@ PENALTY_SIZE = 1e3  # no slope of the penalties here is steeper
 
 
 @pytest.mark.usefixtures("block")
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
+@each_shape_and_layout
 @pytest.mark.parametrize(
     "penalty",
     [ez.L0(0.2, beta=5, form="decoupled"), ez.L1(0.2, form="decoupled")],
@@ -139,9 +141,8 @@ def test_the_decoupled_step_is_that_of_the_formula(penalty, shape, layout, maske
     w = LAYOUTS[layout](random(shape, 0).float())
     model, regularizer = bound(w.clone(memory_format=torch.preserve_format), penalty)
     mask = random(shape, 2) > 0
-    if masked:
-        regularizer.held = {model.weight: mask.float()}
-    regularizer.step(torch.optim.SGD(model.parameters(), lr=0.5))
+    masks = ez.Masks(regularizer.weights, {"weight": mask}) if masked else None
+    regularizer.step(torch.optim.SGD(model.parameters(), lr=0.5), masks=masks)
     kept = w.double() * mask if masked else w.double()
     expected = kept.sign() * (kept.abs() - 0.5 * exact(penalty, kept).abs()).clamp(min=0)
     torch.testing.assert_close(model.weight.double(), expected, rtol=1e-6, atol=1e-7)
@@ -182,14 +183,22 @@ def at_most(nbytes: int) -> Iterator[None]:
 NUMEL = 1 << 21
 
 
-@pytest.mark.parametrize("layout", ["as it is", "transposed", "channels last"])
-@pytest.mark.parametrize("shape", [(1 << 11, 1 << 10), (NUMEL,), (512, 512, 4, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((NUMEL,), "as it is"),
+        ((1 << 11, 1 << 10), "as it is"),
+        ((1 << 11, 1 << 10), "transposed"),
+        ((512, 512, 4, 2), "as it is"),
+        ((512, 512, 4, 2), "channels last"),
+    ],
+)
 @each_penalty
 def test_no_intermediate_is_larger_than_a_block(penalty, shape, layout):
     assert math.prod(shape) == NUMEL
     model, regularizer = bound(LAYOUTS[layout](torch.randn(shape)), penalty)
     model.weight.grad = torch.zeros_like(model.weight)
-    with at_most(8 * blocks_module.chunk_size(torch.device("cpu"))):
+    with at_most(8 * chunks.chunk_size(torch.device("cpu"))):
         regularizer.add_gradient()
 
 
@@ -198,16 +207,17 @@ def test_no_intermediate_is_larger_than_a_block(penalty, shape, layout):
 def test_no_intermediate_of_the_decoupled_step_is_larger_than_a_block(name, shape):
     penalty = type(PENALTY_CASES[name].hand)(0.1, form="decoupled")
     model, regularizer = bound(torch.randn(shape), penalty)
-    regularizer.held = {model.weight: torch.ones(shape)}
+    masks = ez.Masks.of(regularizer.weights)
+    masks.bits.of(model.weight)  # as large as the weight; a hold makes them once
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    with at_most(8 * blocks_module.chunk_size(torch.device("cpu"))):
-        regularizer.step(optimizer)
+    with at_most(8 * chunks.chunk_size(torch.device("cpu"))):
+        regularizer.step(optimizer, masks=masks)
 
 
 @pytest.mark.parametrize("asked", [{"sparsity": 0.9}, {"threshold": 0.01}], ids=str)
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_pruning_makes_nothing_larger_than_a_block_beside_the_masks(asked, scope, monkeypatch):
-    monkeypatch.setattr(magnitude, "BLOCK", 1 << 17)
+    monkeypatch.setattr(magnitude, "CHUNK", 1 << 17)
     model = nn.Sequential(*[nn.Linear(1 << 11, 1 << 9, bias=False) for _ in range(2)])
     numel = 1 << 20  # of each; a mask has as many bytes, and a histogram 2^19
     with at_most(numel):

@@ -160,7 +160,7 @@ def test_held_weights_stay_zero_through_skipped_steps():
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
     regularizer = ez.Regularizer(model, FORMS["both"])
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
-    with masks.hold(optimizer, regularizer):
+    with masks.hold(optimizer):
         for step in range(4):
             optimizer.zero_grad()
             (loss,) = micro_losses(model, step, 1)
@@ -171,7 +171,7 @@ def test_held_weights_stay_zero_through_skipped_steps():
             scale = scaler.get_scale()
             scaler.update()
             if scaler.get_scale() >= scale:
-                regularizer.step(optimizer)
+                regularizer.step(optimizer, masks=masks)
             for name, mask in masks.items():
                 w = model.get_parameter(name)
                 assert w.isfinite().all()

@@ -2,56 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ellzero.chunks import chunks
 from ellzero.errors import InputError
-from ellzero.tensors import INTEGERS
-
-if TYPE_CHECKING:
-    from ellzero.pruning.masks import Masks
-    from ellzero.regularizers import Regularizer
+from ellzero.pruning.bits import Bits, fill_zeros
+from ellzero.selection import Selection
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 
 NOT_FOLLOWED = (
-    "pruned weights came back: masks were left to the regularizer, and its step(optimizer) did not "
-    "follow a step of the optimizer; call it after each, or hold without it: masks.hold(optimizer)"
+    "pruned weights came back: regularizer.step(optimizer, masks=masks) applied the masks after a "
+    "step of the optimizer, but was not called so after the next; call it after each, or never "
+    "with masks"
 )
 
 
 class Hold:
-    """Masks at work on optimizers; made by `Masks.hold`, ended by `release` or its `with`."""
+    """Masks at work on optimizers; made by `Masks.hold`, ended by `release` or its `with`.
+
+    After each step of an optimizer a hook applies the masks. Once `Regularizer.step` has done so as
+    well, it is expected after the next step, and the hook leaves that one to it.
+    """
 
     def __init__(
-        self, masks: Masks, optimizer: Optimizers, regularizer: Regularizer | None
+        self, weights: Selection, masks: Mapping[str, Tensor], bits: Bits, optimizer: Optimizers
     ) -> None:
-        masks.weights.require_current()
-        self._masks, self._optimizers = masks, each(optimizer)
-        owned = {w for o in self._optimizers for group in o.param_groups for w in group["params"]}
-        for name, w in masks.weights.items():
-            if w not in owned:
-                raise InputError(
-                    f"{name} is in no parameter group of the optimizer, so its zeros cannot be "
-                    "held; give the optimizer that weight, or prune without it"
-                )
-        if regularizer is not None and regularizer.held:
-            raise InputError("the regularizer holds other masks already; release those first")
-        masks.apply()
-        self._regularizer = regularizer
-        self._held: dict[Tensor, Tensor] = {
-            w: bits_of(w, masks[name]) for name, w in masks.weights.items()
-        }
-        self._own = {o: self._of(o) for o in self._optimizers}
-        self._followed: dict[torch.optim.Optimizer, int] = {}
-        """By optimizer, how many steps the regularizer had taken before its last one."""
-        self._views: dict[Tensor, Tensor] = {}
+        weights.require_current()
+        self._weights, self._masks, self._bits = weights, masks, bits
+        self._optimizers = each(optimizer)
+        owned = {o: _parameters(o) for o in self._optimizers}
+        require_owned(weights, set().union(*owned.values()))
+        self._moved = {o: [w for w in weights.values() if w in owned[o]] for o in owned}
+        self._fill_zeros()
         self._clear_directions()
+        self._left: set[torch.optim.Optimizer] = set()
+        """Those whose last step the hook left to the regularizer's."""
+        bits.followed.update(dict.fromkeys(self._optimizers, False))
         self._hooks = [
             hook
             for o in self._optimizers
@@ -60,8 +51,6 @@ class Hold:
                 o.register_step_post_hook(self._after_step),
             )
         ]
-        if regularizer is not None:
-            regularizer.held = self._held
 
     def release(self) -> None:
         """End the hold: clear the optimizer's state under the masks, and let go of it.
@@ -71,22 +60,22 @@ class Hold:
         """
         missing = any(map(self._step_is_missing, self._optimizers))
         self._end()
-        self._masks.weights.require_current()
+        self._weights.require_current()
         if missing:
             raise InputError(NOT_FOLLOWED)
 
     def _end(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        if self._regularizer is not None and self._regularizer.held is self._held:
-            self._regularizer.held = {}  # and not those of a later hold
-        for name, mask in self._masks.items():
-            fill_zeros(self._masks.weights[name], mask)
+        self._fill_zeros()
         for optimizer in _with_inner(self._optimizers):
             for name, mask in self._masks.items():
-                _clear(optimizer, self._masks.weights[name], mask)
+                _clear(optimizer, self._weights[name], mask)
         self._clear_directions()
-        self._held, self._own, self._views = {}, {}, {}
+        for optimizer in self._optimizers:
+            self._bits.followed.pop(optimizer, None)
+        self._bits.clear()
+        self._moved, self._left = {}, set()
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]
@@ -100,66 +89,46 @@ class Hold:
         return None
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self._masks.weights.require_current()
-        if self._regularizer is None:
-            self._zero(self._own[optimizer])
+        self._weights.require_current()
+        if self._bits.followed.get(optimizer):
+            self._bits.followed[optimizer] = False
+            self._left.add(optimizer)
         else:
-            self._followed[optimizer] = self._regularizer.steps
-
-    def _of(self, optimizer: torch.optim.Optimizer) -> dict[Tensor, Tensor]:
-        """The held weights that an optimizer moves."""
-        own = {w for group in optimizer.param_groups for w in group["params"]}
-        return {w: bits for w, bits in self._held.items() if w in own}
+            self._left.discard(optimizer)
+            self._bits.apply(self._moved[optimizer])
 
     def _step_is_missing(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether its last step was not followed by the regularizer's, and did move zeros.
+        """Whether its last step was left to the regularizer's, which did not come, and moved zeros.
 
         It may have moved none: a gradient scaler calls fused optimizers for steps it skips, too.
         """
-        if self._regularizer is None or self._followed.get(optimizer) != self._regularizer.steps:
+        if optimizer not in self._left or self._bits.followed.get(optimizer):
             return False
-        weights = self._masks.weights.items()
-        return any(int(w.detach()[~self._masks[name]].count_nonzero()) for name, w in weights)
+        masks = self._masks.items()
+        return any(int(self._weights[n].detach()[~mask].count_nonzero()) for n, mask in masks)
 
     def _pruned(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         """The closure as the pruned network sees it, wherever a line search has moved zeros."""
 
         def evaluate(*args: Any, **kwargs: Any) -> Any:
-            self._zero(self._held)
+            self._bits.apply(self._weights.values())
             with torch.enable_grad():
                 loss = closure(*args, **kwargs)
-            # a sparse gradient stays as it is: what it moves is put right after the step
-            _multiply(
-                (w.grad.view(bits.dtype), bits)
-                for w, bits in self._held.items()
-                if w.grad is not None and w.grad.layout is torch.strided
-            )
+            self._bits.apply_to_gradients()
             return loss
 
         return evaluate
 
-    def _zero(self, held: Mapping[Tensor, Tensor]) -> None:
-        """Set to zero what the bits say, NaN and inf as well."""
-        _multiply((self._view(w, bits), bits) for w, bits in held.items())
-
-    def _view(self, w: Tensor, bits: Tensor) -> Tensor:
-        """The weight as integers; made once, for that takes longer than to multiply a small one."""
-        view = self._views.get(w)
-        if view is None or view.data_ptr() != w.data_ptr() or view.dtype != bits.dtype:
-            if w.dtype.itemsize != bits.dtype.itemsize:
-                raise InputError(
-                    f"a weight of {tuple(w.shape)} has become {w.dtype} within a hold of its "
-                    "masks; convert the network before the hold"
-                )
-            view = self._views[w] = w.detach().view(bits.dtype)
-        return view
+    def _fill_zeros(self) -> None:
+        for name, mask in self._masks.items():
+            fill_zeros(self._weights[name], mask)
 
     def _clear_directions(self) -> None:
         """Clear what L-BFGS remembers under the masks: vectors over all weights in a row."""
         for optimizer in _with_inner(self._optimizers):
             owned = [w for group in optimizer.param_groups for w in group["params"]]
             numel = sum(w.numel() for w in owned)
-            masks = {self._masks.weights[name]: mask for name, mask in self._masks.items()}
+            masks = {self._weights[name]: mask for name, mask in self._masks.items()}
             gone: Tensor | None = None
             for state in optimizer.state.values():
                 values = [v for v in state.values() if isinstance(v, Tensor | list)]
@@ -193,10 +162,10 @@ def each(optimizer: Optimizers) -> tuple[torch.optim.Optimizer, ...]:
     Raises:
         InputError: something else is among them.
     """
-    found = tuple(optimizer) if isinstance(optimizer, Sequence) else (optimizer,)
-    if not found:
+    optimizers = tuple(optimizer) if isinstance(optimizer, Sequence) else (optimizer,)
+    if not optimizers:
         raise InputError("got an empty list of optimizers; expected those that move the weights")
-    for one in found:
+    for one in optimizers:
         if not isinstance(one, torch.optim.Optimizer):
             raise InputError(f"{one!r} is no optimizer; expected one of torch.optim, or a list")
         if not hasattr(one, "_optimizer_step_post_hooks"):
@@ -204,7 +173,25 @@ def each(optimizer: Optimizers) -> tuple[torch.optim.Optimizer, ...]:
                 f"{type(one).__name__} is a wrapper without the hooks of torch's optimizers; give "
                 "the optimizer that is within it"
             )
-    return found
+    return optimizers
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> set[Tensor]:
+    return {w for group in optimizer.param_groups for w in group["params"]}
+
+
+def require_owned(weights: Selection, owned: Collection[Tensor]) -> None:
+    """Refuse masks of a weight that is not among what the optimizers move.
+
+    Raises:
+        InputError: its name.
+    """
+    for name, w in weights.items():
+        if w not in owned:
+            raise InputError(
+                f"{name} is in no parameter group of the optimizer, so its zeros cannot be "
+                "held; give the optimizer that weight, or prune without it"
+            )
 
 
 def _with_inner(
@@ -225,26 +212,3 @@ def _clear(optimizer: torch.optim.Optimizer, w: Tensor, mask: Tensor) -> None:
             del optimizer.state[w]  # codes, of which 0 need not stand for zero: it begins anew
             return
         value.masked_fill_(~mask.to(value.device), 0)
-
-
-@torch.no_grad()
-def fill_zeros(w: Tensor, mask: Tensor) -> None:
-    """Set a weight to zero where it is masked, in place."""
-    for part, kept in chunks(w, mask):
-        part.masked_fill_(~kept, 0)
-
-
-@torch.no_grad()
-def _multiply(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-    numbers = list(zip(*pairs, strict=True))
-    if numbers:
-        torch._foreach_mul_(*map(list, numbers))  # pyright: ignore[reportPrivateImportUsage]
-
-
-def bits_of(w: Tensor, mask: Tensor) -> Tensor:
-    """A mask as 0 and 1, by which the bits of a weight are multiplied as an integer.
-
-    0 times NaN is NaN, but 0 times its bits is 0; and a bool mask takes several times longer.
-    """
-    bits = torch.empty_like(w, dtype=INTEGERS[w.dtype.itemsize], requires_grad=False)
-    return bits.copy_(mask)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ellzero.errors import InputError, nearest
-from ellzero.pruning.hold import Hold, Optimizers, fill_zeros
+from ellzero.pruning.bits import Bits, fill_zeros
+from ellzero.pruning.hold import Hold, Optimizers
 from ellzero.selection import Selection
 from ellzero.tensors import require_plain
-
-if TYPE_CHECKING:
-    from ellzero.regularizers import Regularizer
 
 
 class Masks(Mapping[str, Tensor]):
@@ -50,6 +47,8 @@ class Masks(Mapping[str, Tensor]):
         _check(weights, masks)
         self.weights = weights
         self._masks = {name: masks[name].to(w.device) for name, w in weights.items()}
+        self.bits = Bits(weights, self._masks)
+        """The masks as integers, for the steps of a training."""
 
     @classmethod
     def of(cls, weights: Selection, kept_zeros: Mapping[str, list[int]] | None = None) -> Masks:
@@ -153,7 +152,7 @@ class Masks(Mapping[str, Tensor]):
             require_plain(name, w)
             fill_zeros(w, mask.to(w.device))
 
-    def hold(self, optimizer: Optimizers, regularizer: Regularizer | None = None) -> Hold:
+    def hold(self, optimizer: Optimizers) -> Hold:
         """Keep the pruned weights at zero through the optimizer's steps, inside a `with`.
 
         Through momentum and weight decay, foreach and fused alike. A closure that an optimizer
@@ -163,19 +162,19 @@ class Masks(Mapping[str, Tensor]):
         (After the hold, optimizers whose updates mix weights, such as Muon, fill zeros as any
         others.)
 
+        A hook on the optimizer applies the masks after each of its steps. A loop with a decoupled
+        penalty gives them to `Regularizer.step` too: `step(optimizer, masks=masks)` has both in one
+        pass. The hook leaves a step to it once it was called after the step before.
+
         Args:
             optimizer: what moves the weights, or a list of several that do together.
-            regularizer: leave it to this one's `step(optimizer)`, which then has to follow each
-                step of the optimizer: with a decoupled penalty, one pass over the weights instead
-                of two. By default a hook on the optimizer does it.
 
         Raises:
             InputError: a masked weight that no group of the optimizer owns, or that the network no
-                longer has; a regularizer that holds masks already. Within the hold: a step of the
-                optimizer that `regularizer.step` did not follow, with zeros moved; a weight that
-                was replaced.
+                longer has. Within the hold: a weight that was replaced; the regularizer's step with
+                masks followed one step of the optimizer, but not the next, and zeros have moved.
         """
-        return Hold(self, optimizer, regularizer)
+        return Hold(self.weights, self, self.bits, optimizer)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The masks by weight name, for `load_state_dict`."""
@@ -188,7 +187,8 @@ class Masks(Mapping[str, Tensor]):
             InputError: names, shapes or dtypes that do not fit the weights.
         """
         _check(self.weights, state)
-        self._masks = {name: state[name].to(w.device) for name, w in self.weights.items()}
+        self._masks.update({name: state[name].to(w.device) for name, w in self.weights.items()})
+        self.bits.clear()
 
 
 def _bare(name: str) -> str:

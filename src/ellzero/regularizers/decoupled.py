@@ -15,7 +15,7 @@ def shrink_(w: Tensor, bits: Tensor | None, terms: Terms, rate: float | Tensor) 
 
     Args:
         w: the weight, changed in place.
-        bits: its mask as `bits_of` gives it, or None.
+        bits: its mask as `Bits.of` gives it, or None.
         terms: of form `decoupled`, each with the factor of its strength.
         rate: the learning rate.
     """

@@ -13,7 +13,8 @@ from ellzero.chunks import chunks
 from ellzero.errors import InputError, warn
 from ellzero.penalties import Form, Penalty, Term
 from ellzero.penalties.penalty import wide
-from ellzero.pruning.hold import Optimizers, each
+from ellzero.pruning import Masks
+from ellzero.pruning.hold import Optimizers, each, require_owned
 from ellzero.regularizers.compiled import CompiledGradient, Terms
 from ellzero.regularizers.decoupled import shrink_, shrink_half_
 from ellzero.regularizers.gates import BoundGates, Gates
@@ -86,10 +87,6 @@ class Regularizer:
         self.ramp = ramp
         self.progress: float | None = None
         """Progress of the training in [0, 1]; the loop has to set it for a ramp or a schedule."""
-        self.held: Mapping[Tensor, Tensor] = {}
-        """Masks that `step` applies, by weight, as `bits_of` gives them; `Masks.hold` sets them."""
-        self.steps = 0
-        """How many times `step` was called."""
         terms = () if penalty is None else penalty.terms
         scales = layer_scales(self.weights, layer_scale)
         self._acts: dict[Form, list[_Act]] = {
@@ -175,51 +172,57 @@ class Regularizer:
             self._compiled(weights, gradients, terms, factor, progress)
 
     @torch.no_grad()
-    def step(self, optimizer: Optimizers) -> None:
+    def step(self, optimizer: Optimizers, *, masks: Masks | None = None) -> None:
         """Take the step of the terms of form `decoupled`, with each group's learning rate.
 
         The magnitude `m` of a weight, or the norm of a group, becomes `max(m - lr penalty'(m), 0)`.
-        Steps too small for a weight in half precision add up until they show. Masks held by this
-        regularizer are applied first, in the same pass over the weights. Gates move their own
+        Steps too small for a weight in half precision add up until they show. Gates move their own
         parameters. Call it after `optimizer.step()`, and not where a gradient scaler skipped that
         step.
 
         Args:
             optimizer: what moves the weights, or a list of several that do together; gates take the
                 rate of the first one's first group.
+            masks: set what they prune to zero first, in the same pass over the weights. Within
+                `masks.hold(optimizer)` the hook of the hold then leaves this to it.
 
         Raises:
-            InputError: a weight that no group of the optimizer owns.
+            InputError: a weight, or a masked one, that no group of the optimizer owns.
         """
-        groups = [group for one in each(optimizer) for group in one.param_groups]
-        self.steps += 1
+        optimizers = each(optimizer)
+        groups = [group for one in optimizers for group in one.param_groups]
         if self.gates is not None:
             self._working_gates().step(groups[0]["lr"])
         acts = self._now(self._acting("decoupled"))
-        if not acts and not self.held:
+        if not acts and masks is None:
             return
         self.weights.require_current()
-        rates: dict[Tensor, float | Tensor] = {}
+        rates: dict[Tensor, float | Tensor] = {
+            w: group["lr"] for group in groups for w in group["params"]
+        }
+        if masks is not None:
+            masks.weights.require_current()
+            require_owned(masks.weights, rates)
         shrunk: set[Tensor] = set()
         ramped = self._ramped()
         for weight, terms in acts:
             w = weight.parameter
-            if not rates:
-                rates = {w: group["lr"] for group in groups for w in group["params"]}
             if w not in rates:
                 raise InputError(
                     f"{weight.name} is in no parameter group of the optimizer, so its learning "
                     "rate is unknown; give the optimizer that weight, or exclude it"
                 )
+            bits = None if masks is None else masks.bits.of(w)
             if w.dtype.itemsize < 4:
-                remainder = self._remainder(weight)
-                shrink_half_(w, remainder, self.held.get(w), terms, rates[w] * ramped)
+                shrink_half_(w, self._remainder(weight), bits, terms, rates[w] * ramped)
             else:
-                shrink_(w, self.held.get(w), terms, rates[w] * ramped)
+                shrink_(w, bits, terms, rates[w] * ramped)
             shrunk.add(w)
-        rest = [(w.detach().view(m.dtype), m) for w, m in self.held.items() if w not in shrunk]
-        if rest:
-            torch._foreach_mul_(*map(list, zip(*rest, strict=True)))  # pyright: ignore[reportPrivateImportUsage]
+        if masks is not None:
+            masks.bits.apply(w for w in masks.weights.values() if w not in shrunk)
+            masks.bits.followed.update(
+                dict.fromkeys(masks.bits.followed.keys() & set(optimizers), True)
+            )
 
     @contextmanager
     def finalized(self) -> Iterator[None]:

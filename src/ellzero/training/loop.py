@@ -88,7 +88,7 @@ def _train_epoch(
         for module in model.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.eval()
-    with state.masks.hold(optimizer, regularizer) if state.masks is not None else nullcontext():
+    with state.masks.hold(optimizer) if state.masks is not None else nullcontext():
         batches = data.train.batches(table.batch_size, device, shuffle=True)
         for index, (inputs, targets) in enumerate(batches):
             progress = (state.epoch + index / batch_count) / step.epochs
@@ -112,7 +112,7 @@ def _train_epoch(
                 regularizer.add_gradient()
             optimizer.step()
             if regularizer is not None:
-                regularizer.step(optimizer)
+                regularizer.step(optimizer, masks=state.masks)
             total += loss.detach() * len(targets)
             examples += len(targets)
             tick()
