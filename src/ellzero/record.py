@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,16 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
 from ellzero.errors import InputError
 from ellzero.files import check_format, write_atomically, write_json
 from ellzero.selection import Selection
-
-try:
-    import fcntl
-except ImportError:  # not a Unix: there, two processes in one folder go unnoticed
-    fcntl = None
 
 FORMAT = 1
 """Version of record.json; a record of a newer one is refused by readers."""
@@ -78,21 +75,23 @@ def locked(folder: Path | None) -> Iterator[None]:
     Raises:
         InputError: another process is at work in it.
     """
-    if folder is None or fcntl is None:
+    if folder is None:
         yield
         return
     path = folder / ".lock"
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"another process is at work in {folder}; wait for it, or stop it"
-            ) from None
-        try:
-            yield
-        finally:
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"another process is at work in {folder}; wait for it, or stop it"
+        ) from None
+    try:
+        yield
+    finally:
+        if os.name == "posix":  # where it stays otherwise; who waits for it notices
             path.unlink(missing_ok=True)
+        lock.release()
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

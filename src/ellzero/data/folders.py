@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from platformdirs import user_cache_path
+
 from ellzero.errors import InputError
 
 _SYSTEM_FOLDER = Path("/usr/share/datasets")  # Debian's dataset-* packages
@@ -85,13 +87,7 @@ def find_files(published: Published, data_root: Path | str | None = None) -> dic
 
 def user_cache() -> Path:
     """The folder where this user's downloads are kept, by the system's convention."""
-    if sys.platform == "darwin":
-        root = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        root = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "ellzero"
+    return user_cache_path("ellzero", appauthor=False, opinion=False)
 
 
 def _locate(folder: Path, file: str) -> Path | None:
