@@ -47,14 +47,14 @@ def test_tied_weights_stay_tied(tmp_path):
     ez.load(tmp_path / "tied", other)
     assert other.encode.weight is other.decode.weight
     assert torch.equal(other.encode.weight, model.encode.weight)
-    assert ez.load_masks(tmp_path / "tied", other).nonzeros == 5
+    assert ez.Masks.read(tmp_path / "tied", other).nonzeros == 5
 
 
 def test_a_file_of_another_program_can_be_loaded(tmp_path):
     save_file(mlp().state_dict(), tmp_path / "plain.safetensors")
     model = ez.load(tmp_path / "plain.safetensors", mlp(seed=1))
     assert tensors_equal(model, mlp())
-    assert ez.load_masks(tmp_path / "plain.safetensors", model).nonzeros == 144
+    assert ez.Masks.read(tmp_path / "plain.safetensors", model).nonzeros == 144
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -72,19 +72,19 @@ def test_zeros_are_the_masks_and_kept_zeros_come_back(tmp_path):
         model.get_parameter("0.weight")[*kept] = 0.0  # a kept weight that happens to be zero
     ez.save(model, tmp_path / "file", masks=masks)
     other = ez.load(tmp_path / "file", mlp(seed=1))
-    again = ez.load_masks(tmp_path / "file", other)
+    again = ez.Masks.read(tmp_path / "file", other)
     assert again.nonzeros == 30
     assert all(torch.equal(again[name], masks[name]) for name in masks)
     # without the note it is lost, so the note is what brought it back
     ez.save(model, tmp_path / "file")
-    assert ez.load_masks(tmp_path / "file", other).nonzeros == 29
+    assert ez.Masks.read(tmp_path / "file", other).nonzeros == 29
 
 
 def test_masks_cover_what_was_selected(tmp_path):
     model = mlp()
     masks = ez.prune(model, sparsity=0.5, weights=ez.select(model, exclude=["2.*"]))
     ez.save(model, tmp_path / "file", masks=masks)
-    assert list(ez.load_masks(tmp_path / "file", mlp())) == ["0.weight"]
+    assert list(ez.Masks.read(tmp_path / "file", mlp())) == ["0.weight"]
 
 
 @given(st.integers(1, 144), st.integers(0, 100))
@@ -93,7 +93,7 @@ def test_any_pruning_comes_back_from_its_bytes(tmp_path_factory, nonzeros, seed)
     masks = ez.prune(model, nonzeros=nonzeros)
     file = tmp_path_factory.getbasetemp() / "any.safetensors"
     ez.save(model, file, masks=masks)
-    again = ez.load_masks(file, ez.load(file, mlp()))
+    again = ez.Masks.read(file, ez.load(file, mlp()))
     assert all(torch.equal(again[name], masks[name]) for name in masks)
 
 
@@ -124,7 +124,7 @@ def test_a_truncated_file_is_an_error_at_any_length(tmp_path):
     content = to_bytes(model, masks=ez.prune(model, sparsity=0.5))
     for length in [*range(0, 40), *range(40, len(content), 97), len(content) - 1]:
         file.write_bytes(content[:length])
-        for read in (ez.load, ez.load_masks):
+        for read in (ez.load, ez.Masks.read):
             with pytest.raises(InputError, match=r"model\.safetensors is truncated or not"):
                 read(file, mlp())
     file.write_bytes(content)
@@ -162,7 +162,7 @@ def test_a_pickle_is_never_unpickled(protocol, tmp_path):
         file.write_bytes(pickle.dumps(trap, protocol))
     else:
         torch.save(trap, file, _use_new_zipfile_serialization=protocol == "torch")
-    for read in (ez.load, ez.load_masks):
+    for read in (ez.load, ez.Masks.read):
         with pytest.raises(InputError, match=r"pickle|not a safetensors") as caught:
             read(file, mlp())
         assert protocol == 0 or "never unpickles" in str(caught.value)
@@ -194,7 +194,7 @@ def test_a_file_of_another_network(make, expected, tmp_path):
 def test_a_file_of_a_newer_version(tmp_path):
     tensors = {name: t.contiguous() for name, t in mlp().state_dict().items()}
     save_file(tensors, tmp_path / "file", {"ellzero": json.dumps({"format": 2})})
-    for read in (ez.load, ez.load_masks):
+    for read in (ez.load, ez.Masks.read):
         with pytest.raises(InputError, match="format 2; this ellzero reads up to 1: install"):
             read(tmp_path / "file", mlp())
 
@@ -216,7 +216,7 @@ def test_metadata_that_makes_no_sense(metadata, tmp_path):
     tensors = {name: t.contiguous() for name, t in mlp().state_dict().items()}
     save_file(tensors, tmp_path / "file", {"ellzero": json.dumps(metadata)})
     with pytest.raises(InputError):
-        ez.load_masks(tmp_path / "file", mlp())
+        ez.Masks.read(tmp_path / "file", mlp())
 
 
 def test_a_header_that_promises_more_than_there_is(tmp_path):

@@ -1,12 +1,16 @@
 """The package as users get it: its wheel, and its command line without the extras."""
 
+import inspect
 import os
 import shutil
 import subprocess
 import sys
 import tomllib
+import typing
 import zipfile
 from pathlib import Path
+
+import pytest
 
 import ellzero
 
@@ -28,6 +32,15 @@ EXTRAS = (
 )
 
 
+RETURNED = {
+    name: hints["return"]
+    for name in ellzero.__all__
+    if inspect.isfunction(function := getattr(ellzero, name))
+    and inspect.isclass((hints := typing.get_type_hints(function)).get("return"))
+    and hints["return"].__module__.startswith("ellzero.")
+}
+
+
 def run(*command: str | Path, **options) -> str:
     """Standard output of a command that must succeed."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
@@ -42,6 +55,16 @@ def without(modules: tuple[str, ...], *arguments: str) -> str:
         f"sys.argv[1:] = {arguments}; runpy.run_module('ellzero', run_name='__main__')"
     )
     return run(sys.executable, "-W", "error", "-c", code)
+
+
+@pytest.mark.parametrize("function", RETURNED)
+def test_what_a_public_function_returns_is_public_too(function):
+    returned = RETURNED[function]
+    assert getattr(ellzero, returned.__name__, None) is returned
+
+
+def test_the_public_functions_return_classes_of_ellzero():
+    assert {"compact", "compress", "evaluate", "prune", "quantize", "select"} <= set(RETURNED)
 
 
 def test_the_version_is_that_of_the_project():

@@ -1,5 +1,6 @@
 """Recipes: what they take, what they refuse and how they say so, and how they are written."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,37 @@ def test_what_does_not_fit_is_named_in_one_line(table, expected):
         ez.Recipe.parse(table)
     assert "\n" not in str(caught.value)
     assert "pydantic" not in str(caught.value)
+
+
+def test_tables_given_by_keyword_are_read_as_those_of_parse():
+    tables = {
+        "train": {"epochs": 3, "penalty": {"l1": {"strength": 0.1}}},
+        "prune": {"nonzeros": 9},
+    }
+    assert ez.Recipe(**tables) == ez.Recipe.parse(tables)
+
+
+@pytest.mark.parametrize(
+    ("tables", "expected"),
+    [
+        ({}, "prune: Field required"),
+        ({"prune": {"sparsity": 2}}, "prune.sparsity: Input should be less than 1 (got 2)"),
+        ({"prune": {}, "prunee": {}}, "unknown key 'prunee'; did you mean prune?"),
+        (
+            {"prune": {"sparsity": 0.5}, "seed": -1},
+            "seed: Input should be greater than or equal to",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_an_input_error_by_keyword_too(tables, expected):
+    with pytest.raises(ez.InputError, match=f"^{re.escape(expected)}"):
+        ez.Recipe(**tables)
+
+
+@pytest.mark.parametrize("odd", [5, None, "prune", [("prune", {})], {1: 2}], ids=str)
+def test_what_are_no_tables_is_refused(odd):
+    with pytest.raises(ez.InputError, match=r"expected tables under their names"):
+        ez.Recipe.parse(odd)
 
 
 def test_all_mistakes_are_named_at_once():

@@ -11,37 +11,49 @@ from typing import TYPE_CHECKING, Any
 __version__ = version("ellzero")
 
 _PUBLIC = {
-    "BudgetError": "ellzero.errors",
     "Budget": "ellzero.pruning.budget",
+    "BudgetError": "ellzero.errors",
+    "CSource": "ellzero.export.c.source",
+    "Compacted": "ellzero.compaction.compact",
+    "Compiled": "ellzero.export.c.compiled",
     "Data": "ellzero.data.data",
     "DivergenceError": "ellzero.errors",
     "EllzeroError": "ellzero.errors",
     "EllzeroWarning": "ellzero.errors",
-    "InputError": "ellzero.errors",
-    "UserCodeError": "ellzero.errors",
-    "HardConcrete": "ellzero.regularizers",
+    "Evaluation": "ellzero.record",
     "GroupLasso": "ellzero.penalties",
+    "HardConcrete": "ellzero.regularizers",
+    "Hold": "ellzero.pruning",
     "HoyerSquare": "ellzero.penalties",
+    "InputError": "ellzero.errors",
     "L0": "ellzero.penalties",
     "L1": "ellzero.penalties",
     "L2": "ellzero.penalties",
     "Masks": "ellzero.pruning",
+    "Network": "ellzero.graph",
+    "OnnxFile": "ellzero.export.onnx_file",
     "PMMP": "ellzero.regularizers",
+    "Packed": "ellzero.packed.pack",
+    "Penalty": "ellzero.penalties",
     "Preprocess": "ellzero.preprocess",
+    "Quantized": "ellzero.quantization.finetune",
     "Recipe": "ellzero.recipe",
     "Regularizer": "ellzero.regularizers",
     "Result": "ellzero.scheme",
+    "Results": "ellzero.study.results",
     "Schedule": "ellzero.schedules",
+    "Selection": "ellzero.selection",
     "Study": "ellzero.study.study",
+    "Term": "ellzero.penalties",
+    "UserCodeError": "ellzero.errors",
     "compact": "ellzero.compaction.compact",
     "compare": "ellzero.study.runner",
     "compile_c": "ellzero.export.c.compiled",
     "compress": "ellzero.scheme",
-    "export_c": "ellzero.export.c.source",
     "evaluate": "ellzero.training.evaluation",
+    "export_c": "ellzero.export.c.source",
     "export_onnx": "ellzero.export.onnx_file",
     "load": "ellzero.model_file",
-    "load_masks": "ellzero.model_file",
     "pack": "ellzero.packed.pack",
     "prune": "ellzero.pruning",
     "quantize": "ellzero.quantization.quantize",
@@ -54,6 +66,7 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
+    from ellzero.compaction.compact import Compacted as Compacted
     from ellzero.compaction.compact import compact as compact
     from ellzero.data.data import Data as Data
     from ellzero.errors import BudgetError as BudgetError
@@ -62,25 +75,34 @@ if TYPE_CHECKING:
     from ellzero.errors import EllzeroWarning as EllzeroWarning
     from ellzero.errors import InputError as InputError
     from ellzero.errors import UserCodeError as UserCodeError
+    from ellzero.export.c.compiled import Compiled as Compiled
     from ellzero.export.c.compiled import compile_c as compile_c
+    from ellzero.export.c.source import CSource as CSource
     from ellzero.export.c.source import export_c as export_c
+    from ellzero.export.onnx_file import OnnxFile as OnnxFile
     from ellzero.export.onnx_file import export_onnx as export_onnx
+    from ellzero.graph import Network as Network
     from ellzero.graph import trace as trace
     from ellzero.model_file import load as load
-    from ellzero.model_file import load_masks as load_masks
     from ellzero.model_file import save as save
+    from ellzero.packed.pack import Packed as Packed
     from ellzero.packed.pack import pack as pack
     from ellzero.penalties import L0 as L0
     from ellzero.penalties import L1 as L1
     from ellzero.penalties import L2 as L2
     from ellzero.penalties import GroupLasso as GroupLasso
     from ellzero.penalties import HoyerSquare as HoyerSquare
+    from ellzero.penalties import Penalty as Penalty
+    from ellzero.penalties import Term as Term
     from ellzero.preprocess import Preprocess as Preprocess
+    from ellzero.pruning import Hold as Hold
     from ellzero.pruning import Masks as Masks
     from ellzero.pruning import prune as prune
     from ellzero.pruning.budget import Budget as Budget
+    from ellzero.quantization.finetune import Quantized as Quantized
     from ellzero.quantization.quantize import quantize as quantize
     from ellzero.recipe import Recipe as Recipe
+    from ellzero.record import Evaluation as Evaluation
     from ellzero.regularizers import PMMP as PMMP
     from ellzero.regularizers import HardConcrete as HardConcrete
     from ellzero.regularizers import Regularizer as Regularizer
@@ -88,7 +110,9 @@ if TYPE_CHECKING:
     from ellzero.schedules import Schedule as Schedule
     from ellzero.scheme import Result as Result
     from ellzero.scheme import compress as compress
+    from ellzero.selection import Selection as Selection
     from ellzero.selection import select as select
+    from ellzero.study.results import Results as Results
     from ellzero.study.runner import compare as compare
     from ellzero.study.study import Study as Study
     from ellzero.training.evaluation import evaluate as evaluate

@@ -20,6 +20,9 @@ from ellzero.tensors import require_held
 
 METADATA_KEY = "ellzero"
 
+MODEL_FORMAT = 1
+"""Version of a model file's metadata; a file of a newer one is refused."""
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a whole file or nothing: a temporary one beside it takes its place when complete."""
@@ -120,4 +123,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"{path} is truncated or not a safetensors file: {error}") from None
     if not isinstance(metadata, dict):
         raise InputError(f"{path}: its metadata is no JSON object")
+    return tensors, metadata
+
+
+def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a model file: of `ez.save`, or any safetensors file.
+
+    Raises:
+        InputError: as `read_tensors` raises; a file of a newer version.
+    """
+    tensors, metadata = read_tensors(path)
+    check_format(path, metadata.get("format", MODEL_FORMAT), MODEL_FORMAT)
     return tensors, metadata

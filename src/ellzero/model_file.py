@@ -9,15 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ellzero.errors import InputError, nearest
-from ellzero.files import check_format, copied, read_tensors, tensors_to_bytes, write_atomically
+from ellzero.files import MODEL_FORMAT, copied, read_model, tensors_to_bytes, write_atomically
 from ellzero.graph import Network
 from ellzero.packed.reader import is_packed, read_packed
 from ellzero.pruning import Masks
-from ellzero.selection import Selection, named_weights, select
 from ellzero.tensors import require_held
-
-FORMAT = 1
-"""Version of the metadata; a file of a newer one is refused."""
 
 
 def save(
@@ -29,7 +25,7 @@ def save(
 ) -> None:
     """Save a network as safetensors: its state_dict's keys and nothing else.
 
-    The zeros of a pruned network rebuild its masks (`load_masks`). Written atomically.
+    The zeros of a pruned network rebuild its masks (`Masks.read`). Written atomically.
 
     Args:
         model: the network; tied weights are written under each of their keys.
@@ -55,7 +51,7 @@ def to_bytes(
     model: nn.Module, *, masks: Masks | None = None, metadata: Mapping[str, Any] | None = None
 ) -> bytes:
     """The bytes that `save` writes."""
-    document: dict[str, Any] = {**(metadata or {}), "format": FORMAT}
+    document: dict[str, Any] = {**(metadata or {}), "format": MODEL_FORMAT}
     if masks is not None:
         document["masks"] = {"weights": list(masks), "kept_zeros": masks.kept_zeros}
     # zeros as +0 alone: the sign of a zero means nothing and costs bytes in a compressed file
@@ -100,8 +96,7 @@ def load(
     if is_packed(path):
         graph, tensors = read_packed(path, max_bytes=max_bytes)
     else:
-        tensors, metadata = read_tensors(path)
-        check_format(path, metadata.get("format", FORMAT), FORMAT)
+        tensors, _ = read_model(path)
     if model is not None:
         _load_into(model, tensors, path)
         return model
@@ -133,39 +128,6 @@ def _load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> N
     model.load_state_dict(tensors)
 
 
-def load_masks(path: str | Path, model: nn.Module) -> Masks:
-    """The masks of a network that was loaded from this file: its nonzeros, and the kept zeros.
-
-    Raises:
-        InputError: as `load` raises; masks of weights that the network does not have.
-
-    Example:
-        >>> import tempfile, pathlib, torch, ellzero as ez
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.safetensors"
-        >>> model = torch.nn.Linear(3, 2)
-        >>> ez.save(model, path, masks=ez.prune(model, nonzeros=4))
-        >>> ez.load_masks(path, ez.load(path, torch.nn.Linear(3, 2))).nonzeros
-        4
-    """
-    _, metadata = read_tensors(Path(path))
-    check_format(path, metadata.get("format", FORMAT), FORMAT)
-    if "masks" not in metadata:
-        return Masks.of(select(model))
-    known = {name: weight for names, weight in named_weights(model) for name in names}
-    try:
-        names, kept_zeros = (metadata["masks"][key] for key in ("weights", "kept_zeros"))
-        missing = [name for name in names if name not in known]
-        if missing:
-            raise InputError(
-                f"{path} has masks for {missing[0]}; {nearest(missing[0], list(known))}"
-            )
-        return Masks.of(Selection(model, [known[name] for name in names]), kept_zeros)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{path} notes masks that make no sense: {error!r}") from None
-
-
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata of a model file: data set, preprocessing, class names, where they are known."""
-    _, metadata = read_tensors(Path(path))
-    check_format(path, metadata.get("format", FORMAT), FORMAT)
-    return metadata
+    return read_model(Path(path))[1]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+
+def is_shown(progress: bool | None) -> bool:
+    """Whether a bar is wanted; where nothing is said, on a terminal."""
+    return sys.stderr.isatty() if progress is None else progress
 
 
 def rich_bar(*, shown: bool) -> Progress:

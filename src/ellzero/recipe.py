@@ -6,7 +6,7 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -41,6 +41,29 @@ class Table(BaseModel):
         if isinstance(value, Mapping) and cls.model_config.get("extra") == "forbid":
             require_known(value, list(cls.model_fields))
         return value
+
+
+class Document(Table):
+    """A table that stands alone, a recipe or a study: what is wrong in it is an `InputError`."""
+
+    if not TYPE_CHECKING:  # where the fields are its arguments
+
+        def __init__(self, /, **tables: Any) -> None:
+            try:
+                super().__init__(**tables)
+            except ValidationError as error:
+                raise InputError(explain(error)) from None
+
+    @classmethod
+    def parse(cls, table: Mapping[str, Any]) -> Self:
+        """It from nested tables, as they stand in TOML.
+
+        Raises:
+            InputError: whatever is wrong in them.
+        """
+        if not isinstance(table, Mapping) or not all(isinstance(key, str) for key in table):
+            raise InputError(f"got {table!r}; expected tables under their names, as TOML has them")
+        return cls(**table)
 
 
 class Factory(Table):
@@ -175,15 +198,15 @@ class Prune(Table):
         return self.nonzeros
 
 
-class Recipe(Table):
+class Recipe(Document):
     """Everything a run is told; from a TOML file by `Recipe.read`, or from keyword arguments.
 
     The reference and the fine-tuning take over the optimization settings of `train` where they do
     not say otherwise, and of its penalty the terms that do not sparsify (l2).
 
     Raises:
-        InputError: (from `read` and `parse`) an unknown key, with the nearest known one; a value
-            of the wrong kind or out of range.
+        InputError: an unknown key, with the nearest known one; a value of the wrong kind or out of
+            range.
 
     Example:
         >>> import ellzero as ez
@@ -242,14 +265,6 @@ class Recipe(Table):
                 "does not go with it"
             )
         return self
-
-    @classmethod
-    def parse(cls, table: Mapping[str, Any]) -> Recipe:
-        """A recipe from nested tables, as they stand in TOML."""
-        try:
-            return cls.model_validate(table)
-        except ValidationError as error:
-            raise InputError(explain(error)) from None
 
     @classmethod
     def read(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

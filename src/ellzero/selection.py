@@ -85,6 +85,12 @@ class Selection(Mapping[str, nn.Parameter]):
     Raises:
         InputError: (where it is copied) the network is not copied in the same call, so that the
             copy would hold on to weights of no network.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> weights = ez.select(torch.nn.Linear(4, 3))
+        >>> weights.numel, [(weight.name, weight.kind) for weight in weights.weights]
+        (12, [('weight', 'dense')])
     """
 
     def __init__(

@@ -80,6 +80,11 @@ def test_exactly_one_is_given(options):
         ez.Budget(**options)
 
 
+def test_it_is_not_given_by_place():
+    with pytest.raises(TypeError, match="positional argument"):
+        ez.Budget(0.5)  # pyright: ignore[reportCallIssue]
+
+
 @given(
     low=st.floats(-10, 10),
     width=st.floats(0.01, 100),

@@ -548,7 +548,7 @@ class TestDTensor:
             lambda: masks.apply_to(sharded),
             lambda: ez.save(sharded, tmp_path / "sharded.safetensors"),
             lambda: ez.load(tmp_path / "plain.safetensors", sharded),
-            lambda: ez.load_masks(tmp_path / "plain.safetensors", sharded),
+            lambda: ez.Masks.read(tmp_path / "plain.safetensors", sharded),
             lambda: ez.compress(sharded, classification(), recipe()),
             lambda: ez.trace(sharded, torch.zeros(1, 6)),
             lambda: ez.pack(sharded, tmp_path / "sharded.ellz"),

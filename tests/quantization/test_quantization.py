@@ -1,7 +1,10 @@
 """Quantization: few values a layer, zeros kept, bits by a budget, values trained."""
 
 import copy
+import io
 import math
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -401,6 +404,33 @@ def test_an_interrupted_finetuning_leaves_the_best_so_far():
     assert tensors_equal(model, before)
 
 
+@pytest.mark.parametrize(
+    ("progress", "is_terminal", "is_shown"),
+    [(None, True, True), (None, False, False), (True, True, True), (False, True, False)],
+)
+def test_a_bar_is_shown_where_it_is_asked_for_or_on_a_terminal(
+    progress, is_terminal, is_shown, monkeypatch
+):
+    class Stream(io.StringIO):
+        def isatty(self) -> bool:
+            return is_terminal
+
+    def written(call: Callable[[], object]) -> str:
+        stream = Stream()
+        with monkeypatch.context() as patch:
+            patch.setenv("TERM", "xterm")
+            patch.setattr(sys, "stderr", stream)
+            call()
+        return stream.getvalue()
+
+    model, data, budget = mlp(), classification(), ez.Budget(max_accuracy_drop=100)
+    found = written(lambda: ez.quantize(model, data=data, budget=budget, progress=progress))
+    assert ("bits are enough" in found) == is_shown
+    quantized = ez.quantize(model)
+    found = written(lambda: quantized.finetune(data, epochs=1, progress=progress))
+    assert ("score" in found) == is_shown
+
+
 def test_finetuning_is_deterministic_and_leaves_the_generators_alone():
     data = images()
     models = [trained(images(), convnet()) for _ in range(2)]
@@ -456,10 +486,16 @@ def test_weights_that_were_frozen_are_not_trained():
         ({"bits": {"0.weight": 4, "2.weight": 4, "1.weight": 4}}, r"names '1\.weight'; did you"),
         ({"method": "uniform"}, "method is 'uniform'; expected 'kmeans' or 'int8'"),
         ({"method": "int8", "bits": 4}, "int8 has 8"),
-        ({"budget": ez.Budget(1.0)}, "data and a budget go together"),
+        ({"budget": ez.Budget(max_accuracy_drop=1.0)}, "data and a budget go together"),
         ({"data": classification()}, "data and a budget go together"),
-        ({"data": classification(), "budget": ez.Budget(1.0), "bits": 4}, "without bits or int8"),
-        ({"data": regression(), "budget": ez.Budget(1.0)}, "use max_loss_increase"),
+        (
+            {"data": classification(), "budget": ez.Budget(max_accuracy_drop=1.0), "bits": 4},
+            "without bits or int8",
+        ),
+        (
+            {"data": regression(), "budget": ez.Budget(max_accuracy_drop=1.0)},
+            "use max_loss_increase",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )

@@ -209,7 +209,7 @@ def test_what_the_user_says_goes_on_top_of_a_built_in_method():
     assert recipe.train.penalty is not None
     assert set(recipe.train.penalty.terms) == {ez.L0(1e-5, beta=10), ez.L2(1e-5)}
     assert recipe.train.ramp is not None
-    assert recipe.train.ramp.end == 0.3
+    assert recipe.train.ramp.until == 0.3
     assert recipe.finetune.epochs == 4
     # the built-in method itself is as it was
     again = Study.parse(method("l0+l2", strengths=TWO))

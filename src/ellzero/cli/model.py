@@ -28,14 +28,13 @@ class Opened:
     @property
     def masks(self) -> Masks:
         """The network's masks: its zeros, and what the file says of kept ones."""
-        from ellzero.model_file import load_masks
         from ellzero.packed.reader import is_packed
         from ellzero.pruning import Masks
         from ellzero.selection import select
 
         if is_packed(self.file):
             return Masks.of(select(self.network))
-        return load_masks(self.file, self.network)
+        return Masks.read(self.file, self.network)
 
     def data(self, name: str | None, data_root: Path | None) -> Data:
         """The data set of that name, or else the one that the network was made with.

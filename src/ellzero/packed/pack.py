@@ -39,6 +39,13 @@ class Packed:
         parts: bytes of its parts: "header", "architecture" (or the names of the weights), "fields"
             (types, shapes, counts), "values" (codebooks, biases, whatever is not coded), "codes".
         self_contained: whether the architecture is in it, so that `ez.load(path)` needs no model.
+
+    Example:
+        >>> import tempfile, pathlib, torch, ellzero as ez
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "small.ellz"
+        >>> packed = ez.pack(torch.nn.Linear(4, 3), path, torch.zeros(1, 4))
+        >>> packed.size_bytes == sum(packed.parts.values()) == path.stat().st_size
+        True
     """
 
     path: Path

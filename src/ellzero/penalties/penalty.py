@@ -28,7 +28,13 @@ Form = Literal["gradient", "loss", "decoupled"]
 
 
 class Penalty(ABC):
-    """A scalar function of weights, strength included; penalties add up with `+`."""
+    """A scalar function of weights, strength included; penalties add up with `+`.
+
+    Example:
+        >>> import ellzero as ez
+        >>> isinstance(ez.L1(1e-4) + ez.L2(1e-5), ez.Penalty)
+        True
+    """
 
     @property
     @abstractmethod
@@ -102,6 +108,17 @@ class Term(Penalty):
 
     Raises:
         InputError: a strength that is negative or not finite; a form the penalty does not have.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> class Cubes(ez.Term):
+        ...     def value(self, w):
+        ...         return self.strength * w.abs().pow(3).sum()
+        ...
+        ...     def gradient(self, w):
+        ...         return 3 * self.strength * w * w.abs()
+        >>> Cubes(0.5).gradient(torch.tensor([0.0, 1.0, -2.0]))
+        tensor([ 0.0000,  1.5000, -6.0000])
     """
 
     forms: ClassVar[tuple[Form, ...]] = ("gradient", "loss")

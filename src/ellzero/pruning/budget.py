@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from ellzero.errors import InputError, is_number
 
@@ -30,6 +30,7 @@ class Budget:
         Budget(max_accuracy_drop=0.5, max_loss_increase=None)
     """
 
+    _: KW_ONLY
     max_accuracy_drop: float | None = None
     max_loss_increase: float | None = None
 
@@ -49,7 +50,8 @@ class Budget:
             candidate: (score, loss) of the candidate.
 
         Example:
-            >>> round(Budget(0.5).used(reference=(0.98, 0.1), candidate=(0.97, 0.1)), 6)
+            >>> budget = Budget(max_accuracy_drop=0.5)
+            >>> round(budget.used(reference=(0.98, 0.1), candidate=(0.97, 0.1)), 6)
             1.0
         """
         if self.max_accuracy_drop is not None:

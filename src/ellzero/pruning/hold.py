@@ -27,6 +27,18 @@ class Hold:
 
     After each step of an optimizer a hook applies the masks. Once `Regularizer.step` has done so as
     well, it is expected after the next step, and the hook leaves that one to it.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> model = torch.nn.Linear(10, 10)
+        >>> masks = ez.prune(model, sparsity=0.9)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> hold = masks.hold(optimizer)
+        >>> model(torch.ones(1, 10)).sum().backward()
+        >>> optimizer.step()
+        >>> hold.release()
+        >>> int(model.weight.count_nonzero())
+        10
     """
 
     def __init__(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ellzero.errors import InputError, nearest
+from ellzero.files import read_model
 from ellzero.pruning.bits import Bits, fill_zeros
 from ellzero.pruning.hold import Hold, Optimizers
-from ellzero.selection import Selection
+from ellzero.selection import Selection, named_weights, select
 from ellzero.tensors import require_plain
 
 
@@ -69,6 +71,43 @@ class Masks(Mapping[str, Tensor]):
                 raise InputError(f"kept zeros of {name} reach outside its {masks[name].numel()}")
             masks[name].view(-1)[indices] = True
         return cls(weights, masks)
+
+    @classmethod
+    def read(cls, path: str | Path, model: nn.Module) -> Masks:
+        """The masks of a network that was loaded from this file: its nonzeros and the kept zeros.
+
+        They are of the weights that the file notes masks of; where it notes none, of those that
+        `select` selects.
+
+        Args:
+            path: a file of `ez.save`, or any safetensors file.
+            model: the network, loaded from it.
+
+        Raises:
+            InputError: as `ez.load` raises; masks of weights that the network does not have.
+
+        Example:
+            >>> import tempfile, pathlib, torch, ellzero as ez
+            >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.safetensors"
+            >>> model = torch.nn.Linear(3, 2)
+            >>> ez.save(model, path, masks=ez.prune(model, nonzeros=4))
+            >>> ez.Masks.read(path, ez.load(path, torch.nn.Linear(3, 2))).nonzeros
+            4
+        """
+        _, metadata = read_model(Path(path))
+        if "masks" not in metadata:
+            return cls.of(select(model))
+        known = {name: weight for names, weight in named_weights(model) for name in names}
+        try:
+            names, kept_zeros = (metadata["masks"][key] for key in ("weights", "kept_zeros"))
+            missing = [name for name in names if name not in known]
+            if missing:
+                raise InputError(
+                    f"{path} has masks for {missing[0]}; {nearest(missing[0], list(known))}"
+                )
+            return cls.of(Selection(model, [known[name] for name in names]), kept_zeros)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"{path} notes masks that make no sense: {error!r}") from None
 
     def __getitem__(self, name: str) -> Tensor:
         return self._masks[name].to(self.weights[name].device)  # the network may have moved

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -13,7 +12,7 @@ from ellzero.codebook import MAX_VALUES, Codebook, find_codebook, round_half, ro
 from ellzero.data.data import Data
 from ellzero.errors import InputError, is_number
 from ellzero.modules import device_of, evaluating
-from ellzero.progress import rich_bar
+from ellzero.progress import is_shown, rich_bar
 from ellzero.schedules import learning_rate as rate_at
 from ellzero.selection import Selection
 from ellzero.training.evaluation import Evaluation, evaluate
@@ -29,6 +28,12 @@ class Quantized(Mapping[str, Codebook]):
         model: the network.
         weights: those of its weights that are quantized.
         errors: by name, what `quantize` changed: `|q - w|^2 / |w|^2`.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> quantized = ez.quantize(torch.nn.Linear(8, 8), bits=3)
+        >>> {name: len(codebook.values) for name, codebook in quantized.items()}
+        {'weight': 8}
     """
 
     def __init__(self, model: nn.Module, weights: Selection, errors: Mapping[str, float]) -> None:
@@ -62,6 +67,7 @@ class Quantized(Mapping[str, Codebook]):
         learning_rate: float = 3e-3,
         batch_size: int = 128,
         seed: int = 0,
+        progress: bool | None = None,
     ) -> Evaluation:
         """Train the values of the codebooks, in place; which weight holds which value stays.
 
@@ -76,6 +82,7 @@ class Quantized(Mapping[str, Codebook]):
             learning_rate: of the values' relative change: 3e-3 moves a value by about 0.3 % a step.
             batch_size: examples a step.
             seed: of the order of the examples.
+            progress: show a bar on standard error; by default if that is a terminal.
 
         Returns:
             Score and loss on validation data of what was kept.
@@ -105,23 +112,23 @@ class Quantized(Mapping[str, Codebook]):
             with (
                 settings(None, device),
                 evaluating(self.model),
-                rich_bar(shown=sys.stderr.isatty()) as bar,
+                rich_bar(shown=is_shown(progress)) as bar,
             ):
                 task = bar.add_task("fine-tuning codebooks", total=epochs * count, note="")
                 for epoch in range(epochs):
                     seed_epoch(seed, "codebook", 0, epoch)
                     batches = data.train.batches(batch_size, device, shuffle=True)
                     for index, batch in enumerate(batches):
-                        progress = (epoch + index / count) / epochs
-                        rate = rate_at(progress, peak=learning_rate, warmup=0, decay="cosine")
+                        done = (epoch + index / count) / epochs
+                        rate = rate_at(done, peak=learning_rate, warmup=0, decay="cosine")
                         optimizer.param_groups[0]["lr"] = rate
                         self._step(books, optimizer, data, *batch)
                         bar.advance(task)
                     write(self.weights, {book.name: book.rounded() for book in books})
-                    found = evaluate(self.model, data, "validation")
-                    bar.update(task, note=f"score {found.score:.4f}")
-                    if found.better_than(best):
-                        best = found
+                    reached = evaluate(self.model, data, "validation")
+                    bar.update(task, note=f"score {reached.score:.4f}")
+                    if reached.better_than(best):
+                        best = reached
                         kept = {name: w.detach().clone() for name, w in self.weights.items()}
         finally:
             write(self.weights, kept)

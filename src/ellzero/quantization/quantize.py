@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from ellzero.codebook import round_half, round_values
 from ellzero.data.data import Data
 from ellzero.errors import BudgetError, InputError, nearest
-from ellzero.progress import rich_bar
+from ellzero.progress import is_shown, rich_bar
 from ellzero.pruning.budget import Budget
 from ellzero.quantization.finetune import Quantized, write
 from ellzero.quantization.kmeans import kmeans
@@ -35,6 +34,7 @@ def quantize(
     weights: Selection | None = None,
     data: Data | None = None,
     budget: Budget | None = None,
+    progress: bool | None = None,
 ) -> Quantized:
     """Let the weights of each layer share few values, in place.
 
@@ -57,6 +57,8 @@ def quantize(
         data: judges, by its validation part, what the budget allows.
         budget: what may be lost against the network as given. The fewest bits that all layers may
             have are found, then fewer for each layer, the one with the most nonzeros first.
+        progress: show a bar on standard error while the bits are chosen; by default if that is a
+            terminal.
 
     Returns:
         A mapping from the weights' names to their codebooks.
@@ -91,7 +93,7 @@ def quantize(
         reference = None if data is None else evaluate(model, data, "validation")
         write(vectors, {name: round_half(w) for name, w in vectors.items()})
         if data is not None and budget is not None and reference is not None:
-            _within(model, weights, originals, data, budget, reference)
+            _within(model, weights, originals, data, budget, reference, is_shown(progress))
         else:
             write(weights, {n: _rounded(w, widths[n], method) for n, w in originals.items()})
     except BaseException:
@@ -179,6 +181,7 @@ def _within(
     data: Data,
     budget: Budget,
     reference: Evaluation,
+    shown: bool,
 ) -> None:
     """Quantize with the fewest bits that the budget allows."""
     now: dict[str, int] = {}
@@ -193,7 +196,7 @@ def _within(
         apply(bits)
         return budget.used(reference=reference, candidate=evaluate(model, data, "validation"))
 
-    with rich_bar(shown=sys.stderr.isatty()) as bar:
+    with rich_bar(shown=shown) as bar:
         task = bar.add_task("choosing bits", total=len(BITS) + len(weights), note="")
         chosen = _common(weights, budget, lost, lambda: bar.advance(task))
         bar.update(task, completed=len(BITS), note=f"{max(chosen.values())} bits are enough")

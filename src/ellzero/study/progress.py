@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import TracebackType
 
-from ellzero.progress import rich_bar
+from ellzero.progress import is_shown, rich_bar
 from ellzero.record import METRICS
 
 
@@ -64,4 +63,4 @@ def _epochs(folder: Path) -> int:
 
 def study_bar(progress: bool | None) -> StudyBar:
     """The display, shown if that is wanted, or by default if standard error is a terminal."""
-    return StudyBar(sys.stderr.isatty() if progress is None else progress)
+    return StudyBar(is_shown(progress))

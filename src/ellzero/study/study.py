@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import tomli_w
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ellzero.errors import InputError, is_number, nearest
 from ellzero.files import read_toml
 from ellzero.recipe import TARGETS as RECIPE_TARGETS
-from ellzero.recipe import Recipe, Table, explain
+from ellzero.recipe import Document, Recipe, Table
 from ellzero.recipe_fields import BudgetTable, portable
 
 TARGETS = ("sparsities", "nonzeros", "budgets")
@@ -100,7 +100,7 @@ class Method(Table):
         return fragment
 
 
-class Study(Table):
+class Study(Document):
     """What is compared: methods x strengths x seeds x targets, all by one recipe.
 
     Every method is tuned on the first seed: it is trained with each of its strengths, pruned to
@@ -112,7 +112,7 @@ class Study(Table):
     without seed and target; `methods`, a table for each, see `Method`.
 
     Raises:
-        InputError: (from `read` and `parse`) an unknown key or method, with the nearest known one;
+        InputError: an unknown key or method, with the nearest known one;
             an empty grid; two cells of one name; a strength of the wrong kind.
 
     Example:
@@ -268,14 +268,6 @@ class Study(Table):
         return Recipe.parse(merged(self.recipe, run))
 
     @classmethod
-    def parse(cls, table: Mapping[str, Any]) -> Study:
-        """A study from nested tables, as they stand in TOML."""
-        try:
-            return cls.model_validate(table)
-        except ValidationError as error:
-            raise InputError(explain(error)) from None
-
-    @classmethod
     def read(cls, path: str | Path) -> Study:
         """A study from a TOML file; its name is the file's, unless the file says otherwise.
 
@@ -292,20 +284,20 @@ class Study(Table):
 
     def to_toml(self) -> str:
         """The study as TOML, built-in methods spelled out; `parse` reads it."""
-        told = self.model_dump(mode="json", exclude_defaults=True)
-        return tomli_w.dumps({"name": self.name, "seeds": list(self.seeds), **told})
+        tables = self.model_dump(mode="json", exclude_defaults=True)
+        return tomli_w.dumps({"name": self.name, "seeds": list(self.seeds), **tables})
 
 
 def _portable(where: str, table: Mapping[str, Any]) -> dict[str, Any]:
     """A fragment of a recipe whose penalties and gates worker processes find as well."""
-    found = dict(table)
+    fragment = dict(table)
     for stage in STAGES:
         if isinstance(table.get(stage), Mapping):
             try:
-                found[stage] = portable(table[stage])
+                fragment[stage] = portable(table[stage])
             except InputError as error:
                 raise InputError(f"{where}: {stage}.{error}") from None
-    return found
+    return fragment
 
 
 @cache
@@ -329,13 +321,13 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _open_strengths(fragment: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The tables of penalties and gates that have no strength yet."""
     train = fragment["train"]
-    found = []
+    open_tables = []
     for kind in ("penalty", "gates"):
         tables = train.get(kind)
         for table in tables.values() if isinstance(tables, dict) else ():
             if isinstance(table, dict) and "strength" not in table:
-                found.append(table)
-    return found
+                open_tables.append(table)
+    return open_tables
 
 
 def _check_method(name: str, method: Method) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from types import TracebackType
 from typing import Any, Protocol
 
 from ellzero.data.data import Data
-from ellzero.progress import rich_bar
+from ellzero.progress import is_shown, rich_bar
 from ellzero.recipe import Recipe
 from ellzero.training.plan import Step
 
@@ -105,5 +104,4 @@ def run_display(
     recipe: Recipe, data: Data, *, has_reference: bool, progress: bool | None
 ) -> Silent | Bar:
     """The bar if it is wanted, or by default if standard error is a terminal."""
-    wanted = sys.stderr.isatty() if progress is None else progress
-    return Bar(recipe, data, has_reference=has_reference) if wanted else Silent()
+    return Bar(recipe, data, has_reference=has_reference) if is_shown(progress) else Silent()
