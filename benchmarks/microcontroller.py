@@ -62,12 +62,12 @@ def make(target: str, folder: Path) -> str:
     return done.stdout
 
 
-def measured(network: Network, x: Tensor, labels: Tensor, aim: Any, **names: str) -> Row:
+def measured(network: Network, x: Tensor, labels: Tensor, storage: Any, **names: str) -> Row:
     """Export, build, and run."""
     costs = layer_costs(network)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        ez.export_c(network, folder, example=x, aim=aim)
+        ez.export_c(network, folder, example=x, storage=storage)
         text, data, bss = map(int, make("size", folder).splitlines()[1].split()[:3])
         result = json.loads(make("run", folder).splitlines()[-1])
     return Row(
@@ -91,12 +91,12 @@ def rows(run: Path) -> Iterator[Row]:
     dense = open_model(run / "reference.safetensors").traced()
     yield measured(dense, x, labels, "dense", run=run.name, variant="dense, float32")
     sparse = opened.traced()
-    yield measured(sparse, x, labels, "size", run=run.name, variant="sparse, float32")
+    yield measured(sparse, x, labels, "smallest", run=run.name, variant="sparse, float32")
     kinds: dict[str, dict[str, Any]] = {"4-bit codebooks": {"bits": 4}, "int8": {"method": "int8"}}
     for variant, options in kinds.items():
         quantized = ez.trace(sparse)
         ez.quantize(quantized, **options)
-        yield measured(quantized, x, labels, "size", run=run.name, variant=f"sparse, {variant}")
+        yield measured(quantized, x, labels, "smallest", run=run.name, variant=f"sparse, {variant}")
 
 
 def main() -> None:

@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 import ellzero as ez
+from ellzero import operations as ops
 from ellzero.export.c.source import CSource
-from ellzero.graph import Graph, Network, Node, ops
+from ellzero.graph import Graph, Network, Node
+from ellzero.operations.activation import FUNCTIONS
+from ellzero.tensors import Shape
 
 WARNINGS = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
 SANITIZERS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -100,17 +103,17 @@ def outputs_of(folder: Path, inputs: Mapping[str, Tensor]) -> dict[str, tuple[Te
     return found
 
 
-def check_networks(folder: Path, networks: Mapping[str, Network], aim: Any) -> list[CSource]:
+def check_networks(folder: Path, networks: Mapping[str, Network], storage: Any) -> list[CSource]:
     """Export all, run all in one program, and compare with PyTorch."""
     sources, inputs, expected = [], {}, {}
     for name, network in networks.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ez.EllzeroWarning)  # random ones have dead outputs
-            sources.append(ez.export_c(network, folder, name=name, aim=aim))
+            sources.append(ez.export_c(network, folder, name=name, storage=storage))
         inputs[name] = raw_inputs(network)
         expected[name] = predicted(network, inputs[name])
     for name, (found, classes) in outputs_of(folder, inputs).items():
-        assert_close(found, expected[name], f"{name}, {aim}")
+        assert_close(found, expected[name], f"{name}, {storage}")
         assert torch.equal(classes, found.argmax(1)), name
     return sources
 
@@ -158,7 +161,7 @@ def succeed(command: list[str], folder: Path) -> str:
 class Builder:
     """A graph that grows node by node; weights are random, of a drawn density and kind."""
 
-    def __init__(self, shape: ops.Shape, seed: int = 0) -> None:
+    def __init__(self, shape: Shape, seed: int = 0) -> None:
         self.random = np.random.default_rng(seed)
         self.nodes = [Node(name="input", op=ops.Input(size=shape))]
         self.weights: dict[str, Tensor] = {}
@@ -166,11 +169,11 @@ class Builder:
         self.last = "input"
 
     @property
-    def shape(self) -> ops.Shape:
+    def shape(self) -> Shape:
         """One example's shape after the last node."""
         return self.shapes[self.last]
 
-    def add(self, op: ops.Op, *others: str, **weights: Tensor) -> str:
+    def add(self, op: ops.Operation, *others: str, **weights: Tensor) -> str:
         """A node that reads the last one; its name."""
         name = f"{op.kind}.{len(self.nodes)}"
         roles = {role: f"{name}.{role}" for role in weights}
@@ -215,7 +218,9 @@ class Builder:
         inputs = max(1.0, density * w[0].numel())
         return w * kept * 2.0 ** -round(math.log2(inputs) / 2)  # exact: int8 stays int8
 
-    def layer(self, op: ops.Op, *shape: int, bias: bool | None = None, **options: Any) -> str:
+    def layer(
+        self, op: ops.Operation, *shape: int, bias: bool | None = None, **options: Any
+    ) -> str:
         """A linear or convolution layer."""
         weights = {"weight": self.weight(*shape, **options)}
         if self.pick(True, False) if bias is None else bias:
@@ -235,7 +240,7 @@ class Builder:
         op = {"function": function, "parameters": parameters}
         return self.add(ops.Activation.model_validate(op))
 
-    def per_channel(self, op: ops.Op) -> str:
+    def per_channel(self, op: ops.Operation) -> str:
         """An operation whose weights are one number for each channel."""
         return self.add(op, **{role: self.normal(self.shape[0]) for role in op.REQUIRED})
 
@@ -298,7 +303,7 @@ def _random_pool(b: Builder) -> None:
 def _random_elementwise(b: Builder) -> None:
     kind = b.pick("activation", "prelu", "affine")
     if kind == "activation":
-        b.activation(b.pick(*ops.FUNCTIONS))
+        b.activation(b.pick(*FUNCTIONS))
     else:
         b.per_channel(ops.PReLU() if kind == "prelu" else ops.Affine())
 

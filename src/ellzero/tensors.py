@@ -10,6 +10,9 @@ from torch import Tensor
 
 from ellzero.errors import InputError
 
+Shape = tuple[int, ...]
+"""Sizes of a tensor, or of one example without the batch."""
+
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The integers that numbers of so many bytes can be looked at as, bit by bit."""
 

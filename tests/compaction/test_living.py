@@ -173,7 +173,7 @@ WORKS: dict[str, Callable[[nn.Module, Path], object]] = {
     "pack": lambda model, folder: ez.pack(model, folder / "net.ellz", torch.zeros(1, 6)),
     "export_c": lambda model, folder: ez.export_c(model, folder, example=torch.zeros(1, 6)),
     "dense C": lambda model, folder: ez.export_c(
-        model, folder, example=torch.zeros(1, 6), aim="dense"
+        model, folder, example=torch.zeros(1, 6), storage="dense"
     ),
     "export_onnx": lambda model, folder: ez.export_onnx(
         model, folder / "net.onnx", torch.zeros(1, 6)

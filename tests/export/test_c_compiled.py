@@ -22,28 +22,28 @@ def traced(seed: int = 0) -> Network:
 
 @pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")
 @needs_gcc
-@pytest.mark.parametrize("aim", ["size", "speed", "dense"])
+@pytest.mark.parametrize("storage", ["smallest", "fastest", "dense"])
 @pytest.mark.parametrize("seed", [1, 4])
-def test_outputs_are_pytorchs(tmp_path, aim, seed):
+def test_outputs_are_pytorchs(tmp_path, storage, seed):
     network = random_network(seed)
-    ez.export_c(network, tmp_path, aim=aim)
+    ez.export_c(network, tmp_path, storage=storage)
     x = raw_inputs(network)
     found = ez.compile_c(tmp_path)(x)
     assert found.dtype == torch.float32
-    assert_close(found, predicted(network, x), aim)
+    assert_close(found, predicted(network, x), storage)
 
 
 @pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")
 @needs_gcc
 @pytest.mark.slow
-@pytest.mark.parametrize("aim", ["size", "speed", "dense"])
-def test_outputs_of_many_networks(tmp_path, aim):
+@pytest.mark.parametrize("storage", ["smallest", "fastest", "dense"])
+def test_outputs_of_many_networks(tmp_path, storage):
     """Vectorized code for this machine, which the sanitizers' build is not."""
     for seed in set(range(400, 430)) - {417}:  # a maximum over padding alone: -inf, refused
         network = random_network(seed)
-        ez.export_c(network, tmp_path, aim=aim)
+        ez.export_c(network, tmp_path, storage=storage)
         x = raw_inputs(network)
-        assert_close(ez.compile_c(tmp_path)(x), predicted(network, x), f"{seed}, {aim}")
+        assert_close(ez.compile_c(tmp_path)(x), predicted(network, x), f"{seed}, {storage}")
 
 
 @needs_gcc

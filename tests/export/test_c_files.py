@@ -22,8 +22,9 @@ from c_programs import (
     succeed,
     write_program,
 )
-from ellzero.export.c.arrays import c_float, unsigned
-from ellzero.graph import Network, ops
+from ellzero import operations as ops
+from ellzero.c.arrays import c_float, unsigned
+from ellzero.graph import Network
 from small import convnet, mlp
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
@@ -49,12 +50,12 @@ def run_test(folder: Path, name: str = "net") -> subprocess.CompletedProcess[str
 
 
 @needs_gcc
-@pytest.mark.parametrize("aim", ["size", "speed", "dense"])
-def test_own_test_compares_with_pytorch(tmp_path, aim):
+@pytest.mark.parametrize("storage", ["smallest", "fastest", "dense"])
+def test_own_test_compares_with_pytorch(tmp_path, storage):
     model = convnet().eval()
     x = torch.randn(9, 2, 6, 6)
     prepare = ez.Preprocess((0.5, 2.0), (-1.0, 0.25))
-    ez.export_c(ez.trace(model, x, preprocess=prepare), tmp_path, example=x, aim=aim)
+    ez.export_c(ez.trace(model, x, preprocess=prepare), tmp_path, example=x, storage=storage)
     done = run_test(tmp_path)
     assert done.returncode == 0, done.stdout
     assert "8 examples" in done.stdout, "eight of the nine"
@@ -126,11 +127,11 @@ def test_no_static_memory_where_it_is_not_wanted(tmp_path):
 @pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")
 @needs_gcc
 @needs_arm_gcc
-@pytest.mark.parametrize("aim", ["size", "speed", "dense"])
-def test_arm_compiler_says_nothing(tmp_path, aim):
+@pytest.mark.parametrize("storage", ["smallest", "fastest", "dense"])
+def test_arm_compiler_says_nothing(tmp_path, storage):
     names = [f"net{seed}" for seed in range(8)]
     for seed, name in enumerate(names):
-        ez.export_c(random_network(seed), tmp_path, name=name, aim=aim)
+        ez.export_c(random_network(seed), tmp_path, name=name, storage=storage)
     (tmp_path / "all.c").write_text("".join(f'#include "{name}.c"\n' for name in names))
     command = ["arm-none-eabi-gcc", *CORTEX_M4F, *WARNINGS, "-O2", "-c", "all.c"]
     succeed(command, tmp_path)
@@ -194,7 +195,7 @@ def test_model_is_not_changed(tmp_path):
 
 def test_report_is_what_the_weights_are(tmp_path):
     model = pruned()
-    source = ez.export_c(model, tmp_path, example=X, aim="dense")
+    source = ez.export_c(model, tmp_path, example=X, storage="dense")
     assert [(n.name, n.weights) for n in source.layers] == [("0", 96), ("2", 48)]
     assert [n.nonzeros for n in source.layers] == [48, 24]
     assert source.scratch_bytes == 4 * 16
@@ -229,10 +230,10 @@ def test_constant_bytes_are_the_objects(tmp_path):
 def test_size_is_never_larger_than_another_aim(tmp_path):
     for seed in range(6):
         sizes = {
-            aim: ez.export_c(random_network(seed), tmp_path, aim=aim).constant_bytes
-            for aim in ("size", "speed")
+            storage: ez.export_c(random_network(seed), tmp_path, storage=storage).constant_bytes
+            for storage in ("smallest", "fastest")
         }
-        assert sizes["size"] <= sizes["speed"]
+        assert sizes["smallest"] <= sizes["fastest"]
 
 
 @pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")
@@ -260,39 +261,39 @@ class Normalized(nn.Module):
         return self.middle(self.enter(x))
 
 
-@pytest.mark.parametrize("aim", ["size", "speed", "dense"])
-def test_unknown_layers_are_named(tmp_path, aim):
+@pytest.mark.parametrize("storage", ["smallest", "fastest", "dense"])
+def test_unknown_layers_are_named(tmp_path, storage):
     with pytest.raises(ez.InputError, match=r"no C for middle .*layer_norm.*replace.*export ONNX"):
-        ez.export_c(Normalized(), tmp_path, example=X, aim=aim)
+        ez.export_c(Normalized(), tmp_path, example=X, storage=storage)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("aim", ["size", "speed", "dense"])
+@pytest.mark.parametrize("storage", ["smallest", "fastest", "dense"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_named(tmp_path, aim, value):
+def test_weights_that_are_no_numbers_are_named(tmp_path, storage, value):
     model = mlp()
     model.get_parameter("2.weight").data[1, 2] = value
     with pytest.raises(ez.InputError, match=r"2\.weight.*NaN or inf"):
-        ez.export_c(model, tmp_path, example=X, aim=aim)
+        ez.export_c(model, tmp_path, example=X, storage=storage)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("aim", ["size", "speed", "dense"])
-def test_weights_that_only_float64_holds_are_named(tmp_path, aim):
+@pytest.mark.parametrize("storage", ["smallest", "fastest", "dense"])
+def test_weights_that_only_float64_holds_are_named(tmp_path, storage):
     model = mlp().double()
     model.get_parameter("2.weight").data[1, 2] = 1e300
     with pytest.raises(ez.InputError, match=r"2\.weight \(3, 16\) has NaN or inf as float32"):
-        ez.export_c(model, tmp_path, example=X.double(), aim=aim)
+        ez.export_c(model, tmp_path, example=X.double(), storage=storage)
     assert not list(tmp_path.iterdir())
 
 
 @needs_gcc
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("aim", ["size", "speed", "dense"])
-def test_weights_of_any_floating_type(tmp_path, aim, dtype):
+@pytest.mark.parametrize("storage", ["smallest", "fastest", "dense"])
+def test_weights_of_any_floating_type(tmp_path, storage, dtype):
     model = convnet().eval().to(dtype)
     x = torch.randn(4, 2, 6, 6)
-    ez.export_c(model, tmp_path, example=x.to(dtype), aim=aim)
+    ez.export_c(model, tmp_path, example=x.to(dtype), storage=storage)
     done = run_test(tmp_path)
     assert done.returncode == 0, done.stdout
     expected = numbers(tmp_path / "net_test.c", "expected")
@@ -372,8 +373,8 @@ def test_names_that_the_c_uses_itself(tmp_path, name):
 def test_refused(tmp_path):
     with pytest.raises(ez.InputError, match="there is no folder"):
         ez.export_c(traced(), tmp_path / "a" / "b", example=X)
-    with pytest.raises(ez.InputError, match="aim is 'small'"):
-        ez.export_c(traced(), tmp_path, example=X, aim="small")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ez.InputError, match="storage is 'small'"):
+        ez.export_c(traced(), tmp_path, example=X, storage="small")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ez.InputError, match="needs an example"):
         ez.export_c(mlp(), tmp_path)
     with pytest.raises(ez.InputError, match="computes nothing"):

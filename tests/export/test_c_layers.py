@@ -11,24 +11,26 @@ from c_programs import (
     needs_gcc,
     random_network,
 )
-from ellzero.export.c import layers, storage
-from ellzero.export.c.storage import Matrix, Storage
-from ellzero.graph import Network, ops
+from ellzero import operations as ops
+from ellzero.c import layer, storage
+from ellzero.c.storage import Matrix, Storage
+from ellzero.graph import Network
+from ellzero.operations.activation import FUNCTIONS
 
 pytestmark = needs_gcc
-AIMS = ("size", "speed", "dense")
+STORAGES = ("smallest", "fastest", "dense")
 FAR = ("gaps", "offsets")
 
 
 def every_activation() -> dict[str, Network]:
     """Each function after a layer, and alone; with PReLU and an affine one."""
     networks = {}
-    for function in [*ops.FUNCTIONS, "prelu", "affine"]:
+    for function in [*FUNCTIONS, "prelu", "affine"]:
         for alone in (True, False):
             b = Builder((3, 2, 3), seed=len(networks))
             if not alone:
                 b.layer(ops.Conv(), 4, 3, 1, 2, density=0.7)
-            if function in ops.FUNCTIONS:
+            if function in FUNCTIONS:
                 b.activation(function)
             else:
                 b.per_channel(ops.PReLU() if function == "prelu" else ops.Affine())
@@ -136,34 +138,34 @@ def far_ones() -> dict[str, Network]:
     return networks
 
 
-@pytest.mark.parametrize("aim", AIMS)
-def test_random_networks(tmp_path, aim):
-    seeds = range(AIMS.index(aim), 18, 3)
-    check_networks(tmp_path, {f"net{seed}": random_network(seed) for seed in seeds}, aim)
+@pytest.mark.parametrize("storage", STORAGES)
+def test_random_networks(tmp_path, storage):
+    seeds = range(STORAGES.index(storage), 18, 3)
+    check_networks(tmp_path, {f"net{seed}": random_network(seed) for seed in seeds}, storage)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("aim", AIMS)
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("batch", range(6))
-def test_many_random_networks(tmp_path, aim, batch):
+def test_many_random_networks(tmp_path, storage, batch):
     seeds = range(100 + 40 * batch, 140 + 40 * batch)
-    check_networks(tmp_path, {f"net{seed}": random_network(seed) for seed in seeds}, aim)
+    check_networks(tmp_path, {f"net{seed}": random_network(seed) for seed in seeds}, storage)
 
 
 def test_activations(tmp_path):
-    check_networks(tmp_path, every_activation(), "size")
+    check_networks(tmp_path, every_activation(), "smallest")
 
 
 def test_pools(tmp_path):
-    check_networks(tmp_path, every_pool(), "size")
+    check_networks(tmp_path, every_pool(), "smallest")
 
 
-@pytest.mark.parametrize("aim", AIMS)
-def test_odd_ones(tmp_path, aim):
+@pytest.mark.parametrize("storage", STORAGES)
+def test_odd_ones(tmp_path, storage):
     networks = odd_ones() | far_ones()
-    if aim == "dense":
+    if storage == "dense":
         del networks["selected"]  # half a megabyte of zeros
-    check_networks(tmp_path, networks, aim)
+    check_networks(tmp_path, networks, storage)
 
 
 def candidates(matrix: Matrix, offsets: np.ndarray, *, lanes: bool) -> list[Storage]:
@@ -180,24 +182,24 @@ def candidates(matrix: Matrix, offsets: np.ndarray, *, lanes: bool) -> list[Stor
 def test_every_storage(tmp_path, monkeypatch, kind):
     """Each layout with each kind of values, whatever would be chosen."""
 
-    def choose(matrix, offsets, aim, *, lanes):
+    def chosen(matrix, offsets, choice, *, lanes):
         layout, *_ = matrix.name.split("_")  # it begins with the network's name
         ways = candidates(matrix, offsets, lanes=lanes)
         wanted = [w for w in ways if (w.layout, w.values.kind) == (layout, kind)]
         return wanted[0] if wanted else ways[0]
 
-    monkeypatch.setattr(layers, "_choose", choose)
+    monkeypatch.setattr(layer, "_chosen", chosen)
     b = Builder((3, 6, 7), seed=5)
     b.layer(ops.Conv(padding=(1, 1), groups=3), 6, 1, 3, 3, density=0.5, kind=kind)
     b.layer(ops.Conv(stride=(2, 1)), 7, 6, 2, 3, density=0.3, kind=kind, bias=True)
     b.linear(30, density=0.4, kind=kind)
     b.linear(11, density=0.9, kind=kind)
     layouts = ["gaps", "indices", "bitmap", "dense"]
-    sources = check_networks(tmp_path, {layout: b.network() for layout in layouts}, "size")
+    sources = check_networks(tmp_path, {layout: b.network() for layout in layouts}, "smallest")
     for source in sources:
         assert {(n.storage, n.values) for n in source.layers} == {(source.name, kind)}
     if kind == "float32":
         far = far_ones()
-        check_networks(tmp_path, {f"{w}_{n}": far[n] for w in layouts for n in FAR}, "size")
-        (source,) = check_networks(tmp_path, {"sliced": b.network()}, "speed")
+        check_networks(tmp_path, {f"{w}_{n}": far[n] for w in layouts for n in FAR}, "smallest")
+        (source,) = check_networks(tmp_path, {"sliced": b.network()}, "fastest")
         assert {n.storage for n in source.layers} == {"gaps", "sliced"}  # no lanes in convolutions

@@ -50,7 +50,7 @@ def lenets() -> tuple[Network, Network, torch.Tensor]:
 def test_sparse_against_dense(tmp_path, lenets):
     dense, sparse, x = lenets
     results = {}
-    ez.export_c(dense, tmp_path, example=x, name="dense", aim="dense")
+    ez.export_c(dense, tmp_path, example=x, name="dense", storage="dense")
     ez.export_c(sparse, tmp_path, example=x, name="sparse")
     for name, network in (("dense", dense), ("sparse", sparse)):
         results[name] = result = on_board(tmp_path, name)

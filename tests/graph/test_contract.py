@@ -15,7 +15,11 @@ from torch import Tensor, nn
 
 import ellzero as ez
 from c_programs import Builder, check_networks, needs_gcc, predicted
-from ellzero.graph import Graph, Network, Node, ops
+from ellzero import operations as ops
+from ellzero.graph import Graph, Network, Node
+from ellzero.operations.activation import FUNCTIONS
+from ellzero.operations.operation import Passing
+from ellzero.tensors import Shape
 
 IMAGE, VALUES = (6, 6, 6), (6,)
 INDICES = torch.tensor([0, 1, 3, 4])
@@ -36,7 +40,7 @@ class Own(nn.Module):
 class Case:
     """An operation on one example's shape, and the module that computes the same."""
 
-    op: ops.Op
+    op: ops.Operation
     shape: tuple[int, ...]
     module: Any
     weights: Mapping[str, Tensor] = field(default_factory=dict)
@@ -44,7 +48,7 @@ class Case:
     written: bool = True  # whether files can hold it
 
 
-def layer(op: ops.Op, shape: tuple[int, ...], module: Any, **names: str) -> Case:
+def layer(op: ops.Operation, shape: tuple[int, ...], module: Any, **names: str) -> Case:
     """A case whose weights are the module's; roles are named as in the module but for `names`."""
     state = {str(names.get(name, name)): w.detach() for name, w in module.named_parameters()}
     return Case(op, shape, module, state)
@@ -108,9 +112,9 @@ def cases() -> dict[str, Case]:
     }
     parameters = {"leaky_relu": (0.1,), "clamp": (-0.5, 1.5), "elu": (0.7,)}
     modules = {"leaky_relu": nn.LeakyReLU(0.1), "clamp": nn.Hardtanh(-0.5, 1.5), "elu": nn.ELU(0.7)}
-    for name, function in ops.FUNCTIONS.items():
+    for name, formula in FUNCTIONS.items():
         op: Any = {"function": name, "parameters": parameters.get(name, ())}
-        module = modules.get(name, Own(function))
+        module = modules.get(name, Own(formula.run))
         found[name] = Case(ops.Activation.model_validate(op), IMAGE, module)
     return found
 
@@ -120,7 +124,7 @@ every = pytest.mark.parametrize("what", CASES)
 each_kind = pytest.mark.parametrize(  # one activation stands for all of them
     "what",
     [
-        pytest.param(what, marks=[pytest.mark.slow] if what in [*ops.FUNCTIONS][1:] else [])
+        pytest.param(what, marks=[pytest.mark.slow] if what in [*FUNCTIONS][1:] else [])
         for what in CASES
     ],
 )
@@ -162,7 +166,7 @@ def some_inputs(shape: tuple[int, ...]) -> Tensor:
 
 
 def test_every_operation_has_a_case():
-    assert {type(case.op) for case in CASES.values()} == set(ops.KNOWN)
+    assert {type(case.op) for case in CASES.values()} == {*ops.OPERATIONS.values(), ops.Opaque}
 
 
 @every
@@ -219,8 +223,8 @@ def test_onnx_computes_the_same(what, tmp_path):
 
 
 @needs_gcc
-@pytest.mark.parametrize("aim", ["size", pytest.param("dense", marks=pytest.mark.slow)])
-def test_c_computes_the_same_or_refuses_by_name(tmp_path, aim):
+@pytest.mark.parametrize("storage", ["smallest", pytest.param("dense", marks=pytest.mark.slow)])
+def test_c_computes_the_same_or_refuses_by_name(tmp_path, storage):
     networks = {}
     for number, case in enumerate(CASES.values()):
         network = around(case, number)
@@ -228,14 +232,14 @@ def test_c_computes_the_same_or_refuses_by_name(tmp_path, aim):
             networks[f"net{number}"] = network
         else:
             with pytest.raises(ez.InputError, match=r"there is no C for opaque\.\d \(cumsum\)"):
-                ez.export_c(network, tmp_path, aim=aim)
-    check_networks(tmp_path, networks, aim)
+                ez.export_c(network, tmp_path, storage=storage)
+    check_networks(tmp_path, networks, storage)
 
 
 # Operations that declare nothing
 
 
-class CumulativeSum(ops.Op):
+class CumulativeSum(ops.Operation):
     """The sum of all channels up to each."""
 
     kind: str = "cumsum"
@@ -243,11 +247,11 @@ class CumulativeSum(ops.Op):
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return inputs[0].cumsum(1)
 
-    def shape(self, inputs: Sequence[ops.Shape], weights: Mapping[str, ops.Shape]) -> ops.Shape:
+    def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         return inputs[0]
 
 
-class Distances(ops.Op):
+class Distances(ops.Operation):
     """How far the values are from each row of a weight: a zero there is a place like any other."""
 
     kind: str = "distances"
@@ -256,23 +260,23 @@ class Distances(ops.Op):
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return torch.cdist(inputs[0], weights["weight"])
 
-    def shape(self, inputs: Sequence[ops.Shape], weights: Mapping[str, ops.Shape]) -> ops.Shape:
+    def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         return weights["weight"][:1]
 
 
-class PaddedSum(ops.Op):
+class PaddedSum(ops.Operation):
     """A layer with a margin of zeros: it mixes channels, and says no more of itself."""
 
     kind: str = "padded"
     REQUIRED: ClassVar[tuple[str, ...]] = ("weight",)
     OPTIONAL: ClassVar[tuple[str, ...]] = ("bias",)
-    PASSING: ClassVar[ops.Passing] = "mix"
+    PASSING: ClassVar[Passing] = "mix"
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         plain = torch.einsum("oi,nihw->nohw", weights["weight"], inputs[0])
         return nn.functional.pad(plain, (1, 1, 1, 1)) + weights["bias"].view(-1, 1, 1)
 
-    def shape(self, inputs: Sequence[ops.Shape], weights: Mapping[str, ops.Shape]) -> ops.Shape:
+    def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         _, height, width = inputs[0]
         return (weights["weight"][0], height + 2, width + 2)
 
@@ -284,7 +288,7 @@ class Doubled(ops.Linear):
         return 2 * super().run(inputs, weights)
 
 
-def between_layers(op: ops.Op, **weights: Tensor) -> Network:
+def between_layers(op: ops.Operation, **weights: Tensor) -> Network:
     """Linear(5, 8) with dead, constant and unread units, the operation, and Linear(8, 3)."""
     torch.manual_seed(0)
     first, last = torch.randn(8, 5), torch.randn(3, 8)
@@ -293,7 +297,7 @@ def between_layers(op: ops.Op, **weights: Tensor) -> Network:
     nodes = (
         Node(name="input", op=ops.Input(size=(5,))),
         Node(name="first", op=ops.Linear(), inputs=("input",), weights={"weight": "first.weight"}),
-        Node.model_construct(name="own", op=op, inputs=("first",), weights=roles),
+        Node(name="own", op=op, inputs=("first",), weights=roles),
         Node(name="last", op=ops.Linear(), inputs=("own",), weights={"weight": "last.weight"}),
     )
     own = {name: weights[role] for role, name in roles.items()}
@@ -332,7 +336,7 @@ def test_a_constant_stays_before_a_mix_that_does_not_say_that_a_bias_can_take_it
     b.weights["conv.1.bias"][:2] = torch.tensor([0.0, 1.5])  # the zero leaves, the constant stays
     own = {"weight": b.normal(3, 4), "bias": b.normal(3)}
     names = {role: f"own.{role}" for role in own}
-    node = Node.model_construct(name="own", op=PaddedSum(), inputs=(b.last,), weights=names)
+    node = Node(name="own", op=PaddedSum(), inputs=(b.last,), weights=names)
     weights = {**b.weights, **{names[role]: w for role, w in own.items()}}
     network = Network(Graph(nodes=(*b.nodes, node)), weights).eval()
     small = ez.compact(network).model
@@ -341,11 +345,11 @@ def test_a_constant_stays_before_a_mix_that_does_not_say_that_a_bias_can_take_it
     torch.testing.assert_close(small(x), network(x))
 
 
-@pytest.mark.parametrize("aim", ["size", "speed", "dense"])
+@pytest.mark.parametrize("storage", ["smallest", "fastest", "dense"])
 @pytest.mark.parametrize("kind", undeclared())
-def test_c_refuses_an_operation_that_it_does_not_know(kind, aim, tmp_path):
+def test_c_refuses_an_operation_that_it_does_not_know(kind, storage, tmp_path):
     with pytest.raises(ez.InputError, match=rf"there is no C for own \({kind}\)"):
-        ez.export_c(undeclared()[kind], tmp_path / "c", aim=aim)
+        ez.export_c(undeclared()[kind], tmp_path / "c", storage=storage)
     assert not (tmp_path / "c").exists()
 
 
@@ -365,7 +369,7 @@ def test_what_no_file_can_say_is_packed_as_weights_alone(op, tmp_path):
 def test_c_refuses_a_class_of_its_own_under_a_known_kind(tmp_path):
     network = between_layers(Doubled(), weight=torch.randn(8, 8))
     with pytest.raises(ez.InputError, match=r"there is no C for own \(linear\)"):
-        ez.export_c(network, tmp_path / "c", aim="dense")
+        ez.export_c(network, tmp_path / "c", storage="dense")
 
 
 def test_onnx_writes_what_torch_can_say(tmp_path):

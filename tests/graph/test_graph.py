@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import ellzero as ez
-from ellzero.graph import Graph, Network, Node, ops
+from ellzero import operations as ops
+from ellzero.graph import Graph, Network, Node
 
 
 def network(**changes: Any) -> Network:

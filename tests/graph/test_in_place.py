@@ -114,7 +114,7 @@ def test_a_network_that_changes_things_is_traced_compacted_and_packed(what, tmp_
 @needs_gcc
 def test_and_exported(tmp_path):
     model, _ = made("relu of the input")
-    check_networks(tmp_path, {"net": ez.trace(model, inputs())}, "size")
+    check_networks(tmp_path, {"net": ez.trace(model, inputs())}, "smallest")
     ez.export_c(model, tmp_path / "c", example=inputs())
     for module in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(module)

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from ellzero.errors import InputError
 
-Aim = Literal["size", "speed", "dense"]
+StorageChoice = Literal["smallest", "fastest", "dense"]
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +31,7 @@ def export(
     onnx: Path | None = None,
     c: Path | None = None,
     name: str = "net",
-    aim: Aim = "size",
+    storage: StorageChoice = "smallest",
     bits: int | None = None,
     int8: Annotated[bool, Parameter(negative=())] = False,
     max_accuracy_drop: float | None = None,
@@ -57,8 +57,8 @@ def export(
         Folder for C source.
     name
         Name of the C files and functions.
-    aim
-        What the C is to be good at; dense is the network as it is, zeros and all, for comparison.
+    storage
+        How weights lie in the C; dense is the network as it is, zeros and all, for comparison.
     bits
         Quantize to codebooks of 2^bits values a layer, 2 to 8.
     int8
@@ -123,7 +123,7 @@ def export(
             small = shipped if isinstance(shipped, Network) else opened.traced(data_root)
             document["onnx"] = _write_onnx(small, onnx)
         if c is not None:
-            document["c"] = _write_c(whole if aim == "dense" else shipped, c, name, aim)
+            document["c"] = _write_c(whole if storage == "dense" else shipped, c, name, storage)
     if json_:
         print(json.dumps(document, indent=2))
     else:
@@ -215,10 +215,10 @@ def _write_onnx(network: Network, path: Path) -> dict[str, Any]:
     return {"path": str(path), "bytes": model.size_bytes, "difference": model.difference}
 
 
-def _write_c(network: nn.Module, folder: Path, name: str, aim: Aim) -> dict[str, Any]:
+def _write_c(network: nn.Module, folder: Path, name: str, storage: StorageChoice) -> dict[str, Any]:
     from ellzero.export.c.source import export_c
 
-    source = export_c(network, folder, name=name, aim=aim)
+    source = export_c(network, folder, name=name, storage=storage)
     return {
         "path": str(folder),
         "bytes": source.constant_bytes,

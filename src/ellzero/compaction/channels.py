@@ -1,6 +1,6 @@
 """Which channels of a network matter to its output, and which are constant.
 
-How channels pass through an operation is what it declares (`ops.Passing`). Nodes whose channels
+How channels pass through an operation is what it declares (`Passing`). Nodes whose channels
 must agree, such as the two summands of a residual connection, share a space: one vector of what is
 kept.
 """
@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ellzero.graph import ops
 from ellzero.graph.graph import Graph, Node
 from ellzero.graph.network import Network
+from ellzero.operations import Opaque, Operation
+from ellzero.operations.operation import Passing
 
 Needs = Iterator[tuple[str, Tensor]]
 """Nodes, and for each the channels that it must keep, bool."""
@@ -35,7 +36,7 @@ class Channels:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.nodes = network.graph.nodes
-        self.passing: dict[str, ops.Passing] = {n.name: passing(n, network) for n in self.nodes}
+        self.passing: dict[str, Passing] = {n.name: passing(n, network) for n in self.nodes}
         self.constants = _constants(network, self.passing)
         self.tied = tied_nodes(network.graph)
         self.space = self._spaces()
@@ -149,7 +150,7 @@ class Channels:
         if opaque:
             yield f"all channels that {opaque} read and give stay: they cannot be seen through"
         for node in self.nodes:
-            if isinstance(node.op, ops.Opaque) or not node.inputs:
+            if isinstance(node.op, Opaque) or not node.inputs:
                 continue
             reason, known = self.barrier(node), ~self.constants[node.inputs[0]].isnan()
             if self.passing[node.name] == "all":  # everything it reads matters but constants
@@ -171,13 +172,13 @@ class Channels:
         return torch.tensor(False)
 
 
-def passing(node: Node, network: Network) -> ops.Passing:
+def passing(node: Node, network: Network) -> Passing:
     """How channels pass through a node."""
     weights = {role: tuple(network.weight(name).shape) for role, name in node.weights.items()}
     return node.op.passing([network.shapes[name] for name in node.inputs], weights)
 
 
-def _constants(network: Network, passing: Mapping[str, ops.Passing]) -> dict[str, Tensor]:
+def _constants(network: Network, passing: Mapping[str, Passing]) -> dict[str, Tensor]:
     """Value of each channel that is the same for every input, NaN for the others; float64."""
     found: dict[str, Tensor] = {}
     for node in network.graph.nodes:
@@ -187,7 +188,7 @@ def _constants(network: Network, passing: Mapping[str, ops.Passing]) -> dict[str
 
 
 def _constant(
-    node: Node, network: Network, passing: ops.Passing, found: Mapping[str, Tensor]
+    node: Node, network: Network, passing: Passing, found: Mapping[str, Tensor]
 ) -> Tensor:
     inputs = [found[name] for name in node.inputs]
     if inputs:
@@ -239,7 +240,7 @@ def _reads(node: Node, network: Network) -> Tensor:
     return (weight != 0).reshape(*weight.shape[:2], -1).any(2)
 
 
-def _unfoldable(op: ops.Op, constants: Tensor) -> Tensor:
+def _unfoldable(op: Operation, constants: Tensor) -> Tensor:
     """Which channels a layer's bias cannot take up: unknown ones, and most where it takes none."""
     takes = op.folds_constants() and "bias" in (*op.REQUIRED, *op.OPTIONAL)
     return constants.isnan() | ((constants != 0) & (not takes))

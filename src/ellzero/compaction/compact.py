@@ -17,7 +17,8 @@ from ellzero.compaction.channels import Channels, exact, summed
 from ellzero.compaction.folding import Folded, folded, like, reading, with_bias
 from ellzero.compaction.living import warn_if_dead
 from ellzero.errors import InputError
-from ellzero.graph import Graph, Network, Node, ops, trace
+from ellzero.graph import Graph, Network, Node, trace
+from ellzero.operations import Opaque, Select
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ class Compacted:
         model: the network; its weights are its own.
         removed: what left each layer, in order.
         kept: what could have left in principle, but stays, and why.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+        >>> compacted = ez.compact(model, torch.zeros(1, 3))
+        >>> list(compacted.model.state_dict()), compacted.removed
+        (['0.weight', '0.bias'], (Removed(layer='1', what='node', before=1, after=0),))
     """
 
     model: Network
@@ -94,7 +102,7 @@ def compacted_of(changed: Folded) -> Compacted:
 
 def _check_finite(network: Network) -> None:
     for node in network.graph.nodes:
-        if isinstance(node.op, ops.Opaque):
+        if isinstance(node.op, Opaque):
             continue  # it stays as it is, whatever its weights are
         for name in node.weights.values():
             weight = network.weight(name)
@@ -119,7 +127,7 @@ def _sliced(network: Network, channels: Channels) -> tuple[Graph, dict[str, Tens
             indices = f"{name}.indices"
             weights[indices] = channels[node.name].nonzero().view(-1).to(_device(network))
             nodes.append(
-                Node(name=name, op=ops.Select(), inputs=(node.name,), weights={"indices": indices})
+                Node(name=name, op=Select(), inputs=(node.name,), weights={"indices": indices})
             )
             result[node.name] = name
     return network.graph.model_copy(update={"nodes": tuple(nodes)}), weights

@@ -9,7 +9,8 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from ellzero.compaction.channels import Channels, exact, tied_nodes
-from ellzero.graph import Network, Node, ops
+from ellzero.graph import Network, Node
+from ellzero.operations import Affine
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ def folded(network: Network) -> Folded:
     for original in graph.nodes:
         node = reading(original, result)
         nodes[node.name] = node
-        if not isinstance(node.op, ops.Affine):
+        if not isinstance(node.op, Affine):
             continue
         layer = nodes[node.inputs[0]]
         if layer.op.LAYER is None or "bias" not in (*layer.op.REQUIRED, *layer.op.OPTIONAL):

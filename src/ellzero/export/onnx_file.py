@@ -43,6 +43,13 @@ class OnnxFile:
         difference: largest difference between onnxruntime's outputs and the network's, relative to
             the largest output where that is above 1; None where onnxruntime is not installed, so
             that nothing was compared.
+
+    Example:
+        >>> import tempfile, pathlib, torch, ellzero as ez
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "small.onnx"
+        >>> written = ez.export_onnx(torch.nn.Linear(4, 3), path, torch.zeros(1, 4))
+        >>> written.size_bytes == path.stat().st_size
+        True
     """
 
     path: Path

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+)
 
 from ellzero.errors import InputError
-from ellzero.graph.ops import KNOWN, AnyOp, Input, Opaque, Shape
+from ellzero.operations import OPERATIONS, Input, Opaque, Operation, is_registered
 from ellzero.preprocess import Preprocess
+from ellzero.tensors import Shape
 
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+def _operation(table: Any) -> Operation:
+    """The operation that a table's kind names, with the settings beside it."""
+    if isinstance(table, Operation):
+        return table
+    kind = table.get("kind") if isinstance(table, dict) else None
+    if not isinstance(kind, str) or kind not in OPERATIONS:
+        raise ValueError(
+            f"no operation is of the kind {str(kind)[:50]!r}; expected one of "
+            f"{', '.join(OPERATIONS)}, or a registered one of your own"
+        )
+    return OPERATIONS[kind].model_validate(table)
+
+
+AnyOperation = Annotated[SerializeAsAny[Operation], BeforeValidator(_operation)]
 _PLAIN = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
@@ -21,10 +45,16 @@ class Node(BaseModel):
     model_config = _PLAIN
 
     name: Name
-    op: AnyOp
+    op: AnyOperation
     inputs: tuple[Name, ...] = ()
     weights: dict[str, Name] = {}
     """Role in the operation ("weight", "bias") -> name in the state_dict."""
+
+    @property
+    def named(self) -> str:
+        """Its name, and what it does, for messages."""
+        op = self.op
+        return f"{self.name} ({op.target if isinstance(op, Opaque) else op.kind})"
 
 
 class Graph(BaseModel):
@@ -55,11 +85,11 @@ class Graph(BaseModel):
 
     def consumers(self) -> dict[str, list[Node]]:
         """Who reads each node's result, in order; once for each time it is read."""
-        found: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        readers: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
         for node in self.nodes:
             for name in node.inputs:
-                found[name].append(node)
-        return found
+                readers[name].append(node)
+        return readers
 
     def weight_names(self) -> Iterator[str]:
         """Names of the weights in order of use, each once."""
@@ -76,18 +106,18 @@ class Graph(BaseModel):
                 are missing, left over, or of another shape than the operation takes; a node whose
                 result nobody reads; preprocessing for another number of channels.
         """
-        found: dict[str, Shape] = {}
+        shapes: dict[str, Shape] = {}
         if not self.nodes or not isinstance(self.nodes[0].op, Input):
             raise InputError("the graph's first node is not an input")
         for node in self.nodes:
-            if node.name in found:
+            if node.name in shapes:
                 raise InputError(f"two nodes are named {node.name!r}")
-            if isinstance(node.op, Input) and found:
+            if isinstance(node.op, Input) and shapes:
                 raise InputError(f"{node.name!r} is a second input")
-            self._check(node, found, weights)
-            inputs = [found[name] for name in node.inputs]
+            self._check(node, shapes, weights)
+            inputs = [shapes[name] for name in node.inputs]
             try:
-                found[node.name] = node.op.shape(
+                shapes[node.name] = node.op.shape(
                     inputs, {role: weights[name] for role, name in node.weights.items()}
                 )
             except InputError as error:
@@ -97,7 +127,7 @@ class Graph(BaseModel):
             raise InputError(f"no node uses the weight {min(unused)!r}")
         self._check_read()
         self._check_preprocess()
-        return found
+        return shapes
 
     def _check_read(self) -> None:
         """Every result is of use: what runs a graph frees a value after its last reader."""
@@ -142,13 +172,12 @@ class Graph(BaseModel):
         """The graph as compact JSON; defaults are left out.
 
         Raises:
-            InputError: an operation that is no data, or that is not in `AnyOp`, so that nothing
-                could read it.
+            InputError: an operation that is no data, or that is not in `OPERATIONS`, so that
+                nothing could read it.
         """
         for node in self.nodes:
-            if isinstance(node.op, Opaque) or type(node.op) not in KNOWN:
-                what = getattr(node.op, "target", node.op.kind)
-                raise InputError(f"{node.name} ({what}) cannot be written as data")
+            if not is_registered(node.op):
+                raise InputError(f"{node.named} cannot be written as data")
         return self.model_dump_json(exclude_defaults=True).encode()
 
     @classmethod

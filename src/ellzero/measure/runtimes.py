@@ -18,7 +18,8 @@ from ellzero.errors import InputError
 from ellzero.export.c.compiled import FLAGS, compile_c, find_compiler, run_compiler
 from ellzero.export.c.source import export_c
 from ellzero.export.onnx_file import export_onnx
-from ellzero.graph import Network, ops
+from ellzero.graph import Network
+from ellzero.operations import Activation, Flatten, Linear, Select
 
 Call = Callable[[], object]
 
@@ -33,7 +34,7 @@ def torch_dense(network: Network, batch: Tensor) -> Call:
 
 def torch_csr(network: Network, batch: Tensor) -> Call:
     """PyTorch with the weights of linear layers as CSR tensors; convolutions stay dense."""
-    nodes = [node for node in network.graph.nodes if isinstance(node.op, ops.Linear)]
+    nodes = [node for node in network.graph.nodes if isinstance(node.op, Linear)]
     if not nodes:
         raise InputError("no linear layer")
     weights = {name: network.weight(name).detach() for name in network.graph.weight_names()}
@@ -64,15 +65,15 @@ def _numpy_step(network: Network, node: Any) -> Callable[[np.ndarray], np.ndarra
 
     weights = {role: network.weight(name).detach() for role, name in node.weights.items()}
     match node.op:
-        case ops.Linear():
+        case Linear():
             matrix = sparse.csr_array(weights["weight"].numpy())
             bias = weights["bias"].numpy() if "bias" in weights else np.float32(0)
             return lambda x: (matrix @ x.T).T + bias
-        case ops.Flatten():
+        case Flatten():
             return lambda x: x.reshape(len(x), -1)
-        case ops.Select():
+        case Select():
             return partial(np.take, indices=weights["indices"].numpy(), axis=1)
-        case ops.Activation(function="relu"):
+        case Activation(function="relu"):
             return lambda x: np.maximum(x, 0)
     raise InputError(f"not for {node.name} ({node.op.kind})")
 
@@ -103,7 +104,7 @@ def onnx_bound(network: Network, batch: Tensor, threads: int) -> Call:
 def compiled_c(network: Network, batch: Tensor) -> Call:
     """Generated C for this machine, called once for each example."""
     with tempfile.TemporaryDirectory() as folder:
-        export_c(network, Path(folder) / "c", example=batch, aim="speed")
+        export_c(network, Path(folder) / "c", example=batch, storage="fastest")
         compiled = compile_c(Path(folder) / "c")
     inputs = np.ascontiguousarray(batch.numpy())
     outputs = np.empty((len(batch), compiled.outputs), np.float32)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ellzero.errors import InputError
 from ellzero.files import check_format
 from ellzero.graph import Graph
-from ellzero.graph.ops import Input
+from ellzero.operations import Input
 from ellzero.packed.entropy import Decoder
 from ellzero.packed.fields import Reader
 from ellzero.packed.tensor_fields import MAX_DIMENSIONS, Announced, announced

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 import ellzero
+from ellzero.c.arrays import floats
 from ellzero.errors import InputError
-from ellzero.export.c.arrays import floats
 from ellzero.export.c.plan import with_preprocessing
 from ellzero.graph import Network
 from ellzero.preprocess import Preprocess

@@ -33,6 +33,13 @@ class Compiled:
 
     Calling it takes raw inputs, a tensor or array (N, ...) of as many values each as the network
     has inputs, and gives float32 outputs (N, outputs).
+
+    Example:
+        >>> import tempfile, torch, ellzero as ez
+        >>> source = ez.export_c(torch.nn.Linear(8, 4), tempfile.mkdtemp(), example=torch.zeros(1, 8))
+        >>> compiled = ez.compile_c(source)
+        >>> compiled.inputs, compiled.outputs, compiled(torch.zeros(5, 8)).shape
+        (8, 4, torch.Size([5, 4]))
     """
 
     def __init__(self, library: ctypes.CDLL, name: str, inputs: int, outputs: int) -> None:

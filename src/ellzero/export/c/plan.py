@@ -1,54 +1,52 @@
-"""From a graph to what generated C does: steps, and where in the scratch memory values lie."""
+"""From a graph to what generated C does: kernels, and where in the scratch memory values lie."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ellzero.c.kernel import After, Kernel
+from ellzero.c.padding import padded
 from ellzero.errors import InputError
-from ellzero.export.c.step import Pad, Plan, Step
-from ellzero.export.c.steps import EMITTERS, EXPRESSIONS
-from ellzero.graph import Graph, Network, Node, ops
-from ellzero.graph.ops import Shape
+from ellzero.graph import Graph, Network, Node
+from ellzero.operations import Affine, Flatten, Select, is_registered
+from ellzero.tensors import Shape
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Kernels in order, where each value lies, and the floats of scratch memory that takes."""
+
+    kernels: list[Kernel]
+    places: dict[str, str]
+    scratch: int
 
 
 def plan(network: Network) -> Plan:
-    """The steps of a network, its preprocessing first.
+    """The kernels of a network, its preprocessing first.
 
     Raises:
         InputError: operations that there is no C for; weights that are not finite as float32.
     """
     unknown = [node for node in network.graph.nodes[1:] if not _is_known(node)]
     if unknown:
-        named = "; ".join(f"{n.name} ({getattr(n.op, 'target', n.op.kind)})" for n in unknown[:3])
         raise InputError(
-            f"there is no C for {named}; replace the layer by one of: linear, conv2d, batch norm, "
-            "pooling, ReLU and its kin, softmax, a sum of two; or export ONNX"
+            f"there is no C for {'; '.join(node.named for node in unknown[:3])}; replace the layer "
+            "by one of: linear, conv2d, batch norm, pooling, ReLU and its kin, softmax, a sum of "
+            "two; or export ONNX"
         )
     network = with_preprocessing(network)
-    weights = {name: _as_c(network.weight(name), name) for name in network.graph.weight_names()}
-    steps, alias = _steps(network)
-    places, scratch = _places(steps, network, alias)
-    return Plan(steps, places, scratch, weights)
+    kernels, same = _kernels(network)
+    places, scratch = _places(kernels, network, same)
+    return Plan(kernels, places, scratch)
 
 
 def _is_known(node: Node) -> bool:
-    """Whether there is C for a node; a flattened value lies as it lay before."""
-    return type(node.op) in EMITTERS or type(node.op) is ops.Flatten
-
-
-def _as_c(weight: Tensor, name: str) -> Tensor:
-    """A weight as C has it: float32, but for indices."""
-    tensor = weight.detach().cpu()
-    tensor = tensor.float() if tensor.is_floating_point() else tensor
-    if not tensor.isfinite().all():
-        raise InputError(
-            f"weight {name} {tuple(tensor.shape)} has NaN or inf as float32; C cannot hold it"
-        )
-    return tensor
+    return is_registered(node.op) and node.op.C != "none"
 
 
 def with_preprocessing(network: Network) -> Network:
@@ -65,7 +63,7 @@ def with_preprocessing(network: Network) -> Network:
     while (
         scalar
         and at + 1 < len(graph.nodes)
-        and isinstance(graph.nodes[at + 1].op, ops.Flatten | ops.Select)
+        and isinstance(graph.nodes[at + 1].op, Flatten | Select)
         and len(readers[graph.nodes[at].name]) == 1
     ):
         at += 1
@@ -80,7 +78,7 @@ def with_preprocessing(network: Network) -> Network:
         value = torch.as_tensor(getattr(prepare, role), dtype=torch.float32)
         roles[role] = f"{name}_{role}"
         weights[roles[role]] = value.expand(channels).clone()
-    node = Node(name=name, op=ops.Affine(), inputs=(before.name,), weights=roles)
+    node = Node(name=name, op=Affine(), inputs=(before.name,), weights=roles)
     later = [
         n.model_copy(update={"inputs": tuple(name if i == before.name else i for i in n.inputs)})
         for n in graph.nodes[at + 1 :]
@@ -89,75 +87,82 @@ def with_preprocessing(network: Network) -> Network:
     return Network(Graph(nodes=nodes, classes=graph.classes), weights)
 
 
-def _steps(network: Network) -> tuple[list[Step], dict[str, str]]:
-    """Steps with elementwise operations drawn in, and which value is another one in other words."""
-    alias: dict[str, str] = {}
-    steps: dict[str, Step] = {}  # by the value that the step stores
+def _kernels(network: Network) -> tuple[list[Kernel], dict[str, str]]:
+    """Kernels in order, and which node's value is another one's as it lies.
+
+    What works on single values is done by the kernel before it, where nobody else reads its result.
+    """
+    same: dict[str, str] = {}
+    kernels: dict[str, Kernel] = {}  # by the value that the kernel stores
+    finishing: set[str] = set()  # those of them that can do more before they store
     readers = network.graph.consumers()
-
-    def root(name: str) -> str:
-        return alias.get(name, name)
-
     for node in network.graph.nodes[1:]:
-        source = root(node.inputs[0])
-        if isinstance(node.op, ops.Flatten):
-            alias[node.name] = source
+        op, (source, *_) = node.op, node.inputs
+        if op.C == "same":
+            same[node.name] = same.get(source, source)
             continue
-        before = steps.get(node.inputs[0])
-        if (
-            before is not None
-            and type(node.op) in EXPRESSIONS
-            and EMITTERS[type(before.node.op)].finishes
-            and len(readers[node.inputs[0]]) == 1
-        ):
-            before.after.append(node)
-            before.result = node.name
-            steps[node.name] = steps.pop(node.inputs[0])
-            continue
-        inputs = [(root(name), network.shapes[name]) for name in node.inputs]
-        if isinstance(node.op, ops.Conv) and any(node.op.padding):
-            step = _pad(node, inputs[0])
-            steps[step.result] = step
-            inputs = [(step.result, step.shape)]
-        steps[node.name] = Step(
-            node,
-            network.shapes[node.name],
-            inputs,
-            result=node.name,
-            in_place=EMITTERS[type(node.op)].in_place,
-        )
-    ordered = list(steps.values())
-    last = network.graph.nodes[-1].name
-    if not ordered or root(last) == network.graph.nodes[0].name:
+        weights = _as_c(node, network)
+        if op.C == "value" and source in finishing and len(readers[source]) == 1:
+            kernel = kernels.pop(source)
+            kernel.after.append(After(node.name, weights, op.c_value))
+            kernel.result = node.name
+        else:
+            inputs = [(same.get(name, name), network.shapes[name]) for name in node.inputs]
+            if any(op.c_padding()):
+                pad = _padding(node, inputs[0])
+                kernels[pad.result] = pad
+                inputs = [(pad.result, pad.shape)]
+            shape = network.shapes[node.name]
+            kernel = Kernel(
+                node.name, op.kind, weights, op.c_body, inputs, shape, node.name, op.IN_PLACE
+            )
+        kernels[node.name] = kernel
+        if op.FINISHES:
+            finishing.add(node.name)
+    first, last = network.graph.nodes[0].name, network.graph.nodes[-1].name
+    if not kernels or same.get(last, last) == first:
         raise InputError("the network computes nothing; there is no C to write")
-    return ordered, alias
+    return list(kernels.values()), same
 
 
-def _pad(node: Node, source: tuple[str, Shape]) -> Step:
-    assert isinstance(node.op, ops.Conv)
-    (channels, height, width), (top, left) = source[1], node.op.padding
+def _as_c(node: Node, network: Network) -> dict[str, Tensor]:
+    """A node's weights as C has them: float32, but for indices."""
+    weights = {}
+    for role, name in node.weights.items():
+        weight = network.weight(name).detach().cpu()
+        weights[role] = weight.float() if weight.is_floating_point() else weight
+        if not weights[role].isfinite().all():
+            raise InputError(
+                f"weight {name} {tuple(weight.shape)} has NaN or inf as float32; C cannot hold it"
+            )
+    return weights
+
+
+def _padding(node: Node, source: tuple[str, Shape]) -> Kernel:
+    """A copy of a node's input with the zeros that its C expects around each channel."""
+    (channels, height, width), (top, left) = source[1], node.op.c_padding()
+    shape = (channels, height + 2 * top, width + 2 * left)
     name = f"{node.name} padding"
-    pad = Node.model_construct(name=name, op=Pad(padding=node.op.padding), inputs=(source[0],))
-    return Step(pad, (channels, height + 2 * top, width + 2 * left), [source], result=name)
+    return Kernel(name, "pad", {}, padded, [source], shape, name)
 
 
 def _places(
-    steps: Sequence[Step], network: Network, alias: Mapping[str, str]
+    kernels: Sequence[Kernel], network: Network, same: Mapping[str, str]
 ) -> tuple[dict[str, str], int]:
     """A C expression for where each value lies; values that are never alive together may share."""
     output = network.graph.nodes[-1].name
-    places = {network.graph.nodes[0].name: "input", alias.get(output, output): "output"}
-    last_read = {name: i for i, step in enumerate(steps) for name, _ in step.inputs}
+    places = {network.graph.nodes[0].name: "input", same.get(output, output): "output"}
+    last_read = {name: i for i, kernel in enumerate(kernels) for name, _ in kernel.inputs}
     alive: dict[str, tuple[int, int]] = {}  # value -> (offset, floats)
     total = 0
-    for i, step in enumerate(steps):
-        size = math.prod(step.shape)
-        if step.result not in places:
-            offset = _reused(step, alive, last_read, i, size)
+    for i, kernel in enumerate(kernels):
+        size = math.prod(kernel.shape)
+        if kernel.result not in places:
+            offset = _reused(kernel, alive, last_read, i, size)
             if offset is None:
                 offset = _free_offset(alive.values(), size)
-            alive[step.result] = (offset, size)
-            places[step.result] = f"scratch + {offset}"
+            alive[kernel.result] = (offset, size)
+            places[kernel.result] = f"scratch + {offset}"
             total = max(total, offset + size)
         for name in [name for name in alive if last_read[name] <= i]:
             del alive[name]
@@ -165,11 +170,11 @@ def _places(
 
 
 def _reused(
-    step: Step, alive: dict[str, tuple[int, int]], last_read: dict[str, int], i: int, size: int
+    kernel: Kernel, alive: dict[str, tuple[int, int]], last_read: dict[str, int], i: int, size: int
 ) -> int | None:
-    """The place of an input that nobody reads again, for a step that works value by value."""
-    if step.in_place:
-        for name, _ in step.inputs:
+    """The place of an input that nobody reads again, for a kernel that works value by value."""
+    if kernel.in_place:
+        for name, _ in kernel.inputs:
             if name in alive and last_read[name] == i and alive[name][1] == size:
                 return alive[name][0]
     return None

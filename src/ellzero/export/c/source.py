@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from torch import Tensor, nn
 
 import ellzero
+from ellzero.c.kernel import Function, comment, written
+from ellzero.c.storage import StorageChoice
 from ellzero.compaction.compact import compacted_of
 from ellzero.compaction.folding import folded
 from ellzero.compaction.living import warn_if_dead
 from ellzero.errors import InputError
 from ellzero.export.c.check import examples_of, program
-from ellzero.export.c.function import Aim, Function, comment
-from ellzero.export.c.plan import plan
-from ellzero.export.c.step import Plan
-from ellzero.export.c.steps import emit
+from ellzero.export.c.plan import Plan, plan
 from ellzero.files import write_atomically
 from ellzero.graph import Network, trace
 
@@ -56,6 +56,12 @@ class CSource:
         constant_bytes: bytes of all constant arrays.
         scratch_bytes: bytes of working memory, beside input and output.
         kept: what could not be compacted, and why.
+
+    Example:
+        >>> import tempfile, torch, ellzero as ez
+        >>> source = ez.export_c(torch.nn.Linear(8, 4), tempfile.mkdtemp(), example=torch.zeros(1, 8))
+        >>> source.name, source.layers[0].nonzeros, source.kept
+        ('net', 32, ())
     """
 
     folder: Path
@@ -69,10 +75,10 @@ class CSource:
 def export_c(
     model: nn.Module,
     folder: str | Path,
-    *,
     example: Tensor | None = None,
+    *,
     name: str = "net",
-    aim: Aim = "size",
+    storage: StorageChoice = "smallest",
 ) -> CSource:
     """Write a network as C99 that needs nothing but `math.h`: NAME.c, NAME.h and NAME_test.c.
 
@@ -88,8 +94,9 @@ def export_c(
         example: a batch (N, ...) of inputs, as the network takes them; up to eight of them become
             the test. Without it (a traced network) the test has random inputs.
         name: a C identifier, of files and functions.
-        aim: "size", the fewest bytes of constants; "speed", for a processor with vector registers;
-            "dense", every weight zero or not, which is what the others are measured against.
+        storage: how weights lie: "smallest", in the fewest bytes; "fastest", for a processor with
+            vector registers; "dense", every weight zero or not, which is what the others are
+            measured against.
 
     Returns:
         What was written, layer by layer.
@@ -108,16 +115,16 @@ def export_c(
         8
     """
     check_name(name)
-    if aim not in ("size", "speed", "dense"):
-        raise InputError(f"aim is {aim!r}; expected 'size', 'speed' or 'dense'")
+    if storage not in get_args(StorageChoice):
+        raise InputError(f"storage is {storage!r}; expected 'smallest', 'fastest' or 'dense'")
     network, kept = trace(model, example), ()
     changed = folded(network)
     warn_if_dead(changed)
-    if aim != "dense" and not network.graph.opaque:
+    if storage != "dense" and not network.graph.opaque:
         compacted = compacted_of(changed)
         network, kept = compacted.model, compacted.kept
     planned = plan(network)
-    functions = _functions(planned, name, aim)
+    functions = _functions(planned, name, storage)
     inputs, outputs = examples_of(network, example)
 
     folder = Path(folder)
@@ -136,7 +143,7 @@ def export_c(
     return CSource(
         folder,
         name,
-        tuple(_layer(f) for f in functions if f.matrix is not None),
+        tuple(_layers(functions)),
         sum(array.size_bytes for f in functions for array in f.arrays),
         4 * planned.scratch,
         kept,
@@ -164,30 +171,31 @@ def check_name(name: str) -> None:
         )
 
 
-def _functions(planned: Plan, prefix: str, aim: Aim) -> list[Function]:
+def _functions(planned: Plan, prefix: str, choice: StorageChoice) -> list[Function]:
     names: set[str] = set()
     functions = []
-    for step in planned.steps:
-        name = re.sub(r"[^A-Za-z0-9]+", "_", step.node.name).strip("_") or "node"
+    for kernel in planned.kernels:
+        name = re.sub(r"[^A-Za-z0-9]+", "_", kernel.name).strip("_") or "node"
         name = f"{prefix}_{name}"
         while name in names:
             name += "_"
         names.add(name)
-        functions.append(emit(step, planned, name, aim))
+        functions.append(written(kernel, name, choice))
     return functions
 
 
-def _layer(function: Function) -> CLayer:
-    assert function.matrix is not None
-    assert function.storage is not None
-    return CLayer(
-        function.step.node.name,
-        function.matrix.dense.size,
-        function.matrix.nonzeros,
-        function.storage.layout,
-        function.storage.values.kind,
-        sum(array.size_bytes for array in function.arrays),
-    )
+def _layers(functions: Sequence[Function]) -> Iterator[CLayer]:
+    for function in functions:
+        if function.stored is not None:
+            matrix, storage = function.stored
+            yield CLayer(
+                function.kernel.name,
+                matrix.dense.size,
+                matrix.nonzeros,
+                storage.layout,
+                storage.values.kind,
+                sum(array.size_bytes for array in function.arrays),
+            )
 
 
 def _header(network: Network, planned: Plan, name: str) -> str:
@@ -222,10 +230,11 @@ def _source(network: Network, planned: Plan, functions: Sequence[Function], name
     upper = name.upper()
     calls = []
     for function in functions:
-        step = function.step
-        places = [planned.places[value] for value, _ in step.inputs]
-        calls.append(f"    {function.name}({', '.join([*places, planned.places[step.result]])});")
-    steps = "\n".join(function.source() for function in functions)
+        kernel = function.kernel
+        reads = [value for value, _ in kernel.inputs]
+        places = [planned.places[value] for value in (*reads, kernel.result)]
+        calls.append(f"    {function.name}({', '.join(places)});")
+    kernels = "\n".join(function.source() for function in functions)
     unused = "" if planned.scratch else "    (void)scratch;\n"
     return f"""/* {name}: a network, written by ellzero {ellzero.__version__}. */
 #include "{name}.h"
@@ -233,7 +242,7 @@ def _source(network: Network, planned: Plan, functions: Sequence[Function], name
 #include <math.h>
 #include <stdint.h>
 
-{steps}
+{kernels}
 int {name}_predict_in(const float *input, float *output, float *scratch)
 {{
     int best = 0;

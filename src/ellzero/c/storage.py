@@ -10,19 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from textwrap import indent
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ellzero.c.arrays import Array, c_float, floats, unsigned
 from ellzero.codebook import Codebook, find_codebook
-from ellzero.export.c.arrays import Array, c_float, floats, unsigned
+
+StorageChoice = Literal["smallest", "fastest", "dense"]
+"""Which storage weights get: the one of fewest bytes; one that compilers make vector instructions
+of; or every weight, zero or not."""
 
 LANES = 16
 """Rows that are worked on together for speed: two registers of eight floats, or one of sixteen."""
 
 DENSE_LANES = 4
-"""Rows together in a dense layer for size: one load of an input serves four weights."""
+"""Rows together in a dense layer otherwise: one load of an input serves four weights."""
 
 
 @dataclass(frozen=True, eq=False)

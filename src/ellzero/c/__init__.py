@@ -1,0 +1,1 @@
+"""What generated C is made of, as text: constant arrays, how weights lie, functions."""

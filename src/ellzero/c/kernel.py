@@ -1,0 +1,205 @@
+"""A kernel: one function of generated C, first as data, then as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from textwrap import indent
+
+from torch import Tensor
+
+from ellzero.c.arrays import Array, floats
+from ellzero.c.storage import Matrix, Storage, StorageChoice
+from ellzero.tensors import Shape
+
+At = Callable[[str], str]
+"""C expression of a channel -> C's index of the channel's value that a loop is at."""
+
+
+@dataclass(frozen=True)
+class After:
+    """An operation of single values that a kernel does before it stores them.
+
+    Args:
+        name: the node's, for comments.
+        weights: by their roles.
+        value: (C expression of a value, C expressions of its channel's weights by role) -> C
+            expression of the result.
+    """
+
+    name: str
+    weights: Mapping[str, Tensor]
+    value: Callable[[str, Mapping[str, str]], str]
+
+
+@dataclass
+class Kernel:
+    """One function of the generated C, as data.
+
+    Args:
+        name: the node's, for comments, and of which the function's is made.
+        kind: the operation's, for comments.
+        weights: the operation's, by their roles.
+        body: writes the function's body.
+        inputs: (node whose value is read, its shape).
+        shape: one example's result.
+        result: the node whose value is stored: the last of those in `after`.
+        in_place: whether it may store where it reads.
+        after: operations done on each value before it is stored.
+    """
+
+    name: str
+    kind: str
+    weights: Mapping[str, Tensor]
+    body: Callable[[Context], str]
+    inputs: list[tuple[str, Shape]]
+    shape: Shape
+    result: str
+    in_place: bool = False
+    after: list[After] = field(default_factory=list)
+
+
+class Context:
+    """What an operation works with to write its C.
+
+    Args:
+        kernel: what is to be written.
+        name: the C function's; arrays begin with it.
+        choice: which storage a weight is to have.
+    """
+
+    def __init__(self, kernel: Kernel, name: str, choice: StorageChoice) -> None:
+        self.kernel, self.name = kernel, name
+        self.choice: StorageChoice = choice
+        self.inputs = [shape for _, shape in kernel.inputs]
+        """Shapes of `x` and, where there are two inputs, `x2`."""
+        self.shape = kernel.shape
+        """Shape of `y`, the result."""
+        self.weights = kernel.weights
+        self.arrays: list[Array] = []
+        self.stored: tuple[Matrix, Storage] | None = None
+        """A layer's weight, and how it lies; a report says it."""
+
+    def array(self, array: Array) -> str:
+        """Define an array with the function; its name."""
+        self.arrays.append(array)
+        return array.name
+
+    def vector(self, role: str) -> str:
+        """A weight of one number a channel as an array; its name."""
+        return self._vector(role, self.weights[role], "")
+
+    def finish(self, value: str, target: str, channel: str) -> str:
+        """Do what comes after on one value, and store it.
+
+        Args:
+            value: C expression of the value.
+            target: where it goes.
+            channel: C expression of the output's channel.
+        """
+        if not self.kernel.after:
+            return f"{target} = {value};"
+        lines = [f"float v = {value};"]
+        for number, after in enumerate(self.kernel.after, start=1):
+            weights = {
+                role: f"{self._vector(role, weight, f'_{number}')}[{channel}]"
+                for role, weight in after.weights.items()
+            }
+            lines.append(f"v = {after.value('v', weights)};")
+        lines.append(f"{target} = v;")
+        return "\n".join(lines)
+
+    def of_channel(self, channel: str) -> dict[str, str]:
+        """C expressions of a channel's own weights, by role."""
+        return {role: f"{self.vector(role)}[{channel}]" for role in self.weights}
+
+    def each_value(self, value: Callable[[At], str]) -> str:
+        """A loop over the result's channels and their values.
+
+        Args:
+            value: C expression of a value, given how to index an input by a channel; the result's
+                channel is `c`.
+        """
+        channels, *rest = self.shape
+        size = math.prod(rest)
+
+        def at(channel: str) -> str:
+            return f"[{channel}]" if size == 1 else f"[{channel} * {size} + i]"
+
+        inner = self.finish(value(at), f"y{at('c')}", "c")
+        if size > 1:
+            inner = f"for (int i = 0; i < {size}; ++i) {{\n{indented(inner)}\n}}"
+        return f"for (int c = 0; c < {channels}; ++c) {{\n{indented(inner)}\n}}"
+
+    def _vector(self, role: str, weight: Tensor, suffix: str) -> str:
+        """The array of a weight, defined the first time it is asked for."""
+        name = f"{self.name}_{role}{suffix}"
+        if all(array.name != name for array in self.arrays):
+            self.arrays.append(floats(name, weight.cpu().numpy()))
+        return name
+
+
+@dataclass(frozen=True)
+class Function:
+    """A kernel as C: its arrays, its body, and what a report says of its weight."""
+
+    name: str
+    kernel: Kernel
+    body: str
+    arrays: list[Array]
+    stored: tuple[Matrix, Storage] | None
+
+    def source(self) -> str:
+        """The arrays and the function."""
+        arrays = "".join(array.source() for array in self.arrays)
+        # a kernel that works value by value may store where it reads: nothing is restrict there
+        restrict = "" if self.kernel.in_place else "restrict "
+        names = ["x", "x2"][: len(self.kernel.inputs)]
+        inputs = ", ".join(f"const float *{restrict}{x}" for x in names)
+        return (
+            f"/* {self._described()} */\n{arrays}"
+            f"static void {self.name}({inputs}, float *{restrict}y)\n"
+            f"{{\n{indented(self.body)}\n}}\n"
+        )
+
+    def _described(self) -> str:
+        kernel = self.kernel
+        sizes = f"{_size(kernel.inputs[0][1])} -> {_size(kernel.shape)}"
+        text = f"{comment(kernel.name)} ({kernel.kind}): {sizes}"
+        if self.stored is not None:
+            matrix, storage = self.stored
+            text += (
+                f"; {matrix.nonzeros} of {matrix.dense.size} weights, {storage.layout}, "
+                f"{storage.values.kind}"
+            )
+        if kernel.after:
+            text += "; then " + ", ".join(comment(after.name) for after in kernel.after)
+        return text
+
+
+def written(kernel: Kernel, name: str, choice: StorageChoice) -> Function:
+    """The C function of a kernel, its weight in the storage that is asked for."""
+    context = Context(kernel, name, choice)
+    body = kernel.body(context)
+    return Function(f"{name}_step", kernel, body, context.arrays, context.stored)
+
+
+def comment(text: str) -> str:
+    """A name inside a comment: printable ASCII that cannot end it."""
+    plain = "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
+    return plain.replace("*/", "* /").replace("/*", "/ *")
+
+
+def _size(shape: Shape) -> str:
+    return " x ".join(map(str, shape))
+
+
+def scope(text: str) -> str:
+    """Statements in a block of their own, where they define something."""
+    return f"{{\n{indented(text)}\n}}" if "\n" in text else text
+
+
+def indented(text: str, levels: int = 1) -> str:
+    """Lines further to the right."""
+    return indent(text.strip("\n"), "    " * levels)

@@ -1,0 +1,58 @@
+"""What layers share in generated C: a weight in the storage that is asked for, and its bias."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ellzero.c import storage as storages
+from ellzero.c.kernel import Context
+from ellzero.c.storage import Matrix, Storage, StorageChoice
+
+
+def weighted(context: Context, offsets: np.ndarray, *, lanes: bool) -> tuple[Matrix, Storage]:
+    """The layer's `weight` in its best storage, whose arrays are defined with the function.
+
+    Args:
+        context: what the function is made of.
+        offsets: where each column of the matrix reads, in floats from where a row's inputs begin.
+        lanes: whether rows may be walked over together.
+    """
+    matrix = Matrix(context.name, context.weights["weight"])
+    storage = _chosen(matrix, offsets, context.choice, lanes=lanes)
+    context.stored = matrix, storage
+    context.arrays += storage.all_arrays
+    return context.stored
+
+
+def _chosen(matrix: Matrix, offsets: np.ndarray, choice: StorageChoice, *, lanes: bool) -> Storage:
+    if choice == "dense":
+        return min(
+            storages.dense(matrix, storages.DENSE_LANES if lanes else 1, exact=False),
+            key=lambda storage: storage.size_bytes,
+        )
+    if choice == "fastest":
+        # a dense row costs its columns, a sparse one reads an index and jumps for each entry
+        if lanes and 4 * matrix.nonzeros >= matrix.dense.size:
+            return storages.dense(matrix, storages.LANES, exact=True)[0]
+        if lanes:
+            return storages.sliced(matrix, offsets)[0]
+        return storages.indices(matrix, offsets)[0]
+    candidates = [
+        *storages.gaps(matrix, offsets),
+        *storages.indices(matrix, offsets),
+        *storages.bitmap(matrix, offsets),
+        *storages.dense(matrix, storages.DENSE_LANES if lanes else 1, exact=False),
+    ]
+    return min(candidates, key=lambda storage: storage.size_bytes)
+
+
+def plus_bias(context: Context, row: str) -> str:
+    """C that adds a row's bias, whose array is defined with the function; nothing without one."""
+    return f" + {context.vector('bias')}[{row}]" if "bias" in context.weights else ""
+
+
+def pointers(storage: Storage) -> str:
+    """C that defines what a walk moves along."""
+    return "".join(
+        f"const {c_type} *{name} = {array};\n" for c_type, name, array in storage.pointers
+    )

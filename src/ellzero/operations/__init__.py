@@ -1,0 +1,57 @@
+"""What a network can be made of, one operation a file: what it computes, declares, and is in C."""
+
+from ellzero.operations.activation import Activation
+from ellzero.operations.add import Add
+from ellzero.operations.affine import Affine
+from ellzero.operations.conv import Conv
+from ellzero.operations.flatten import Flatten
+from ellzero.operations.input import Input
+from ellzero.operations.linear import Linear
+from ellzero.operations.opaque import Opaque
+from ellzero.operations.operation import Operation
+from ellzero.operations.pool import Pool
+from ellzero.operations.prelu import PReLU
+from ellzero.operations.select import Select
+from ellzero.operations.softmax import Softmax
+
+OPERATIONS: dict[str, type[Operation]] = {
+    "input": Input,
+    "select": Select,
+    "affine": Affine,
+    "linear": Linear,
+    "conv": Conv,
+    "activation": Activation,
+    "prelu": PReLU,
+    "pool": Pool,
+    "flatten": Flatten,
+    "add": Add,
+    "softmax": Softmax,
+}
+"""Every operation that is data, by its kind: what tracing recognizes, files hold and C may know.
+
+One of your own joins them in a line: `OPERATIONS["global_max"] = GlobalMax`.
+"""
+
+
+def is_registered(operation: Operation) -> bool:
+    """Whether its kind stands for its class, so that files and C mean what it is."""
+    return OPERATIONS.get(operation.kind) is type(operation)
+
+
+__all__ = [
+    "OPERATIONS",
+    "Activation",
+    "Add",
+    "Affine",
+    "Conv",
+    "Flatten",
+    "Input",
+    "Linear",
+    "Opaque",
+    "Operation",
+    "PReLU",
+    "Pool",
+    "Select",
+    "Softmax",
+    "is_registered",
+]

@@ -1,0 +1,48 @@
+"""The sum of two values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ellzero.c.kernel import Context
+from ellzero.errors import InputError
+from ellzero.operations.call import Call
+from ellzero.operations.operation import CForm, Operation, Passing, Recognized, Recognizer
+from ellzero.tensors import Shape
+
+
+class Add(Operation):
+    """The sum of two values of one shape: a residual connection."""
+
+    kind: Literal["add"] = "add"
+    ARITY: ClassVar[int | None] = 2
+    PASSING: ClassVar[Passing] = "keep"
+    ELEMENTWISE: ClassVar[bool] = True
+    C: ClassVar[CForm] = "body"
+    FINISHES: ClassVar[bool] = True
+    IN_PLACE: ClassVar[bool] = True
+
+    @classmethod
+    def recognizers(cls) -> Mapping[Any, Recognizer]:
+        return {torch.ops.aten.add.Tensor: _add}
+
+    def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+        return inputs[0] + inputs[1]
+
+    def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
+        if inputs[0] != inputs[1]:
+            raise InputError(f"a sum of {inputs[0]} and {inputs[1]}")
+        return inputs[0]
+
+    def c_body(self, context: Context) -> str:
+        return context.each_value(lambda at: f"x{at('c')} + x2{at('c')}")
+
+
+def _add(call: Call) -> Recognized | None:
+    if call["alpha"] != 1 or call.shape_of("other") != call.shape_of("self"):
+        return None
+    return Recognized(Add(), [call["self"], call["other"]])

@@ -1,0 +1,271 @@
+"""A convolution of images.
+
+In C, for each output channel, its weights are walked over tile by tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ellzero.c.kernel import Context, indented, scope
+from ellzero.c.layer import plus_bias, pointers, weighted
+from ellzero.c.storage import Storage
+from ellzero.errors import InputError
+from ellzero.operations.call import Call
+from ellzero.operations.operation import (
+    CForm,
+    LayerKind,
+    Operation,
+    Passing,
+    Recognized,
+    Recognizer,
+)
+from ellzero.operations.shapes import Margin, Size, expect, pair, sizes, windows
+from ellzero.tensors import Shape
+
+aten = torch.ops.aten
+
+
+class Conv(Operation):
+    """A convolution on (N, in, H, W): weight (out, in / groups, kernel height, width)."""
+
+    kind: Literal["conv"] = "conv"
+    stride: tuple[Size, Size] = (1, 1)
+    padding: tuple[Margin, Margin] = (0, 0)
+    dilation: tuple[Size, Size] = (1, 1)
+    groups: Size = 1
+    REQUIRED: ClassVar[tuple[str, ...]] = ("weight",)
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("bias",)
+    LAYER: ClassVar[LayerKind | None] = "conv"
+    C: ClassVar[CForm] = "body"
+    FINISHES: ClassVar[bool] = True
+
+    @classmethod
+    def recognizers(cls) -> Mapping[Any, Recognizer]:
+        return {aten.conv2d.default: _conv, aten.conv2d.padding: _conv}
+
+    def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+        return F.conv2d(
+            inputs[0],
+            weights["weight"],
+            weights.get("bias"),
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        )
+
+    def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
+        channels, *size = sizes(inputs[0], 3, "the input")
+        out, per_group, *kernel = sizes(weights["weight"], 4, "the weight")
+        if channels != per_group * self.groups or out % self.groups:
+            raise InputError(
+                f"a weight of {out} x {per_group} channels in {self.groups} groups for {channels} "
+                "channels"
+            )
+        expect(weights.get("bias", (out,)), (out,), "the bias")
+        return (
+            out,
+            *(
+                windows(n, k, s, p, d)
+                for n, k, s, p, d in zip(
+                    size, kernel, self.stride, self.padding, self.dilation, strict=True
+                )
+            ),
+        )
+
+    def passing(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Passing:
+        out, per_group = weights["weight"][:2]
+        if self.groups == 1:
+            return "mix"
+        return "keep" if self.groups == out and per_group == 1 else "barrier"
+
+    def why_barrier(self) -> str:
+        return f"it is a convolution in {self.groups} groups"
+
+    def sees(self, weights: Mapping[str, Tensor]) -> Tensor | bool:
+        return weights["weight"].flatten(1).any(1)
+
+    def folds_constants(self) -> bool:
+        return not any(self.padding)
+
+    def narrowed(self, channels: int) -> Operation:
+        return self.model_copy(update={"groups": channels})
+
+    def c_padding(self) -> tuple[int, int]:
+        return self.padding
+
+    def c_body(self, context: Context) -> str:
+        (_, height, width), (out, rows, columns) = context.inputs[0], context.shape
+        per_group, kernel_h, kernel_w = context.weights["weight"].shape[1:]
+        place = np.indices((per_group, kernel_h, kernel_w)).reshape(3, -1)
+        down, right = self.dilation[0] * width, self.dilation[1]
+        offsets = place[0] * height * width + place[1] * down + place[2] * right
+        _, storage = weighted(context, offsets, lanes=False)
+        over = storage.walk
+        if storage.layout == "dense":
+            over = _nested((per_group, kernel_h, kernel_w), (height * width, down, right))
+        base = f"x + oy * {self.stride[0] * width}"
+        if self.groups > 1:
+            base += f" + r / {out // self.groups} * {per_group * height * width}"
+        step = (self.stride[0] * width, self.stride[1])
+        walk = _Walk(context, storage, over, base, plus_bias(context, "r"), step, columns)
+        tile = _tile(rows, columns, vectors=context.choice == "fastest")
+        inner = walk.tiles(tile, 0, columns // tile.columns)
+        if rest := columns % tile.columns:
+            inner += walk.tiles(Tile(tile.rows, rest), columns - rest, 1)
+        # every tile walks over the channel's weights again; the next channel's follow the last walk
+        keep = "".join(
+            f"const {c_type} *const {name}0 = {name};\n" for c_type, name, _ in storage.pointers
+        )
+        each_row = (
+            f"for (int oy = 0; oy < {rows}; oy += {tile.rows}) {{\n{indented(inner)}\n"
+            f"    y += {tile.rows * columns};\n}}"
+        )
+        body = f"for (int r = 0; r < {out}; ++r) {{\n{indented(keep + each_row)}\n}}"
+        return pointers(storage) + body
+
+
+def _conv(call: Call) -> Recognized | None:
+    if len(call.shape) != 3:
+        return None
+    stride, dilation = pair(call["stride"]), pair(call["dilation"])
+    if isinstance(call["padding"], str):
+        total = [
+            d * (k - 1) if call["padding"] == "same" else 0
+            for d, k in zip(dilation, call.weight("weight").shape[2:], strict=True)
+        ]
+        if any(n % 2 for n in total):
+            return None  # an even kernel: more padding on one side
+        padding = (total[0] // 2, total[1] // 2)
+    else:
+        padding = pair(call["padding"])
+    op = Conv(stride=stride, padding=padding, dilation=dilation, groups=call["groups"])
+    return Recognized(op, [call["input"]], {"weight": call["weight"], "bias": call["bias"]})
+
+
+REGISTERS = 8
+"""Sums at a time where they are written out one by one: half of a Cortex-M4F's registers."""
+
+VECTOR = 8
+"""Sums in a vector register."""
+
+VECTORS = 8
+"""Vectors at a time, of the sixteen that a processor with AVX2 has."""
+
+WIDEST = 32
+"""Columns of a tile of vectors."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Outputs of one channel that are summed together, so that one read of a weight serves all."""
+
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """How a convolution's tiles are computed.
+
+    Args:
+        context: what the function is made of.
+        storage: the weight's.
+        over: the storage's walk, or loops over all weights.
+        base: C expression of where an output row's inputs begin.
+        plus_bias: C that adds the bias, or nothing.
+        step: floats between the inputs of two outputs, downwards and to the right.
+        width: outputs of a row.
+    """
+
+    context: Context
+    storage: Storage
+    over: Callable[[str, str], str]
+    base: str
+    plus_bias: str
+    step: tuple[int, int]
+    width: int
+
+    def tiles(self, tile: Tile, begin: int, count: int) -> str:
+        """C of `count` tiles side by side, from column `begin` on."""
+        at = f"ox + {begin}" if begin else "ox"
+        right = self.step[1]
+        restart = "".join(f"{name} = {name}0;\n" for _, name, _ in self.storage.pointers)
+        vectors = self.context.choice == "fastest" and tile.columns >= 4
+        define, add, store = (self._vectors if vectors else self._scalars)(tile, at)
+        read = f"const float a = {self.storage.values.read('*w++')};\n"
+        place = f"{self.base} + {at if right == 1 else f'({at}) * {right}'}"
+        inner = f"{restart}{define}\n{self.over(place, read + add)}\n{store}"
+        end, columns = count * tile.columns, tile.columns
+        return f"for (int ox = 0; ox < {end}; ox += {columns}) {{\n{indented(inner)}\n}}\n"
+
+    def _scalars(self, tile: Tile, at: str) -> tuple[str, str, str]:
+        """Sums written out: they stay in registers without a compiler's unrolling."""
+        places = [(row, column) for row in range(tile.rows) for column in range(tile.columns)]
+        names = [f"total{number}" for number in range(len(places))]
+        define = "float " + ", ".join(f"{name} = 0.0f" for name in names) + ";"
+        add = "\n".join(
+            f"{name} += a * p[{row * self.step[0] + column * self.step[1]}];"
+            for name, (row, column) in zip(names, places, strict=True)
+        )
+        store = "\n".join(
+            scope(self._finish(name, f"y[{at} + {row * self.width + column}]"))
+            for name, (row, column) in zip(names, places, strict=True)
+        )
+        return define, add, store
+
+    def _vectors(self, tile: Tile, at: str) -> tuple[str, str, str]:
+        """A loop of eight for each register: compilers make one instruction of it."""
+        right = "i" if self.step[1] == 1 else f"i * {self.step[1]}"
+        define, add, store = [], [], []
+        for row in range(tile.rows):
+            for begin in range(0, tile.columns, VECTOR):
+                size = min(VECTOR, tile.columns - begin)
+                name = f"total{row}_{begin}"
+                each = f"for (int i = 0; i < {size}; ++i)"
+                source = row * self.step[0] + begin * self.step[1]
+                target = f"y[{at} + {row * self.width + begin} + i]"
+                define.append(f"float {name}[{size}] = {{0.0f}};")
+                add.append(f"{each} {name}[i] += a * p[{source} + {right}];")
+                finish = indented(self._finish(f"{name}[i]", target))
+                store.append(f"{each} {{\n{finish}\n}}")
+        return "\n".join(define), "\n".join(add), "\n".join(store)
+
+    def _finish(self, total: str, target: str) -> str:
+        return self.context.finish(self.storage.values.finish(total) + self.plus_bias, target, "r")
+
+
+def _nested(counts: tuple[int, int, int], steps: tuple[int, int, int]) -> Callable[[str, str], str]:
+    """A walk over every weight of an output channel in turn: input channel, row, column."""
+
+    def walk(base: str, body: str) -> str:
+        column = f"for (int kx = 0; kx < {counts[2]}; ++kx) {{\n" + indented(
+            f"const float *p = from + kx * {steps[2]};\n{body}"
+        )
+        row = f"for (int ky = 0; ky < {counts[1]}; ++ky) {{\n" + indented(
+            f"const float *from = {base} + c * {steps[0]} + ky * {steps[1]};\n{column}\n}}"
+        )
+        return f"for (int c = 0; c < {counts[0]}; ++c) {{\n{indented(row)}\n    }}\n}}"
+
+    return walk
+
+
+def _tile(rows: int, columns: int, *, vectors: bool) -> Tile:
+    """Scalars: a divisor of the row, or eight. Vectors: as many rows as the registers hold."""
+    if not vectors or columns < 4:
+        best = _divisor(columns, REGISTERS)
+        return Tile(1, best if best >= 4 or columns < REGISTERS else REGISTERS)
+    wide = min(columns, WIDEST)
+    return Tile(_divisor(rows, max(1, VECTORS // -(-wide // VECTOR))), wide)
+
+
+def _divisor(number: int, limit: int) -> int:
+    return max(size for size in range(1, limit + 1) if number % size == 0)

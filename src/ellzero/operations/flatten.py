@@ -1,0 +1,52 @@
+"""All values of an example in one dimension."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, fx
+
+from ellzero.operations.call import Call
+from ellzero.operations.operation import CForm, Operation, Passing, Recognized, Recognizer
+from ellzero.tensors import Shape
+
+aten = torch.ops.aten
+
+
+class Flatten(Operation):
+    """All values of an example in one dimension, the last index fastest."""
+
+    kind: Literal["flatten"] = "flatten"
+    C: ClassVar[CForm] = "same"
+
+    @classmethod
+    def recognizers(cls) -> Mapping[Any, Recognizer]:
+        calls = (
+            aten.flatten.using_ints,
+            aten.view.default,
+            aten.reshape.default,
+            aten._unsafe_view.default,
+            aten.squeeze.default,
+            aten.squeeze.dim,
+            aten.squeeze.dims,
+        )
+        return dict.fromkeys(calls, _reshaped)
+
+    def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+        return inputs[0].flatten(1)
+
+    def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
+        return (math.prod(inputs[0]),)
+
+    def passing(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Passing:
+        return "keep" if math.prod(inputs[0][1:]) == 1 else "spread"
+
+
+def _reshaped(call: Call) -> Recognized | fx.Node | None:
+    before, after = call.shape_of("self"), call.shape
+    if before == after:
+        return call["self"]
+    return Recognized(Flatten(), [call["self"]]) if before and len(after) == 1 else None

@@ -1,0 +1,22 @@
+"""The network's input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+from ellzero.operations.operation import Operation, Passing
+from ellzero.operations.shapes import Size
+from ellzero.tensors import Shape
+
+
+class Input(Operation):
+    """The network's input: one tensor."""
+
+    kind: Literal["input"] = "input"
+    size: tuple[Size, ...]
+    ARITY: ClassVar[int | None] = 0
+    PASSING: ClassVar[Passing] = "keep"  # there is nothing that it reads
+
+    def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
+        return self.size

@@ -1,0 +1,33 @@
+"""What tracing cannot say as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from ellzero.operations.operation import Operation
+from ellzero.tensors import Shape
+
+
+class Opaque(Operation):
+    """Anything else: it runs in memory, but it is no data, so it cannot be written.
+
+    Its result may be no tensor (a batch's size, a tuple); then its shape is empty.
+    """
+
+    kind: Literal["opaque"] = "opaque"
+    target: str
+    call: Callable[[Sequence[Any], Mapping[str, Tensor]], Any]
+    size: tuple[int, ...] = ()
+    ARITY: ClassVar[int | None] = None
+
+    def run(self, inputs: Sequence[Any], weights: Mapping[str, Tensor]) -> Any:
+        return self.call(inputs, weights)
+
+    def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
+        return self.size
+
+    def why_barrier(self) -> str:
+        return "it cannot be seen through"

@@ -1,0 +1,174 @@
+"""What every operation of a traced network says of itself.
+
+A "channel" is an index of an example's first dimension, so a feature is one too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+from torch import Tensor, fx
+
+from ellzero.c.kernel import Context
+from ellzero.operations.call import Call
+from ellzero.tensors import Shape
+
+Passing = Literal["barrier", "all", "keep", "mix", "spread", "pick"]
+"""How channels pass through an operation, and with that which of them compaction may take out:
+
+- barrier: nothing is known, so all channels that it reads and gives stay;
+- all: every channel of the result depends on every one of the input, so all of them stay, too;
+- keep: channel c of the result is made of channel c of each input and of row c of each weight;
+- mix: channel r of the result is `bias[r]` plus the sum over c of what `weight[r, c]`, a number or
+  a kernel, makes of channel c: nothing where one of them is zero;
+- spread: each channel becomes a run of channels, in order, all runs of one length;
+- pick: channel r of the result is channel `indices[r]`, in ascending order.
+"""
+
+LayerKind = Literal["dense", "conv"]
+
+CForm = Literal["none", "same", "value", "body"]
+"""How an operation is written as C:
+
+- none: it is not, and a network that has it is refused by its name;
+- same: nothing is to be done, for its result lies in memory as its input does;
+- value: as an expression of a value (`c_value`), on its own or on what the kernel before it stores;
+- body: as the body of a function (`c_body`).
+"""
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """What a call is, said as an operation.
+
+    Args:
+        operation: what is to be done.
+        inputs: arguments of the call, or what has to be done before.
+        weights: by role, arguments of the call, or new tensors, named after call and role; None
+            is left out.
+        name: the node's; by default that of the module that makes the call.
+    """
+
+    operation: Operation
+    inputs: Sequence[fx.Node | Recognized]
+    weights: Mapping[str, fx.Node | Tensor | None] = field(default_factory=dict)
+    name: str | None = None
+
+
+Recognizer = Callable[[Call], Recognized | fx.Node | None]
+"""Says what a call is: an operation, a value that it gives on unchanged, or None, nothing known."""
+
+
+class Operation(BaseModel):
+    """One operation: its settings are its fields; its weights are given to it by role.
+
+    All that is known of an operation is in its class, and `OPERATIONS` lists the classes. What a
+    class does not declare is taken for the worst case: channels do not pass, its weights are no
+    layer's, there is no C.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    kind: Any  # each operation's own literal
+    REQUIRED: ClassVar[tuple[str, ...]] = ()
+    """Roles of the weights that it must have."""
+    OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    """Roles of the weights that it may have."""
+    ARITY: ClassVar[int | None] = 1
+    """How many inputs it reads; None for any number."""
+    PASSING: ClassVar[Passing] = "barrier"
+    ELEMENTWISE: ClassVar[bool] = False
+    """Whether a value depends on nothing but the inputs' values at its place and its channel's
+    weights."""
+    LAYER: ClassVar[LayerKind | None] = None
+    """The kind of its `weight` (out, in / groups, ...) if it is a layer: each entry multiplies an
+    input once at every place of the result, then `bias` (out,) is added."""
+    C: ClassVar[CForm] = "none"
+    FINISHES: ClassVar[bool] = False
+    """Whether its C stores every value by `Context.finish`, so that what comes after can be done
+    before that."""
+    IN_PLACE: ClassVar[bool] = False
+    """Whether its C has read an input's value for the last time when it stores at its place."""
+
+    @model_serializer(mode="wrap")
+    def _with_kind(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # the kind is each class's default, but it must not be left out with the other defaults
+        return {"kind": self.kind, **plain(self)}
+
+    @classmethod
+    def recognizers(cls) -> Mapping[Any, Recognizer]:
+        """The calls of torch that may be this operation, and who says whether one is."""
+        return {}
+
+    def run(self, inputs: Sequence[Any], weights: Mapping[str, Tensor]) -> Any:
+        """The operation on a batch. What it calls of torch is what an ONNX file says, too."""
+        raise NotImplementedError
+
+    def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
+        """Shape of one example's result.
+
+        Raises:
+            InputError: shapes that do not go together.
+        """
+        raise NotImplementedError
+
+    def passing(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Passing:
+        """How channels pass through it, where that depends on the settings or the shapes."""
+        return self.PASSING
+
+    def why_barrier(self) -> str:
+        """Why all channels that it reads and gives stay, as the end of a sentence."""
+        return "it does not say how channels pass through it"
+
+    def sees(self, weights: Mapping[str, Tensor]) -> Tensor | bool:
+        """Where it keeps channels: those whose values matter to it, as zero weights hide others."""
+        return True
+
+    def folds_constants(self) -> bool:
+        """Where it mixes channels: whether a bias can stand for channels that are constant.
+
+        It can if their weights add the same at every place, which a padding with zeros prevents.
+        """
+        return False
+
+    def narrowed(self, channels: int) -> Operation:
+        """Where it keeps channels: the same operation on fewer of them."""
+        return self
+
+    def c_value(self, v: str, weights: Mapping[str, str]) -> str:
+        """C expression of what it makes of a value.
+
+        Args:
+            v: C expression of the value.
+            weights: by role, C expressions of the channel's weights.
+        """
+        raise NotImplementedError
+
+    def c_body(self, context: Context) -> str:
+        """C that reads `x` (and `x2`), float arrays, and stores `y`."""
+        return context.each_value(lambda at: self.c_value(f"x{at('c')}", context.of_channel("c")))
+
+    def c_padding(self) -> tuple[int, int]:
+        """Zeros that its C expects around each channel: rows above and below, columns beside it."""
+        return (0, 0)
+
+
+class Elementwise(Operation):
+    """An operation of one value at a time: `run` and `c_value` say which."""
+
+    PASSING: ClassVar[Passing] = "keep"
+    ELEMENTWISE: ClassVar[bool] = True
+    C: ClassVar[CForm] = "value"
+    FINISHES: ClassVar[bool] = True
+    IN_PLACE: ClassVar[bool] = True
+
+    def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
+        return inputs[0]
