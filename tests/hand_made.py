@@ -1,4 +1,4 @@
-"""Study folders written by hand: records, metrics and answers with the figures a test needs."""
+"""Run and study folders written by hand: records, metrics and answers as a test needs them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import ellzero as ez
+from ellzero.record import EpochMetrics, FinishedRecord, RunFolder, Stage
 
 
 def study(folder: Path, **changes: Any) -> ez.Study:
@@ -26,41 +27,68 @@ def study(folder: Path, **changes: Any) -> ez.Study:
     return made
 
 
+def table(
+    *, score: float = 0.5, loss: float = 1.0, nonzeros: int = 100, **entries: Any
+) -> dict[str, Any]:
+    """The record of a run that is done, as it stood in the first files of this format."""
+    figures = {
+        "format": 1,
+        "status": "done",
+        "started": "2026-01-02T03:04:05+00:00",
+        "folder": "somewhere",
+        "versions": {},
+        "recipe": {},
+        "weights": 1000,
+        "nonzeros": nonzeros,
+        "sparsity": 1 - nonzeros / 1000,
+        "nonzero_ratio": 1000 / nonzeros,
+        "reference": {"validation": {"score": 0.99, "loss": 0.01}},
+        "compressed": {"validation": {"score": score, "loss": loss}, "epoch": 1},
+        "validation_score": score,
+        "outcomes": [],
+        "layers": [],
+        "float32_bytes": 4 * 1010,
+        "seconds": 1.0,
+    }
+    return figures | entries
+
+
+def finished(**entries: Any) -> RunFolder:
+    """A run that is done, without a folder."""
+    return RunFolder(Path("nowhere"), "done", FinishedRecord.model_validate(table(**entries)))
+
+
+def metrics(stage: Stage, **entries: Any) -> EpochMetrics:
+    """The metrics of an epoch."""
+    figures = {"round": 0, "epoch": 1, "train_loss": 0.7, "penalty": 0.0, "validation_loss": 0.8}
+    figures |= {"validation_score": 0.5, "nonzeros": 100, "learning_rate": 0.1, "seconds": 0.25}
+    return EpochMetrics.model_validate({"stage": stage, **figures, **entries})
+
+
 def run(
     folder: Path,
     name: str,
     *,
-    score: float = 0.5,
-    loss: float = 1.0,
-    nonzeros: int = 100,
     wrong: float | None = 10.0,
     status: str = "done",
-    seconds: float = 1.0,
     trained: int = 0,
     tuned: int = 0,
     right: Sequence[int] | None = None,
-    **more: Any,
+    **entries: Any,
 ) -> Path:
     """One run of the study: what it reached, and epochs of training and fine-tuning."""
     cell = folder / "cells" / name
     cell.mkdir(parents=True)
-    record: dict[str, Any] = {"format": 1, "status": status, "folder": str(cell), **more}
     if status == "done":
-        validation = {"score": score, "loss": loss}
-        record |= {
-            "weights": 1000,
-            "nonzeros": nonzeros,
-            "compressed": {"validation": validation},
-            "reference": {"validation": {"score": 0.99, "loss": 0.01}},
-            "test_error_percent": wrong,
-            "seconds": seconds,
-        }
+        record = table(folder=str(cell), test_error_percent=wrong, **entries)
+    else:
+        record = {"format": 1, "status": status, "folder": str(cell), **entries}
     (cell / "record.json").write_text(json.dumps(record))
     # the pruned network, before it is fine-tuned, is a row without a training loss
-    rows: list[dict[str, Any]] = [{"stage": "train", "train_loss": 0.7, "seconds": 0.25}] * trained
-    rows += [{"stage": "finetune", "train_loss": None, "seconds": 0.25}]
-    rows += [{"stage": "finetune", "train_loss": 0.5, "seconds": 0.25}] * tuned
-    (cell / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [metrics("train")] * trained
+    rows += [metrics("finetune", epoch=0, train_loss=None)]
+    rows += [metrics("finetune")] * tuned
+    (cell / "metrics.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in rows))
     if right is not None:
         answers = torch.tensor(right, dtype=torch.bool)
         save_file({"compressed": answers}, cell / "answers.safetensors")

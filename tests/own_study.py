@@ -101,15 +101,16 @@ def stamps(folder: Path) -> dict[Path, int]:
 def figures(results: Results) -> dict[str, Any]:
     """All that a study has found out, without times, folders and versions."""
     dropped = ("seconds", "started", "folder", "versions", "recipe")
-    found = {name: dict(cell.record) for name, cell in results.found.items()}
-    for record in found.values():
-        for key in dropped:
-            record.pop(key, None)
+    cells = {
+        name: {k: v for k, v in cell.record.to_table().items() if k not in dropped}
+        for name, cell in results.cells.items()
+        if cell.record is not None
+    }
     rows = [
         (r.method, r.target, r.strength, r.at_edge, r.seeds, [c.folder.name for c in r.cells])
         for r in results.rows()
     ]
-    return {"cells": found, "rows": rows}
+    return {"cells": cells, "rows": rows}
 
 
 def networks(folder: Path) -> dict[str, dict[str, torch.Tensor]]:

@@ -1,6 +1,7 @@
 """What a run comes to: its traced network, how much of it is left, and what it warns of."""
 
 import warnings
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -74,10 +75,10 @@ def test_what_is_not_selected_counts_as_left():
     kept = sum(int((p != 0).sum()) for p in result.model.parameters())
     assert kept == 2 + 3 + 2
     record = result.record
-    assert (record["weights"], record["nonzeros"]) == (18, 2)
-    assert (record["parameters"], record["parameters_left"]) == (18 + 3 + 2, 7)
-    assert record["parameter_ratio"] == pytest.approx(23 / 7)
-    assert record["nonzero_ratio"] == 9
+    assert (record.weights, record.nonzeros) == (18, 2)
+    assert (record.parameters, record.parameters_left) == (18 + 3 + 2, 7)
+    assert record.parameter_ratio == pytest.approx(23 / 7)
+    assert record.nonzero_ratio == 9
 
 
 def test_a_zero_that_is_not_selected_counts_as_left():
@@ -87,7 +88,7 @@ def test_a_zero_that_is_not_selected_counts_as_left():
         model.get_parameter("0.bias").zero_()
     told = recipe(train={"epochs": 0}, finetune={"epochs": 0}, prune={"nonzeros": 44})
     record = ez.compress(model, classification(), told, reference=model).record
-    assert (record["parameters"], record["parameters_left"]) == (144 + 19, 44 + 19)
+    assert (record.parameters, record.parameters_left) == (144 + 19, 44 + 19)
 
 
 # living nonzeros
@@ -112,17 +113,17 @@ def with_dead_ends() -> nn.Sequential:
 
 def test_living_nonzeros_and_inputs_left(tmp_path):
     record = as_it_is(with_dead_ends()).record
-    assert record["nonzeros"] == 4 * 16 + 3 * 15
-    assert record["nonzero_ratio"] == 144 / (4 * 16 + 3 * 15)
-    assert record["living_nonzeros"] == 4 * 15 + 3 * 15
-    assert (record["inputs"], record["inputs_left"]) == (6, [0, 2, 3, 5])
-    assert "living_note" not in record
+    assert record.nonzeros == 4 * 16 + 3 * 15
+    assert record.nonzero_ratio == 144 / (4 * 16 + 3 * 15)
+    assert record.living_nonzeros == 4 * 15 + 3 * 15
+    assert (record.inputs, record.inputs_left) == (6, (0, 2, 3, 5))
+    assert record.living_note is None
 
 
 def test_of_living_nonzeros_the_selected_ones_count():
     told = {"sparsity": 0.0, "include": ["2.weight", "2.bias"]}
     record = as_it_is(with_dead_ends(), prune=told).record
-    assert record["living_nonzeros"] == 3 * 15 + 3
+    assert record.living_nonzeros == 3 * 15 + 3
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
@@ -133,8 +134,8 @@ def test_what_lives_of_a_wrapped_network(wrap, within):
     if within:
         model[0] = wrap(model[0])
     record = as_it_is(model if within else wrap(model)).record
-    assert record["living_nonzeros"] == 4 * 15 + 3 * 15
-    assert record["inputs_left"] == [0, 2, 3, 5]
+    assert record.living_nonzeros == 4 * 15 + 3 * 15
+    assert record.inputs_left == (0, 2, 3, 5)
 
 
 class WithHelp(nn.Module):
@@ -153,8 +154,8 @@ class WithHelp(nn.Module):
 def test_a_matrix_that_the_traced_network_does_not_have_is_dead():
     weights = {"sparsity": 0.0, "include": ["default", "vector"]}
     record = as_it_is(WithHelp(), prune=weights).record
-    assert record["nonzeros"] == 4 * 16 + 3 * 15 + 16 * 5 + 7
-    assert record["living_nonzeros"] == 4 * 15 + 3 * 15 + 7
+    assert record.nonzeros == 4 * 16 + 3 * 15 + 16 * 5 + 7
+    assert record.living_nonzeros == 4 * 15 + 3 * 15 + 7
 
 
 class Undecided(nn.Module):
@@ -170,12 +171,12 @@ class Undecided(nn.Module):
 
 def test_a_network_that_cannot_be_traced_says_so(tmp_path):
     result = ez.compress(Undecided(mlp()), classification(), recipe(), folder=tmp_path)
-    record = read_record(tmp_path)
-    assert record == result.record
-    assert (record["status"], record["nonzeros"]) == ("done", 36)
-    assert [record[k] for k in ("living_nonzeros", "inputs", "inputs_left")] == [None] * 3
-    assert "Undecided cannot be traced" in record["living_note"]
-    assert not any("same for every" in text for text in record["warnings"])
+    record = result.record
+    assert read_record(tmp_path) == record
+    assert (record.status, record.nonzeros) == ("done", 36)
+    assert (record.living_nonzeros, record.inputs, record.inputs_left) == (None, None, None)
+    assert "Undecided cannot be traced" in str(record.living_note)
+    assert not any("same for every" in text for text in record.warnings)
     with pytest.raises(ez.InputError, match="Undecided cannot be traced"):
         result.trace()
 
@@ -193,13 +194,13 @@ def warned(*arguments, **options) -> tuple[ez.Result, list[str]]:
     return result, [str(w.message) for w in own]
 
 
-def about(texts: list[str], *words: str) -> list[str]:
+def about(texts: Iterable[str], *words: str) -> list[str]:
     return [text for text in texts if all(word in text for word in words)]
 
 
 def test_all_warnings_are_in_the_record_once():
     result, texts = warned(mlp(), classification(), recipe(prune={"nonzeros": 1}))
-    assert sorted(texts) == sorted(result.record["warnings"])
+    assert sorted(texts) == sorted(result.record.warnings)
     assert len(set(texts)) == len(texts)
     assert about(texts, "train data has 60 examples, fewer than 100")
 
@@ -226,7 +227,7 @@ def test_what_is_known_of_the_data_later_is_said_at_the_end():
     result, texts = warned(mlp(4), data, told)
     assert about(texts, "validation data has no example of class d")
     assert about(texts, "train data has no example of class d")
-    assert sorted(texts) == sorted(result.record["warnings"])
+    assert sorted(texts) == sorted(result.record.warnings)
 
 
 def test_a_layer_without_a_weight_and_outputs_that_are_constant():
@@ -247,7 +248,7 @@ def test_outputs_of_a_network_that_cannot_be_traced():
     model = mlp()
     with torch.no_grad():
         model.get_parameter("2.weight").zero_()
-    (text,) = about(as_it_is(Undecided(model)).record["warnings"], "2.weight has 0 of 48 weights")
+    (text,) = about(as_it_is(Undecided(model)).record.warnings, "2.weight has 0 of 48 weights")
     assert text.endswith(", so the output is the same for every input")
 
 
@@ -346,4 +347,4 @@ def test_a_failed_run_keeps_what_was_known(tmp_path):
     data = classification(loss=lambda outputs, y: outputs.sum() * torch.nan)
     with pytest.raises(ez.DivergenceError):
         ez.compress(mlp(), data, recipe(), folder=tmp_path)
-    assert about(read_record(tmp_path)["warnings"], "train data has 60 examples")
+    assert about(read_record(tmp_path).warnings, "train data has 60 examples")

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import ellzero as ez
+import hand_made
 from ellzero.training.plan import Step
 from ellzero.training.progress import Bar, Silent, run_display
 from small import classification, mlp, recipe, tensors_equal
@@ -71,7 +72,7 @@ def test_the_bar_counts_batches_and_ends_at_its_end():
     for _ in range(4):
         bar.tick()
     assert position(bar) == 52
-    bar.epoch({"epoch": 3, "validation_score": 0.5, "nonzeros": 1234})
+    bar.epoch(hand_made.metrics("finetune", epoch=3, validation_score=0.5, nonzeros=1234))
     assert re.search("finetune round 2 3/3", bar._bar.tasks[0].description)
     assert "0.5000, 1,234 nonzeros" in bar._bar.tasks[0].fields["note"]
 

@@ -107,7 +107,7 @@ def test_gates_of_one_s_own(own):
     assert recipe.to_table()["train"]["gates"] == {
         GATES_OF_ONE_S_OWN: {"strength": 1e-3, "rate": 10.0, "keep": 0.6}
     }
-    assert ez.compress(mlp(), classification(), recipe).record["nonzeros"] == 144
+    assert ez.compress(mlp(), classification(), recipe).record.nonzeros == 144
 
 
 def test_it_is_written_by_its_module_whatever_it_was_called(own, monkeypatch):

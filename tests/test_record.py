@@ -10,10 +10,15 @@ import torch
 from torch import nn
 
 import ellzero as ez
+import hand_made
 from cases import fill
 from ellzero.errors import InputError
 from ellzero.record import (
     WRITTEN,
+    FinishedRecord,
+    Magnitudes,
+    Record,
+    RunFolder,
     clear_folder,
     fail,
     layer_table,
@@ -21,9 +26,10 @@ from ellzero.record import (
     new_folder,
     read_record,
     take_folder,
+    write_metrics,
     write_record,
 )
-from small import classification, convnet, mlp, recipe
+from small import blobs, classification, convnet, mlp, recipe
 
 
 def test_runs_are_numbered_and_gaps_are_filled(tmp_path):
@@ -47,9 +53,52 @@ def test_a_folder_is_taken_with_its_parents(tmp_path):
         take_folder(tmp_path / "a")
 
 
-def test_a_record_is_read_back(tmp_path):
-    write_record(tmp_path, {"format": 1, "status": "done"})
-    assert read_record(tmp_path) == {"format": 1, "status": "done"}
+@pytest.mark.parametrize("status", ["running", "failed", "done"])
+def test_a_record_is_read_back_as_it_was_written(status, tmp_path):
+    table = hand_made.table() if status == "done" else {"format": 1}
+    (tmp_path / "record.json").write_text(json.dumps({**table, "status": status}))
+    record = read_record(tmp_path)
+    write_record(tmp_path, record)
+    assert read_record(tmp_path) == record
+    assert isinstance(record, FinishedRecord) == (status == "done")
+
+
+def test_what_was_not_told_does_not_stand_in_the_file(tmp_path):
+    result = ez.compress(mlp(), classification(), recipe(), folder=tmp_path)
+    table = json.loads((tmp_path / "record.json").read_text())
+    assert table == result.record.to_table()
+    assert not {"error", "note", "living_note"} & set(table)
+    assert list(table["compressed"]) == ["validation", "test", "epoch"]
+    assert table["compressed"]["test"].keys() == {"score", "loss"}
+    assert {"used", "within"} <= table["outcomes"][0].keys()  # null stands where it always stood
+    without_test = ez.Data(blobs(60, 1), blobs(45, 2))
+    table = ez.compress(mlp(), without_test, recipe()).record.to_table()
+    assert list(table["compressed"]) == ["validation", "epoch"]
+    assert table["test_error_percent"] is table["folder"] is None
+    assert "file_bytes" not in table
+
+
+def test_records_of_the_first_versions_are_read(tmp_path):
+    (tmp_path / "record.json").write_text(json.dumps(hand_made.table(nonzeros=20)))
+    record = read_record(tmp_path)
+    assert isinstance(record, FinishedRecord)
+    # 4,040 bytes in float32 are 1,010 parameters, and 980 of the 1,000 selected ones are zero
+    assert (record.parameters, record.parameters_left) == (1010, 30)
+    assert record.parameter_ratio == pytest.approx(1010 / 30)
+    assert (record.warnings, record.trained, record.living_nonzeros) == ((), None, None)
+
+
+def test_unknown_keys_are_ignored(tmp_path):
+    table = hand_made.table(later=[1, 2], layers=[])
+    table["compressed"]["colour"] = "blue"
+    (tmp_path / "record.json").write_text(json.dumps(table))
+    assert read_record(tmp_path) == FinishedRecord.model_validate(hand_made.table())
+
+
+def test_a_record_cannot_be_changed():
+    record = FinishedRecord.model_validate(hand_made.table())
+    with pytest.raises(ValueError, match="frozen"):
+        record.nonzeros = 3  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize(
@@ -62,35 +111,60 @@ def test_a_record_is_read_back(tmp_path):
         (json.dumps({"format": "x", "status": "done"}), "has format 'x'"),
         (json.dumps({"format": 1}), "is no record of a run"),
         ("[]", r"record\.json"),
+        (json.dumps({"format": 1, "status": "asleep"}), "status is 'asleep'; .* 'running'"),
+        (json.dumps({"format": 1, "status": "failed", "error": 3}), "error is 3; .* string"),
+        (json.dumps({"format": 1, "status": "done"}), "is not whole: no weights; no nonzeros"),
+        (json.dumps(hand_made.table(seconds="long")), "seconds is 'long'; .* number"),
+        (json.dumps(hand_made.table(reference={})), r"is not whole: no reference\.validation$"),
+        (
+            json.dumps(hand_made.table(compressed={"validation": {"score": 1}, "epoch": 1})),
+            r"is not whole: no compressed\.validation\.loss$",
+        ),
     ],
 )
 def test_what_is_no_record(text, expected, tmp_path):
     if text is not None:
         (tmp_path / "record.json").write_text(text)
-    with pytest.raises(InputError, match=expected):
+    with pytest.raises(InputError, match=expected) as caught:
         read_record(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    run = RunFolder.at(tmp_path)
+    assert (run.status, run.record) == ("missing" if text is None else "unreadable", None)
+
+
+def test_metrics_are_read_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write_metrics(tmp_path, [hand_made.metrics("train"), hand_made.metrics("finetune", epoch=2)])
+    run = RunFolder.at(tmp_path)
+    assert [(m.stage, m.epoch) for m in run.metrics] == [("train", 1), ("finetune", 2)]
+    path.unlink()
+    assert len(run.metrics) == 2
+    assert RunFolder.at(tmp_path).metrics == ()
+    for text in ("{", '{"stage": "train"}\n'):
+        path.write_text(text)
+        assert RunFolder.at(tmp_path).metrics == ()
 
 
 def test_a_row_for_every_layer():
     model = convnet()
     ez.prune(model, nonzeros=99)
     rows = layer_table(ez.select(model))
-    assert [(r["name"], r["kind"], r["shape"], r["weights"]) for r in rows] == [
-        ("0.weight", "conv", [4, 2, 3, 3], 72),
-        ("3.weight", "conv", [6, 4, 3, 3], 216),
-        ("6.weight", "dense", [2, 54], 108),
+    assert [(r.name, r.kind, r.shape, r.weights) for r in rows] == [
+        ("0.weight", "conv", (4, 2, 3, 3), 72),
+        ("3.weight", "conv", (6, 4, 3, 3), 216),
+        ("6.weight", "dense", (2, 54), 108),
     ]
-    assert sum(r["nonzeros"] for r in rows) == 99
-    assert [r["density"] for r in rows] == [r["nonzeros"] / r["weights"] for r in rows]
+    assert sum(r.nonzeros for r in rows) == 99
+    assert [r.density for r in rows] == [r.nonzeros / r.weights for r in rows]
 
 
 # failures
 
 
 def test_a_failure_is_written_into_the_record_there_is(tmp_path):
-    write_record(tmp_path, {"format": 1, "status": "running", "recipe": {"name": "mine"}})
+    write_record(tmp_path, Record(format=1, status="running", recipe={"name": "mine"}))
     fail(tmp_path, "it went wrong")
-    assert read_record(tmp_path) == {
+    assert json.loads((tmp_path / "record.json").read_text()) == {
         "format": 1,
         "status": "failed",
         "recipe": {"name": "mine"},
@@ -107,9 +181,9 @@ def test_a_failure_without_a_record_makes_one(before, tmp_path):
         (folder / "record.json").write_text(before)
     fail(folder, "it went wrong")
     record = read_record(folder)
-    assert (record["status"], record["error"]) == ("failed", "it went wrong")
-    assert record["folder"] == str(folder)
-    assert record["versions"]["torch"] == torch.__version__
+    assert (record.status, record.error) == ("failed", "it went wrong")
+    assert record.folder == folder
+    assert record.versions["torch"] == torch.__version__
     assert [path.name for path in folder.iterdir()] == ["record.json"]
 
 
@@ -129,13 +203,13 @@ def test_a_folder_is_cleared_of_what_a_run_left_and_of_nothing_else(tmp_path):
 # magnitudes
 
 
-def histogram(*layers) -> dict:
+def histogram(*layers) -> Magnitudes:
     model = nn.Sequential(*(nn.Linear(len(w), 1, bias=False, dtype=w.dtype) for w in layers))
     for layer, w in zip(ez.select(model).values(), layers, strict=True):
         fill(layer, w)
     found = magnitudes(ez.select(model))
-    assert sum(found["counts"]) + found["zeros"] == sum(len(w) for w in layers)
-    assert json.loads(json.dumps(found)) == found
+    assert sum(found.counts) + found.zeros == sum(len(w) for w in layers)
+    assert Magnitudes.model_validate(json.loads(json.dumps(found.to_table()))) == found
     return found
 
 
@@ -154,13 +228,13 @@ def test_magnitudes_are_counted_in_tenths_of_decades(dtype):
     every = np.concatenate([w.double().numpy() for w in layers])
     logs = np.log10(np.abs(every[every != 0]))
     counts, _ = np.histogram(logs, np.linspace(-8, 2, 101))
-    assert found["counts"] == counts.tolist()
-    assert found["zeros"] == int((every == 0).sum()) >= 14 + 6
-    assert (found["smallest"], found["per_decade"]) == (-8, 10)
+    assert list(found.counts) == counts.tolist()
+    assert found.zeros == int((every == 0).sum()) >= 14 + 6
+    assert (found.smallest, found.per_decade) == (-8, 10)
 
 
 def bins(*weights: float, dtype: torch.dtype = torch.float64) -> list[int]:
-    counts = histogram(torch.tensor(weights, dtype=dtype))["counts"]
+    counts = histogram(torch.tensor(weights, dtype=dtype)).counts
     assert len(counts) == 100
     return [index for index, count in enumerate(counts) for _ in range(count)]
 
@@ -181,4 +255,4 @@ def test_the_lower_edge_belongs_to_a_bin():
 
 def test_all_zeros():
     found = histogram(torch.zeros(5))
-    assert (found["zeros"], sum(found["counts"])) == (5, 0)
+    assert (found.zeros, sum(found.counts)) == (5, 0)

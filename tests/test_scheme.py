@@ -67,11 +67,11 @@ def validation_loss(model: nn.Module) -> float:
 def test_the_count_of_nonzeros_is_the_one_asked_for(prune, left):
     result = ez.compress(mlp(), classification(), recipe(prune=prune))
     assert nonzero_weights(result.model) == left
-    assert result.masks.nonzeros == result.record["nonzeros"] == left
-    assert result.record["weights"] == WEIGHTS
-    assert result.record["nonzero_ratio"] == pytest.approx(WEIGHTS / left)
+    assert result.masks.nonzeros == result.record.nonzeros == left
+    assert result.record.weights == WEIGHTS
+    assert result.record.nonzero_ratio == pytest.approx(WEIGHTS / left)
     assert not result.model.training
-    assert "note" not in result.record
+    assert result.record.note is None
     for name, mask in result.masks.items():
         assert torch.equal(mask, result.model.get_parameter(name) != 0)
 
@@ -84,14 +84,14 @@ def test_a_layer_wise_gradual_run_counts_as_arrived_where_its_layers_are():
     prune = {"sparsity": 0.4, "scope": "layer", "gradual": {"after": 0.0, "until": 0.5}}
     result = ez.compress(model, data, recipe(prune=prune, finetune={"epochs": 0}))
     assert nonzero_weights(result.model) == 14
-    assert "note" not in result.record
+    assert result.record.note is None
 
 
 def test_layer_scope_prunes_every_layer_to_the_sparsity():
     prune = {"sparsity": 0.75, "scope": "layer"}
     result = ez.compress(mlp(), classification(), recipe(prune=prune))
-    assert [row["nonzeros"] for row in result.record["layers"]] == [24, 12]
-    assert [row["density"] for row in result.record["layers"]] == [0.25, 0.25]
+    assert [row.nonzeros for row in result.record.layers] == [24, 12]
+    assert [row.density for row in result.record.layers] == [0.25, 0.25]
 
 
 def test_only_selected_weights_are_pruned():
@@ -99,7 +99,7 @@ def test_only_selected_weights_are_pruned():
     result = ez.compress(mlp(), classification(), recipe(prune=prune))
     assert int((result.model.get_parameter("2.weight") == 0).sum()) == 0
     assert int((result.model.get_parameter("0.weight") != 0).sum()) == 48
-    assert result.record["weights"] == 96
+    assert result.record.weights == 96
 
 
 def test_the_gradual_schedule_goes_down_epoch_by_epoch(tmp_path):
@@ -121,8 +121,8 @@ def test_the_decoupled_form_gives_zeros_before_any_pruning(tmp_path):
     trained = [m for m in metrics_of(tmp_path) if m["stage"] == "train"][-1]
     assert trained["nonzeros"] < 130
     # fewer than the 130 asked for: reported, and the result is the nonzeros
-    assert result.record["nonzeros"] == nonzero_weights(result.model) <= trained["nonzeros"]
-    assert "130 weights were to be kept" in result.record["note"]
+    assert result.record.nonzeros == nonzero_weights(result.model) <= trained["nonzeros"]
+    assert "130 weights were to be kept" in (result.record.note or "")
 
 
 def test_regression_with_the_defaults():
@@ -132,10 +132,12 @@ def test_regression_with_the_defaults():
     x, y = next(data.test.batches(100, torch.device("cpu")))
     with torch.no_grad():
         error = float(((result.model(x) - y) ** 2).mean())
-    assert result.record["compressed"]["test"]["loss"] == pytest.approx(error)
-    assert result.record["compressed"]["test"]["score"] == pytest.approx(-error)
+    test = result.record.compressed.test
+    assert test is not None
+    assert test.loss == pytest.approx(error)
+    assert test.score == pytest.approx(-error)
     assert error < float((y**2).mean()) / 2
-    assert result.record["test_error_percent"] is None
+    assert result.record.test_error_percent is None
 
 
 def test_regression_with_a_loss_and_score_of_ones_own():
@@ -148,9 +150,10 @@ def test_regression_with_a_loss_and_score_of_ones_own():
     x, y = next(data.test.batches(100, torch.device("cpu")))
     with torch.no_grad():
         off = (result.model(x) - y).abs()
-    found = result.record["compressed"]["test"]
-    assert found["loss"] == pytest.approx(float(off.mean()))
-    assert found["score"] == pytest.approx(sum(float(o) < 0.5 for o in off) / 30)
+    test = result.record.compressed.test
+    assert test is not None
+    assert test.loss == pytest.approx(float(off.mean()))
+    assert test.score == pytest.approx(sum(float(o) < 0.5 for o in off) / 30)
 
 
 # budgets
@@ -163,13 +166,13 @@ def test_an_accuracy_budget_is_kept_on_validation_data(rounds):
     result = ez.compress(
         mlp(), data, recipe(train={"epochs": 8}, finetune={"epochs": 8}, prune=budget)
     )
-    reference = result.record["reference"]["validation"]["score"] * 45
+    reference = result.record.reference.validation.score * 45
     assert reference == pytest.approx(round(reference))
     # 3 points of 45 examples: at most one answer fewer may be right
     assert right_answers(result.model, blobs(45, 2)) >= round(reference) - 1
     assert nonzero_weights(result.model) < WEIGHTS / 2
-    rounds_done = [o for o in result.record["outcomes"] if o["stage"] == "finetune"]
-    assert result.record["nonzeros"] == min(o["nonzeros"] for o in rounds_done if o["within"])
+    rounds_done = [o for o in result.record.outcomes if o.stage == "finetune"]
+    assert result.record.nonzeros == min(o.nonzeros for o in rounds_done if o.within)
 
 
 @pytest.mark.parametrize("limit", [0.1, 0.5])
@@ -218,14 +221,15 @@ def test_a_budget_that_nothing_satisfies_names_the_best_found(tmp_path):
     with pytest.raises(BudgetError, match=message):
         ez.compress(Perfect(), data, told, reference=Perfect(), folder=folder)
     record = read_record(folder)
-    assert record["status"] == "failed"
-    assert "best found" in record["error"]
+    assert record.status == "failed"
+    assert record.error is not None
+    assert "best found" in record.error
     # what was done is still there
     stages = [(m["stage"], m["round"]) for m in metrics_of(folder)]
     assert stages[-1] == ("finetune", 3)
     assert (folder / "checkpoint.safetensors").is_file()
     spared = folder / "reference.safetensors"
-    assert str(spared) in record["error"]
+    assert str(spared) in record.error
     assert tensors_equal(ez.load(spared, Perfect()), Perfect())
     assert ez.Recipe.read(folder / "recipe.toml") == told.model_copy(update={"name": "run"})
 
@@ -235,11 +239,11 @@ def test_a_round_that_fails_does_not_spoil_the_one_that_held():
     budget = {"budget": {"max_accuracy_drop": 3.0}, "rounds": 6}
     told = recipe(train={"epochs": 8}, finetune={"epochs": 4}, prune=budget)
     result = ez.compress(mlp(), classification(), told)
-    rounds = [o for o in result.record["outcomes"] if o["stage"] == "finetune"]
-    assert not all(o["within"] for o in rounds), "choose a budget under which a round fails"
-    best = min((o for o in rounds if o["within"]), key=lambda o: o["nonzeros"])
-    assert nonzero_weights(result.model) == best["nonzeros"]
-    assert right_answers(result.model, (x, y)) / 45 == pytest.approx(best["score"])
+    rounds = [o for o in result.record.outcomes if o.stage == "finetune"]
+    assert not all(o.within for o in rounds), "choose a budget under which a round fails"
+    best = min((o for o in rounds if o.within), key=lambda o: o.nonzeros)
+    assert nonzero_weights(result.model) == best.nonzeros
+    assert right_answers(result.model, (x, y)) / 45 == pytest.approx(best.score)
 
 
 def test_before_any_tuning_the_search_goes_to_the_edge_of_the_widened_budget(tmp_path):
@@ -273,10 +277,10 @@ def test_a_budget_is_judged_by_the_best_epoch_of_each_round(tmp_path):
     )
     result = ez.compress(dropout_mlp(), classification(), told, folder=tmp_path)
     differ = False
-    for outcome in result.record["outcomes"][2:]:
-        lines = [m for m in metrics_of(tmp_path) if m["round"] == outcome["round"]]
+    for outcome in result.record.outcomes[2:]:
+        lines = [m for m in metrics_of(tmp_path) if m["round"] == outcome.round]
         scores = [m["validation_score"] for m in lines]
-        assert outcome["score"] == max(scores)
+        assert outcome.score == max(scores)
         differ |= max(scores) > scores[-1]
     assert differ, "choose a learning rate with which the last epoch is not the best"
 
@@ -327,8 +331,8 @@ def test_training_starts_from_a_given_reference(how, tmp_path):
     )
     kept = left != 0
     assert magnitudes[kept].min() >= magnitudes[~kept].max()
-    assert [o["stage"] for o in result.record["outcomes"]] == ["train", "finetune"]
-    score = result.record["reference"]["validation"]["score"]
+    assert [o.stage for o in result.record.outcomes] == ["train", "finetune"]
+    score = result.record.reference.validation.score
     assert score == pytest.approx(right_answers(given, blobs(45, 2)) / 45)
 
 
@@ -422,18 +426,19 @@ def test_what_is_written_is_what_is_returned(tmp_path):
     assert tensors_equal(ez.load(tmp_path / "model.safetensors", mlp(seed=8)), result.model)
     assert read_record(tmp_path) == result.record
     record = result.record
-    assert record["file_bytes"] == (tmp_path / "model.safetensors.gz").stat().st_size
-    assert record["float32_bytes"] == 4 * (WEIGHTS + 16 + 3)
-    assert record["file_ratio"] == pytest.approx(record["float32_bytes"] / record["file_bytes"])
+    size = (tmp_path / "model.safetensors.gz").stat().st_size
+    assert record.file_bytes == size
+    assert record.float32_bytes == 4 * (WEIGHTS + 16 + 3)
+    assert record.file_ratio == pytest.approx(record.float32_bytes / size)
     x, y = blobs(30, 3)
     wrong = 30 - right_answers(result.model, (x, y))
-    assert record["test_error_percent"] == pytest.approx(100 * wrong / 30)
+    assert record.test_error_percent == pytest.approx(100 * wrong / 30)
     reference = ez.load(tmp_path / "reference.safetensors", mlp())
     wrong = 30 - right_answers(reference, (x, y))
-    assert record["reference_error_percent"] == pytest.approx(100 * wrong / 30)
-    assert record["status"] == "done"
-    assert record["versions"]["torch"] == torch.__version__
-    assert ez.Recipe.parse(record["recipe"]) == told
+    assert record.reference_error_percent == pytest.approx(100 * wrong / 30)
+    assert record.status == "done"
+    assert record.versions["torch"] == torch.__version__
+    assert ez.Recipe.parse(record.recipe) == told
 
 
 @pytest.mark.parametrize("told", [{}, {"prune": {"nonzeros": 20, "rounds": 2}}, {"seed": 3}])
@@ -444,11 +449,12 @@ def test_the_trained_network_is_the_one_before_any_pruning(told, tmp_path):
     trained = ez.load(tmp_path / "trained.safetensors", dropout_mlp(seed=8))
     assert tensors_equal(trained, expected.model)
     assert nonzero_weights(trained) == WEIGHTS
-    found = result.record["trained"]["magnitudes"]
-    assert found == expected.record["trained"]["magnitudes"]
+    assert result.record.trained is not None
+    assert result.record.trained == expected.record.trained
+    found = result.record.trained.magnitudes
     logs = [np.log10(w.detach().abs().numpy().ravel()) for w in ez.select(trained).values()]
     counts, _ = np.histogram(np.concatenate(logs), np.linspace(-8, 2, 101))
-    assert found["counts"] == counts.tolist()
+    assert list(found.counts) == counts.tolist()
 
 
 @pytest.mark.parametrize("classes", ["vector", "map"])
@@ -474,7 +480,7 @@ def test_the_answers_say_which_test_examples_are_right(classes, tmp_path):
         assert answers[who].tolist() == expected
         assert answers[who].dtype == torch.bool
         assert len(set(expected)) == 2, "some right, some wrong"
-        score = result.record[who]["test"]["score"]
+        score = getattr(result.record, who).test.score
         assert sum(expected) / len(expected) == pytest.approx(score)
     assert not answers["reference"].equal(answers["compressed"])
 
@@ -540,7 +546,7 @@ def test_the_best_epoch_of_validation_at_the_asked_count_is_returned(prune, tmp_
     ]
     best = max(there, key=lambda m: (m["validation_score"], -m["validation_loss"]))
     assert len({m["validation_score"] for m in there}) > 1, "the epochs must differ"
-    assert result.record["validation_score"] == best["validation_score"]
+    assert result.record.validation_score == best["validation_score"]
     assert right_answers(result.model, blobs(45, 2)) / 45 == pytest.approx(best["validation_score"])
     assert validation_loss(result.model) == pytest.approx(best["validation_loss"], rel=1e-5)
     assert best["validation_score"] > lines[-1]["validation_score"] or best is lines[-1]
@@ -561,7 +567,7 @@ def test_an_epoch_of_gradual_training_can_be_the_best(prune, tmp_path):
     there = [m for m in metrics_of(tmp_path) if m["nonzeros"] == 12]
     best = max(there, key=lambda m: (m["validation_score"], -m["validation_loss"]))
     assert best["validation_score"] > there[-1]["validation_score"], "the last must not be the best"
-    assert result.record["compressed"]["epoch"] == best["epoch"]
+    assert result.record.compressed.epoch == best["epoch"]
     assert right_answers(result.model, blobs(45, 2)) / 45 == pytest.approx(best["validation_score"])
     assert nonzero_weights(result.model) == 12
 
@@ -569,7 +575,7 @@ def test_an_epoch_of_gradual_training_can_be_the_best(prune, tmp_path):
 def test_a_wide_budget_does_not_prune_everything_in_one_round():
     told = recipe(prune={"budget": {"max_loss_increase": 100.0}, "rounds": 2})
     result = ez.compress(mlp(), classification(), told)
-    first, second = (o["nonzeros"] for o in result.record["outcomes"][2:])
+    first, second = (o.nonzeros for o in result.record.outcomes[2:])
     assert WEIGHTS / 32 <= first < WEIGHTS / 20
     assert second == 1
 
@@ -583,10 +589,10 @@ def test_under_a_loss_budget_the_best_is_the_one_of_least_loss(tmp_path):
     )
     result = ez.compress(dropout_mlp(), classification(), told, folder=tmp_path)
     most_right = []
-    for outcome in result.record["outcomes"][2:]:
-        epochs = [m for m in metrics_of(tmp_path) if m["round"] == outcome["round"]]
-        assert outcome["loss"] == min(m["validation_loss"] for m in epochs)
-        most_right.append(outcome["score"] == max(m["validation_score"] for m in epochs))
+    for outcome in result.record.outcomes[2:]:
+        epochs = [m for m in metrics_of(tmp_path) if m["round"] == outcome.round]
+        assert outcome.loss == min(m["validation_loss"] for m in epochs)
+        most_right.append(outcome.score == max(m["validation_score"] for m in epochs))
     assert not all(most_right), "choose a problem where accuracy would have chosen otherwise"
 
 
@@ -616,7 +622,7 @@ def test_the_best_epoch_of_the_reference_is_kept(tmp_path):
     result = ez.compress(dropout_mlp(), classification(), told, folder=tmp_path)
     scores = [m["validation_score"] for m in metrics_of(tmp_path) if m["stage"] == "reference"]
     assert len(set(scores)) > 1
-    assert result.record["reference"]["validation"]["score"] == max(scores)
+    assert result.record.reference.validation.score == max(scores)
     reference = ez.load(tmp_path / "reference.safetensors", dropout_mlp())
     assert right_answers(reference, blobs(45, 2)) / 45 == pytest.approx(max(scores))
 
@@ -640,8 +646,8 @@ def test_an_epoch_trains_on_each_example_once():
         mlp(), data, recipe()
     )  # 3 + 4 + 3 epochs, and one look for the fit at most
     assert set(train.taken) <= {10}
-    assert "test" not in result.record["compressed"]
-    assert result.record["test_error_percent"] is None
+    assert result.record.compressed.test is None
+    assert result.record.test_error_percent is None
 
 
 def test_metrics_are_one_line_an_epoch(tmp_path):
@@ -697,8 +703,8 @@ def test_convolutions_in_either_format_and_precision(optimizer, channels_last, p
         prune={"sparsity": 0.6, "gradual": {}},
     )
     result = ez.compress(convnet(), images(), told)
-    assert result.record["nonzeros"] == nonzero_weights(result.model) == round(0.4 * 396)
-    assert result.record["compressed"]["validation"]["score"] > 0.7
+    assert result.record.nonzeros == nonzero_weights(result.model) == round(0.4 * 396)
+    assert result.record.compressed.validation.score > 0.7
     assert {p.dtype for p in result.model.parameters()} == {torch.float32}
     kernel: Any = result.model[3].weight  # pyright: ignore[reportIndexIssue]
     assert kernel.is_contiguous(memory_format=torch.channels_last) is channels_last

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,10 +22,24 @@ from ellzero.graph.trace import unwrapped
 from ellzero.modules import device_of
 from ellzero.pruning import Masks, kept_count
 from ellzero.recipe import Recipe
-from ellzero.record import ANSWERS, layer_table, sizes, write_metrics, write_model
+from ellzero.record import (
+    ANSWERS,
+    MODEL,
+    ChosenEvaluations,
+    Evaluation,
+    Evaluations,
+    FinishedRecord,
+    Layer,
+    Record,
+    Sizes,
+    layer_table,
+    sizes,
+    write_metrics,
+    write_model,
+)
 from ellzero.selection import Selection
-from ellzero.training.evaluation import BATCH, Evaluation, evaluate_each
-from ellzero.training.run import Run
+from ellzero.training.evaluation import BATCH, evaluate_each
+from ellzero.training.run import RunContext
 from ellzero.training.state import Snapshot, State
 
 
@@ -41,8 +55,8 @@ def traced(model: nn.Module, data: Data) -> Network:
     return trace(model, inputs, preprocess=data.preprocess, classes=data.classes)
 
 
-def conclude(run: Run, state: State) -> dict[str, Any]:
-    """Write the chosen network, measure it and the reference on test data; for the record.
+def conclude(run: RunContext, state: State, record: Record) -> FinishedRecord:
+    """Write the chosen network, measure it and the reference on test data; the record with it all.
 
     The chosen network is in the state's model afterwards.
 
@@ -57,55 +71,59 @@ def conclude(run: Run, state: State) -> dict[str, Any]:
     network.eval()
 
     state.restore(chosen.tensors)
-    packed = _written(run, state)  # before anything of the test data can go wrong
+    file_bytes = _written(run, state)  # before anything of the test data can go wrong
     tests = _tested(run, state, {"reference": reference, "compressed": chosen})
-    layers = layer_table(weights)
-    alive, outputs_said = _alive(network, weights, layers, run.data)
-    gain: dict[str, Any] = {
-        **sizes(network, weights),
-        "reference": _figures(reference.evaluation, tests.get("reference")),
-        "compressed": {
-            **_figures(chosen.evaluation, tests.get("compressed")),
-            "epoch": chosen.epoch,
-        },
-        "validation_score": chosen.evaluation.score,
-        "trained": state.trained,
-        "outcomes": [asdict(outcome) for outcome in state.outcomes],
-        "layers": layers,
-        "seconds": round(state.seconds, 1),
-        **alive,
-    }
-    for name, who in (("reference", "reference"), ("test", "compressed")):
-        found = tests.get(who)
-        wrong = found.error_percent if found is not None and run.data.scores_accuracy else None
-        gain[f"{name}_error_percent"] = wrong
-    asked = _asked(run.recipe, weights)
-    if asked is not None and chosen.nonzeros != asked:
-        gain["note"] = f"{asked} weights were to be kept; {chosen.nonzeros} of them are nonzero"
-    if packed is not None:
-        gain["file"] = "gzip of model.safetensors"
-        gain["file_bytes"] = packed
-        gain["file_ratio"] = gain["float32_bytes"] / packed
-    said = [*run.warnings, *data_flags(run.data), *outputs_said]
-    said += [*_of_reference(run, state, reference.evaluation, chosen.evaluation)]
-    gain["warnings"] = list(dict.fromkeys(said))
-    return gain
+    layers, size = layer_table(weights), sizes(network, weights)
+    living_entries, living_sentences = _living_part(network, weights, layers, run.data)
+    said = [
+        *record.warnings,
+        *data_flags(run.data),
+        *living_sentences,
+        *_of_reference(run, state, reference.evaluation, chosen.evaluation),
+    ]
+    return FinishedRecord.model_validate(
+        {
+            **_entries(record),
+            "status": "done",
+            "warnings": tuple(dict.fromkeys(said)),
+            **_entries(size),
+            "reference": Evaluations(
+                validation=reference.evaluation, **_given(test=tests.get("reference"))
+            ),
+            "compressed": ChosenEvaluations(
+                validation=chosen.evaluation,
+                **_given(test=tests.get("compressed")),
+                epoch=chosen.epoch,
+            ),
+            "validation_score": chosen.evaluation.score,
+            "trained": state.trained,
+            "outcomes": state.outcomes,
+            "layers": layers,
+            "seconds": round(state.seconds, 1),
+            **living_entries,
+            "reference_error_percent": _error_percent(run.data, tests.get("reference")),
+            "test_error_percent": _error_percent(run.data, tests.get("compressed")),
+            **_given(note=_note(run.recipe, weights, chosen.nonzeros)),
+            **({} if file_bytes is None else _file_entries(file_bytes, size.float32_bytes)),
+        }
+    )
 
 
-def finite(who: str, part: str, found: Evaluation) -> Evaluation:
+def finite(who: str, part: str, evaluation: Evaluation) -> Evaluation:
     """The evaluation itself.
 
     Raises:
         InputError: it is NaN or inf.
     """
-    if not all(map(math.isfinite, found)):
+    if not all(map(math.isfinite, evaluation)):
         raise InputError(
-            f"the {who} gives NaN or inf on {part} data: score {found.score}, loss {found.loss}"
+            f"the {who} gives NaN or inf on {part} data: score {evaluation.score}, "
+            f"loss {evaluation.loss}"
         )
-    return found
+    return evaluation
 
 
-def _written(run: Run, state: State) -> int | None:
+def _written(run: RunContext, state: State) -> int | None:
     """Write the network that stands in the state; the bytes of its gzipped file."""
     if run.folder is None:
         return None
@@ -116,15 +134,15 @@ def _written(run: Run, state: State) -> int | None:
     return packed
 
 
-def _tested(run: Run, state: State, snapshots: dict[str, Snapshot]) -> dict[str, Evaluation]:
+def _tested(run: RunContext, state: State, snapshots: dict[str, Snapshot]) -> dict[str, Evaluation]:
     """What each of these networks, put into the state in turn, reaches on the test part."""
     tests: dict[str, Evaluation] = {}
     answers: dict[str, Tensor] = {}
     if run.data.test is not None:
         for who, snapshot in snapshots.items():
             state.restore(snapshot.tensors)
-            found, right = evaluate_each(state.model, run.data, "test")
-            tests[who] = finite(f"{who} network", "test", found)
+            evaluation, right = evaluate_each(state.model, run.data, "test")
+            tests[who] = finite(f"{who} network", "test", evaluation)
             if right is not None:
                 answers[who] = right
     if answers and run.folder is not None:
@@ -132,36 +150,36 @@ def _tested(run: Run, state: State, snapshots: dict[str, Snapshot]) -> dict[str,
     return tests
 
 
-def _alive(
-    network: nn.Module, weights: Selection, layers: list[dict[str, Any]], data: Data
+def _living_part(
+    network: nn.Module, weights: Selection, layers: Sequence[Layer], data: Data
 ) -> tuple[dict[str, Any], list[str]]:
     """Which nonzeros and inputs can matter, for the record; and what is to be said of the rest."""
-    empty = {x["name"]: x["weights"] for x in layers if x["weights"] and not x["nonzeros"]}
+    empty = {x.name: x.weights for x in layers if x.weights and not x.nonzeros}
     try:
         graph = traced(network, data)
-        found = living(folded(graph))
+        alive = living(folded(graph))
     except Exception as error:  # of whatever kind: a trained network is not lost to its tracing
         note = f"which nonzeros are living is not known: {error}"
         unknown = dict.fromkeys(("living_nonzeros", "inputs", "inputs_left"))
         outputs = _constant_outputs(network, data)
         return {**unknown, "living_note": note}, sentences(empty, range(outputs), outputs)
     outputs = next(iter(graph.shapes[graph.graph.nodes[-1].name]), 1)
-    alive = {
-        "living_nonzeros": _living_nonzeros(network, weights, found),
-        "inputs": found.inputs,
-        "inputs_left": list(found.inputs_left),
+    entries = {
+        "living_nonzeros": _living_nonzeros(network, weights, alive),
+        "inputs": alive.inputs,
+        "inputs_left": alive.inputs_left,
     }
-    return alive, sentences(empty, found.constant_outputs, outputs)
+    return entries, sentences(empty, alive.constant_outputs, outputs)
 
 
-def _living_nonzeros(network: nn.Module, weights: Selection, found: Living) -> int:
+def _living_nonzeros(network: nn.Module, weights: Selection, alive: Living) -> int:
     """How many of the selected weights' nonzeros are living.
 
     A matrix or kernel that the traced network does not have is not used; vectors all live.
     """
     # by identity, as what is wrapped around a network changes its parameters' names
     held = dict(unwrapped(network).named_parameters(remove_duplicate=False))
-    counts = {id(held[name]): count for name, count in found.nonzeros.items() if name in held}
+    counts = {id(held[name]): count for name, count in alive.nonzeros.items() if name in held}
     return sum(
         int(w.count_nonzero()) if w.ndim < 2 else counts.get(id(w), 0) for w in weights.values()
     )
@@ -181,10 +199,10 @@ def _constant_outputs(network: nn.Module, data: Data) -> int:
 
 
 def _of_reference(
-    run: Run, state: State, reference: Evaluation, compressed: Evaluation
+    run: RunContext, state: State, reference: Evaluation, compressed: Evaluation
 ) -> list[str]:
     """What the reference gives cause for."""
-    said = []
+    said: list[str] = []
     constant = _best_constant(run.data, device_of(state.model))
     if constant is not None:
         said += flags.weak_reference(reference, constant)
@@ -192,8 +210,8 @@ def _of_reference(
     if budget is not None:
         targets = 1 if constant is None else constant.targets  # a loss needs no count
         said += flags.worse_reference(budget, reference, compressed, targets)
-        epochs = [row for row in state.history if row["stage"] == "reference"]
-        said += flags.short_reference([row["validation_loss"] for row in epochs])
+        epochs = [metrics for metrics in state.history if metrics.stage == "reference"]
+        said += flags.short_reference([metrics.validation_loss for metrics in epochs])
     return said
 
 
@@ -219,11 +237,33 @@ def _best_constant(data: Data, device: torch.device) -> flags.Constant | None:
     return flags.Constant(-float(variance.mean()), count, accuracy=False)
 
 
-def _figures(validation: Evaluation, test: Evaluation | None) -> dict[str, Any]:
-    figures: dict[str, Any] = {"validation": validation._asdict()}
-    if test is not None:
-        figures["test"] = test._asdict()
-    return figures
+def _entries(part: Record | Sizes) -> dict[str, Any]:
+    """The entries that a part of the record has been given."""
+    return {name: getattr(part, name) for name in part.model_fields_set}
+
+
+def _given(**entries: Any) -> dict[str, Any]:
+    """Those of the entries that there are; the others do not stand in the record."""
+    return {name: entry for name, entry in entries.items() if entry is not None}
+
+
+def _error_percent(data: Data, test: Evaluation | None) -> float | None:
+    return test.error_percent if test is not None and data.scores_accuracy else None
+
+
+def _note(recipe: Recipe, weights: Selection, nonzeros: int) -> str | None:
+    asked = _asked(recipe, weights)
+    if asked is None or nonzeros == asked:
+        return None
+    return f"{asked} weights were to be kept; {nonzeros} of them are nonzero"
+
+
+def _file_entries(file_bytes: int, float32_bytes: int) -> dict[str, Any]:
+    return {
+        "file": f"gzip of {MODEL}",
+        "file_bytes": file_bytes,
+        "file_ratio": float32_bytes / file_bytes,
+    }
 
 
 def _asked(recipe: Recipe, weights: Selection) -> int | None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ellzero.pruning.budget import Budget
-from ellzero.training.evaluation import Evaluation
+from ellzero.record import Evaluation
 
 WORSE_LOSS = 0.1
 """By how much a reference's loss may exceed the compressed network's; more is no chance."""

@@ -1,4 +1,7 @@
-"""Records: what a run leaves behind in its folder; `compress` writes it, reports only read it."""
+"""Records: what a run tells of itself, as frozen types; and how they are measured, read, written.
+
+`compress` writes them, reports only read them. In JSON a record is one flat table.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ import gzip
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError, model_validator
 from torch import nn
 
 from ellzero.errors import InputError
@@ -34,6 +40,242 @@ CHECKPOINT = "checkpoint.safetensors"
 
 WRITTEN = (RECIPE, RECORD, METRICS, MODEL, f"{MODEL}.gz", REFERENCE, TRAINED, ANSWERS, CHECKPOINT)
 """All that a run may write."""
+
+Status = Literal["running", "interrupted", "failed", "missed", "done"]
+"""`missed`: no network within the budget was found."""
+
+Stage = Literal["reference", "train", "finetune"]
+
+
+class Evaluation(NamedTuple):
+    """What a network reached on one part of the data.
+
+    Example:
+        >>> Evaluation(score=0.98, loss=0.07).better_than(Evaluation(score=0.98, loss=0.08))
+        True
+    """
+
+    score: float
+    loss: float
+
+    @property
+    def error_percent(self) -> float:
+        """Wrong answers in percent, where the score is an accuracy."""
+        return 100 * (1 - self.score)
+
+    def better_than(self, other: Evaluation, *, by_loss: bool = False) -> bool:
+        """Whether the score is higher, or equal at a lower loss; `by_loss` the other way round."""
+        if by_loss:
+            return (-self.loss, self.score) > (-other.loss, other.score)
+        return (self.score, -self.loss) > (other.score, -other.loss)
+
+
+EvaluationTable = Annotated[Evaluation, PlainSerializer(Evaluation._asdict)]
+"""An evaluation that is a table in JSON."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished step came to; `nonzeros` counts the selected weights that are left."""
+
+    stage: Stage
+    round: int
+    nonzeros: int
+    score: float
+    loss: float
+    used: float | None = None
+    within: bool | None = None
+
+
+class Entry(BaseModel):
+    """An entry of a record: frozen; keys that it does not know are left alone."""
+
+    model_config = ConfigDict(frozen=True)
+
+    def to_table(self) -> dict[str, Any]:
+        """The entry as it stands in JSON; `model_validate` reads it."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class EpochMetrics(Entry):
+    """A line of metrics.jsonl: where a run stands after an epoch.
+
+    Args:
+        stage: the stage of the epoch.
+        round: the round of prune and fine-tune, from 1; 0 in other stages.
+        epoch: from 1; 0 is the network as the pruning before the fine-tuning left it.
+        train_loss: mean over the epoch, without the penalty; None where nothing was trained.
+        penalty: its value after the epoch.
+        validation_loss: after the epoch.
+        validation_score: after the epoch.
+        nonzeros: the selected weights that are not zero.
+        learning_rate: the last one of the epoch.
+        seconds: what the epoch took, its validation included.
+    """
+
+    stage: Stage
+    round: int
+    epoch: int
+    train_loss: float | None
+    penalty: float
+    validation_loss: float
+    validation_score: float
+    nonzeros: int
+    learning_rate: float
+    seconds: float
+
+
+class Evaluations(Entry):
+    """What a network reached on validation data, and on test data where there are any."""
+
+    validation: EvaluationTable
+    test: EvaluationTable | None = None
+
+
+class ChosenEvaluations(Evaluations):
+    """What the chosen network reached, and in which epoch of its stage it was chosen."""
+
+    epoch: int
+
+
+class Magnitudes(Entry):
+    """Histogram of weights' magnitudes: how many are zero, and how many in each bin of log10 |w|.
+
+    The first bin begins at `smallest`, and a decade has `per_decade` of them; magnitudes beyond
+    either end are counted in the bin at that end.
+    """
+
+    zeros: int
+    smallest: int
+    per_decade: int
+    counts: tuple[int, ...]
+
+
+class TrainedWeights(Entry):
+    """The weights after the regularized training, before any pruning."""
+
+    magnitudes: Magnitudes
+
+
+class Layer(Entry):
+    """A selected weight: its name, its kind, its shape, and how many of its values are not zero."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    weights: int
+    nonzeros: int
+    density: float
+
+
+class Sizes(Entry):
+    """How much is left: of the selected weights, and of all parameters, selected or not.
+
+    A tied parameter counts once, a frozen one too; what is not selected counts as left. The ratios
+    are None where nothing is left.
+    """
+
+    weights: int
+    nonzeros: int
+    sparsity: float
+    nonzero_ratio: float | None
+    parameters: int
+    parameters_left: int
+    parameter_ratio: float | None
+    float32_bytes: int
+
+
+class Record(Entry):
+    """What every run tells, from its beginning on.
+
+    Args:
+        format: version of the record.
+        status: how far the run is.
+        started: date and time, ISO 8601, UTC.
+        folder: where the run lies, as it was given; None where it writes nothing.
+        versions: of what a result depends on.
+        recipe: all tables of the resolved recipe; `Recipe.parse` reads them.
+        warnings: what makes the result mean less than it seems to, a sentence each.
+        error: why the run failed.
+    """
+
+    format: int
+    status: Status
+    started: str | None = None
+    folder: Path | None = None
+    versions: Mapping[str, str] = {}
+    recipe: Mapping[str, Any] = {}
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+
+    def changed(self, **entries: Any) -> Self:
+        """The record with other entries."""
+        return self.model_copy(update=entries)
+
+
+class FinishedRecord(Sizes, Record):
+    """What a run tells that is done.
+
+    Args:
+        reference: what the dense reference reached.
+        compressed: what the compressed network reached.
+        validation_score: of the compressed network.
+        trained: its weights before any pruning.
+        outcomes: of each step, in order.
+        layers: a row for each selected weight.
+        seconds: what the run took, interruptions left out.
+        living_nonzeros: nonzeros that compaction does not prove dead; None where the network cannot
+            be traced, as `living_note` tells then.
+        inputs: how many inputs (or input channels) the network has.
+        inputs_left: indices of those that something reads.
+        reference_error_percent: wrong answers on test data, where the score is an accuracy.
+        test_error_percent: the compressed network's.
+        note: told where other than the asked number of weights is left.
+        file: what `file_bytes` counts.
+        file_bytes: bytes of the compressed network's file; None where nothing is written.
+        file_ratio: `float32_bytes` over `file_bytes`.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> x, y = torch.eye(4).repeat(5, 1), torch.arange(4).repeat(5)
+        >>> recipe = ez.Recipe.parse({"train": {"epochs": 1}, "prune": {"sparsity": 0.5}})
+        >>> record = ez.compress(torch.nn.Linear(4, 4), ez.Data((x, y), (x, y)), recipe).record
+        >>> record.nonzeros, record.nonzero_ratio
+        (8, 2.0)
+    """
+
+    reference: Evaluations
+    compressed: ChosenEvaluations
+    validation_score: float
+    trained: TrainedWeights | None = None
+    outcomes: tuple[Outcome, ...]
+    layers: tuple[Layer, ...]
+    seconds: float
+    living_nonzeros: int | None = None
+    inputs: int | None = None
+    inputs_left: tuple[int, ...] | None = None
+    living_note: str | None = None
+    reference_error_percent: float | None = None
+    test_error_percent: float | None = None
+    note: str | None = None
+    file: str | None = None
+    file_bytes: int | None = None
+    file_ratio: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_all(cls, table: Any) -> Any:
+        """Records written before all parameters were counted tell their number by their bytes."""
+        if not isinstance(table, Mapping) or "parameters" in table:
+            return table
+        try:
+            parameters = table["float32_bytes"] // 4
+            left = parameters - (table["weights"] - table["nonzeros"])
+        except (KeyError, TypeError):
+            return table  # what is missing is named for each key
+        ratio = parameters / left if left else None
+        counted = {"parameters": parameters, "parameters_left": left, "parameter_ratio": ratio}
+        return {**table, **counted}
 
 
 def new_folder(root: Path, name: str) -> Path:
@@ -94,19 +336,19 @@ def locked(folder: Path | None) -> Iterator[None]:
         lock.release()
 
 
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+def write_record(folder: Path, record: Record) -> None:
     """Write the one JSON record of a run."""
-    write_json(folder / RECORD, record)
+    write_json(folder / RECORD, record.to_table())
 
 
-def fail(folder: Path, error: str, status: str = "failed") -> None:
+def fail(folder: Path, error: str, status: Status = "failed") -> None:
     """Write into a run's record that it failed, and why; where there is no record, make one."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         record = read_record(folder)
     except InputError:
-        record = {"format": FORMAT, "folder": str(folder), "versions": versions()}
-    write_record(folder, {**record, "status": status, "error": error})
+        record = Record(format=FORMAT, status=status, folder=folder, versions=versions())
+    write_record(folder, record.changed(status=status, error=error))
 
 
 def clear_folder(folder: Path) -> None:
@@ -115,29 +357,99 @@ def clear_folder(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def write_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
+def write_metrics(folder: Path, history: Sequence[EpochMetrics]) -> None:
     """Write a line of JSON per epoch, all anew, so that a reader never sees half a line."""
-    lines = "".join(json.dumps(metrics) + "\n" for metrics in history)
+    lines = "".join(json.dumps(metrics.to_table()) + "\n" for metrics in history)
     write_atomically(folder / METRICS, lines.encode())
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a run.
+def read_record(folder: Path) -> Record:
+    """The record of a run; a `FinishedRecord` if it is done.
 
     Raises:
-        InputError: no record; not JSON; of a newer version.
+        InputError: no record; not JSON; of a newer version; an entry that is missing or wrong.
     """
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise InputError(f"{folder} holds no run: there is no {RECORD} in it") from None
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from None
-    if not isinstance(record, dict) or not {"format", "status"} <= record.keys():
+    if not isinstance(table, dict) or not {"format", "status"} <= table.keys():
         raise InputError(f"{path} is no record of a run")
-    check_format(path, record["format"], FORMAT)
-    return record
+    check_format(path, table["format"], FORMAT)
+    kind = FinishedRecord if table["status"] == "done" else Record
+    try:
+        return kind.model_validate(table)
+    except ValidationError as error:
+        problems = "; ".join(map(_problem, error.errors()))
+        raise InputError(f"{path} is not whole: {problems}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class RunFolder:
+    """What a folder holds of a run: its record if it can be read, or else why it cannot.
+
+    Args:
+        folder: the folder.
+        status: how far the run is; `missing` where there is no record.
+        record: None where it is missing or cannot be read.
+        error: why the run failed, or why its record cannot be read.
+    """
+
+    folder: Path
+    status: Status | Literal["missing", "unreadable"]
+    record: Record | None = None
+    error: str | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> RunFolder:
+        """What a folder holds of a run.
+
+        Raises:
+            InputError: as `read_record` raises.
+        """
+        record = read_record(folder)
+        return cls(folder, record.status, record, record.error)
+
+    @classmethod
+    def at(cls, folder: Path) -> RunFolder:
+        """The same where there may be none, or none that can be read."""
+        if not (folder / RECORD).exists():
+            return cls(folder, "missing")
+        try:
+            return cls.read(folder)
+        except InputError as error:
+            note = f"{error} (without that folder it is run anew)"
+            return cls(folder, "unreadable", error=note)
+
+    @property
+    def finished(self) -> FinishedRecord | None:
+        """The record of a run that is done; None as long as it is not."""
+        return self.record if isinstance(self.record, FinishedRecord) else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the run warns of."""
+        return () if self.record is None else self.record.warnings
+
+    @cached_property
+    def metrics(self) -> tuple[EpochMetrics, ...]:
+        """The run's metrics so far, read once; none where the file cannot be read."""
+        try:
+            lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines()
+            return tuple(map(EpochMetrics.model_validate_json, lines))
+        except (OSError, ValueError):
+            return ()
+
+
+def _problem(item: Mapping[str, Any]) -> str:
+    key = ".".join(map(str, item["loc"]))
+    if item["type"] == "missing":
+        return f"no {key}"
+    message = item["msg"][:1].lower() + item["msg"][1:]
+    return f"{key} is {item['input']!r}; {message}"
 
 
 def write_model(folder: Path, content: bytes) -> int:
@@ -152,25 +464,19 @@ SMALLEST, LARGEST, PER_DECADE = -8, 2, 10
 """The histogram of magnitudes runs from 1e-8 to 1e2, in this many bins a decade."""
 
 
-def magnitudes(weights: Selection) -> dict[str, Any]:
-    """Histogram of the selected weights' magnitudes: count of zeros, and of each bin of log10 |w|.
-
-    Magnitudes beyond either end are counted in the bin at that end.
-    """
+def magnitudes(weights: Selection) -> Magnitudes:
+    """Histogram of the selected weights' magnitudes."""
     counts = torch.zeros((LARGEST - SMALLEST) * PER_DECADE, dtype=torch.int64)
     zeros = 0
     for w in weights.values():
-        found = w.detach().abs()
-        found = found[found > 0].float()
-        zeros += w.numel() - found.numel()
-        bins = found.log10_().sub_(SMALLEST).mul_(PER_DECADE).clamp_(0, len(counts) - 1)
+        nonzeros = w.detach().abs()
+        nonzeros = nonzeros[nonzeros > 0].float()
+        zeros += w.numel() - nonzeros.numel()
+        bins = nonzeros.log10_().sub_(SMALLEST).mul_(PER_DECADE).clamp_(0, len(counts) - 1)
         counts += torch.bincount(bins.long(), minlength=len(counts)).cpu()
-    return {
-        "zeros": zeros,
-        "smallest": SMALLEST,
-        "per_decade": PER_DECADE,
-        "counts": counts.tolist(),
-    }
+    return Magnitudes(
+        zeros=zeros, smallest=SMALLEST, per_decade=PER_DECADE, counts=tuple(counts.tolist())
+    )
 
 
 def versions() -> dict[str, str]:
@@ -179,41 +485,37 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 
-def sizes(model: nn.Module, weights: Selection) -> dict[str, Any]:
-    """How much is left: of the selected weights, and of all parameters, selected or not.
-
-    A tied parameter counts once, a frozen one too; what is not selected counts as left. The ratios
-    are None where nothing is left.
-    """
+def sizes(model: nn.Module, weights: Selection) -> Sizes:
+    """How much of a network is left."""
     nonzeros = sum(int(torch.count_nonzero(w)) for w in weights.values())
     parameters = sum(p.numel() for p in model.parameters())
     left = parameters - (weights.numel - nonzeros)
-    return {
-        "weights": weights.numel,
-        "nonzeros": nonzeros,
-        "sparsity": 1 - nonzeros / weights.numel,
-        "nonzero_ratio": weights.numel / nonzeros if nonzeros else None,
-        "parameters": parameters,
-        "parameters_left": left,
-        "parameter_ratio": parameters / left if left else None,
-        "float32_bytes": 4 * parameters,
-    }
+    return Sizes(
+        weights=weights.numel,
+        nonzeros=nonzeros,
+        sparsity=1 - nonzeros / weights.numel,
+        nonzero_ratio=weights.numel / nonzeros if nonzeros else None,
+        parameters=parameters,
+        parameters_left=left,
+        parameter_ratio=parameters / left if left else None,
+        float32_bytes=4 * parameters,
+    )
 
 
-def layer_table(weights: Selection) -> list[dict[str, Any]]:
-    """A row per selected weight: name, kind, shape, count of weights, nonzeros, density."""
+def layer_table(weights: Selection) -> tuple[Layer, ...]:
+    """A row for each selected weight."""
     rows = []
     for weight in weights.weights:
         w = weight.parameter
         nonzeros = int(torch.count_nonzero(w))
         rows.append(
-            {
-                "name": weight.name,
-                "kind": weight.kind,
-                "shape": list(w.shape),
-                "weights": w.numel(),
-                "nonzeros": nonzeros,
-                "density": nonzeros / w.numel() if w.numel() else 0.0,
-            }
+            Layer(
+                name=weight.name,
+                kind=weight.kind,
+                shape=tuple(w.shape),
+                weights=w.numel(),
+                nonzeros=nonzeros,
+                density=nonzeros / w.numel() if w.numel() else 0.0,
+            )
         )
-    return rows
+    return tuple(rows)

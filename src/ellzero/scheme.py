@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -26,6 +26,10 @@ from ellzero.record import (
     CHECKPOINT,
     FORMAT,
     RECIPE,
+    Evaluation,
+    FinishedRecord,
+    Record,
+    TrainedWeights,
     locked,
     magnitudes,
     take_folder,
@@ -36,10 +40,10 @@ from ellzero.regularizers.compiled import no_compiler
 from ellzero.selection import Selection, select
 from ellzero.tensors import require_held
 from ellzero.training import checkpoint
-from ellzero.training.evaluation import Evaluation, evaluate
+from ellzero.training.evaluation import evaluate
 from ellzero.training.precision import costs, settled
 from ellzero.training.progress import run_display
-from ellzero.training.run import Run, go, save_reference
+from ellzero.training.run import Callback, RunContext, go, save_reference
 from ellzero.training.seeds import settings
 from ellzero.training.state import State
 
@@ -60,7 +64,7 @@ class Result:
 
     model: nn.Module
     masks: Masks
-    record: dict[str, Any]
+    record: FinishedRecord
     folder: Path | None
     data: Data
 
@@ -84,6 +88,7 @@ def compress(
     folder: str | Path | None = None,
     resume: bool = False,
     progress: bool | None = None,
+    callback: Callback | None = None,
 ) -> Result:
     """Make a network small: train with a penalty, prune, fine-tune, by a recipe.
 
@@ -102,12 +107,21 @@ def compress(
         resume: go on with what `folder` holds, to bit-identical weights (on the same CPU, with
             the same number of threads, not compiled).
         progress: show a bar on standard error; by default if that is a terminal.
+        callback: called after each epoch with its metrics, as they stand in metrics.jsonl (epoch 0
+            of a fine-tuning is the network as the pruning left it). It returns None to go on, or
+            `"next stage"` to end the stage there: of a reference or a fine-tuning the best epoch so
+            far counts, as always, of a training the last. The pruning goes as far as the recipe
+            says all the same, and what is left of a gradual one is done at once. What the callback
+            raises stops the run after that epoch, and `resume` goes on with the next; that comes to
+            the same weights if the callback decides by the metrics alone, for it is not called
+            again for the epochs before.
 
     Returns:
         The compressed network (in evaluation mode), its masks, the record, the folder and the data.
 
     Raises:
-        InputError: data, recipe, reference or folder that cannot be used.
+        InputError: data, recipe, reference or folder that cannot be used; a callback that returns
+            something else.
         DivergenceError: a loss became NaN; the folder holds the last good checkpoint.
         BudgetError: no round stayed within the budget.
 
@@ -152,18 +166,24 @@ def compress(
             elif path is not None:
                 write_atomically(path / RECIPE, recipe.to_toml().encode())
             has_reference = state.reference is not None
+            begun = _begun(recipe, path, known)
             with (
-                _recorded(recipe, path, known) as record,
+                _recorded(path, begun),
                 run_display(recipe, data, has_reference=has_reference, progress=progress) as shown,
             ):
-                about = _about(recipe, data)
-                run = Run(recipe, data, path, shown, has_reference, about, known)
+                run = RunContext(
+                    recipe, data, path, shown, has_reference, _about(recipe, data), callback
+                )
                 if has_reference and not resume:
                     save_reference(run, state)
                 go(run, state)
-                record.update(conclude(run, state))
-        _warn([text for text in record["warnings"] if text not in known])
-        return Result(state.model, Masks.of(state.weights), dict(record), path, data)
+                record = conclude(run, state, begun)
+                if path is not None:
+                    write_record(path, record)
+            if path is not None:
+                (path / CHECKPOINT).unlink(missing_ok=True)
+        _warn([text for text in record.warnings if text not in known])
+        return Result(state.model, Masks.of(state.weights), record, path, data)
 
 
 def _warn(texts: Iterable[str]) -> None:
@@ -201,7 +221,7 @@ def _prepare(
     if trained is not None:
         model_file.load(trained, network)
         state.base = state.snapshot(_measured("trained network", network, data))
-        state.trained = {"magnitudes": magnitudes(weights)}
+        state.trained = TrainedWeights(magnitudes=magnitudes(weights))
         state.restore(state.start if state.reference is None else state.reference.tensors)
     return state
 
@@ -261,38 +281,36 @@ def _require_compiler(device: torch.device) -> None:
         raise InputError(f"compile = true: {no_compiler(device, error)}") from None
 
 
-@contextmanager
-def _recorded(
-    recipe: Recipe, folder: Path | None, known: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """The run's record: written as running at once, and again with whatever came of it."""
-    record: dict[str, Any] = {
-        "format": FORMAT,
-        "status": "running",
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "folder": None if folder is None else str(folder),
-        "versions": versions(),
-        "recipe": recipe.to_table(),
-        "warnings": list(known),
-    }
+def _begun(recipe: Recipe, folder: Path | None, warnings: tuple[str, ...]) -> Record:
+    """The record of a run that begins, or goes on."""
+    return Record(
+        format=FORMAT,
+        status="running",
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        folder=folder,
+        versions=versions(),
+        recipe=recipe.to_table(),
+        warnings=warnings,
+    )
 
-    def write(**changes: Any) -> None:
-        record.update(changes)
+
+@contextmanager
+def _recorded(folder: Path | None, record: Record) -> Iterator[None]:
+    """Write the record at once, and again if what is done here does not come to its end."""
+
+    def write(**entries: Any) -> None:
         if folder is not None:
-            write_record(folder, record)
+            write_record(folder, record.changed(**entries))
 
     write()
     try:
-        yield record
-        write(status="done")
+        yield
     except KeyboardInterrupt:
         write(status="interrupted")
         raise
     except Exception as error:
         write(status="failed", error=str(error))
         raise
-    if folder is not None:
-        (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def _about(recipe: Recipe, data: Data) -> dict[str, Any]:

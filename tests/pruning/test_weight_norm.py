@@ -99,10 +99,10 @@ def test_the_whole_scheme(prune):
     model = nn.Sequential(norm(nn.Linear(6, 16)), nn.ReLU(), norm(nn.Linear(16, 3)))
     result = ez.compress(model, classification(), recipe(prune=prune))
     assert result.masks.nonzeros == round(144 * (1 - prune["sparsity"]))
-    assert result.record["compressed"]["validation"]["score"] > 0.6
+    assert result.record.compressed.validation.score > 0.6
     gradual = {**prune, "gradual": {"after": 0.1, "until": 0.5}}
     result = ez.compress(model, classification(), recipe(prune=gradual))
-    assert result.record["compressed"]["validation"]["score"] > 0.6
+    assert result.record.compressed.validation.score > 0.6
 
 
 def test_under_a_budget_no_round_goes_below_a_weight_a_row():
@@ -112,7 +112,7 @@ def test_under_a_budget_no_round_goes_below_a_weight_a_row():
     told = recipe(prune={"budget": {"max_accuracy_drop": 60.0}, "rounds": 4})
     result = ez.compress(model, classification(), told)
     assert result.masks.nonzeros >= 32
-    assert all(row["nonzeros"] >= 32 for row in result.record["outcomes"])
+    assert all(row.nonzeros >= 32 for row in result.record.outcomes)
 
 
 @pytest.mark.parametrize("prune", [{"nonzeros": 18}, {"sparsity": 0.9, "scope": "layer"}], ids=str)

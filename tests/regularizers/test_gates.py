@@ -329,7 +329,7 @@ def test_a_run_ends_in_plain_weights_and_the_count_asked_for(gates, prune, left,
     model = dropout_mlp()
     result = ez.compress(model, classification(), told(gates, prune=prune), folder=tmp_path)
     found = nonzero_weights(result.model)
-    assert found == result.record["nonzeros"] == result.masks.nonzeros
+    assert found == result.record.nonzeros == result.masks.nonzeros
     if left == 144:  # gates may have shut before
         assert found <= left
     else:
@@ -365,8 +365,8 @@ def test_the_metrics_are_those_of_the_network_without_gates(gates, tmp_path):
 def test_convolutions_in_either_format_and_precision(gates, channels_last, precision):
     run = told(gates, channels_last=channels_last, precision=precision, prune={"sparsity": 0.6})
     result = ez.compress(convnet(), images(), run)
-    assert result.record["nonzeros"] == nonzero_weights(result.model) == round(0.4 * 396)
-    assert result.record["compressed"]["validation"]["score"] > 0.7
+    assert result.record.nonzeros == nonzero_weights(result.model) == round(0.4 * 396)
+    assert result.record.compressed.validation.score > 0.7
     kernel = result.model.get_parameter("3.weight")
     assert kernel.is_contiguous(memory_format=torch.channels_last) is channels_last
 

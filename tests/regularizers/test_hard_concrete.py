@@ -319,7 +319,7 @@ def test_a_large_strength_ends_in_exact_zeros(strength, zeros):
     result = ez.compress(mlp(), classification(), told)
     fewest, most = zeros
     assert fewest <= 144 - nonzero_weights(result.model) <= most
-    assert result.record["compressed"]["validation"]["score"] > 0.7
+    assert result.record.compressed.validation.score > 0.7
 
 
 @pytest.mark.parametrize(

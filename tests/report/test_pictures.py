@@ -9,29 +9,30 @@ import torch
 from safetensors.torch import load_file
 
 import ellzero as ez
-from ellzero.report.attraction import Magnitudes, Pull, bounds, pull
+from ellzero.record import Magnitudes, RunFolder
+from ellzero.report.attraction import MagnitudeShares, Pull, bounds, pull
 from ellzero.report.pictures import epochs_of, training_rows
 from ellzero.report.run_pictures import mask_image, stages
 from ellzero.report.style import KNOWN, Look, looks, marker, svg
-from ellzero.study.results import Found, Results
+from ellzero.study.results import Results
 from ellzero.study.study import built_in
 from small import classification, mlp, recipe
 
 
-def found(folder, name: str) -> Found:
-    return Found.at(folder / "cells" / f"{name}-seed0-sparsity-0.75")
+def cell(folder, name: str) -> RunFolder:
+    return RunFolder.at(folder / "cells" / f"{name}-seed0-sparsity-0.75")
 
 
 def test_the_attraction_is_the_gradient_of_the_run_s_penalty(folder):
-    run = found(folder, "l0+l2-0.01")
+    run = cell(folder, "l0+l2-0.01")
     curve = pull(run, run.folder, -4, 0)
     assert isinstance(curve, Pull)
     m = curve.magnitudes
     # the paper's zero attraction, and that of l2
     expected = 0.01 * 5 * np.exp(-5 * m) + 2 * 1e-5 * m
     np.testing.assert_allclose(curve.attraction, expected, rtol=1e-6)
-    assert pull(found(folder, "magnitude"), folder, -4, 0) == "no penalty"
-    assert pull(found(folder, "hard-concrete-0.0001"), folder, -4, 0) == "learned gates"
+    assert pull(cell(folder, "magnitude"), folder, -4, 0) == "no penalty"
+    assert pull(cell(folder, "hard-concrete-0.0001"), folder, -4, 0) == "learned gates"
     (run.folder / "recipe.toml").write_text("prune = 3")
     assert pull(run, run.folder, -4, 0) == "recipe cannot be read"
 
@@ -42,7 +43,7 @@ def test_the_attraction_of_a_beta_that_follows_a_schedule_is_that_of_its_end(tmp
         train={"penalty": {"l0": {"strength": 0.01, "beta": beta}, "l2": {"strength": 0}}}
     )
     ez.compress(mlp(), classification(), told, folder=tmp_path / "run")
-    curve = pull(Found.at(tmp_path / "run"), tmp_path / "run", -4, 0)
+    curve = pull(RunFolder.at(tmp_path / "run"), tmp_path / "run", -4, 0)
     assert isinstance(curve, Pull)
     np.testing.assert_allclose(curve.attraction, 0.09 * np.exp(-9 * curve.magnitudes), rtol=1e-6)
     page = ez.write_report([tmp_path / "run"]).read_text()
@@ -50,7 +51,7 @@ def test_the_attraction_of_a_beta_that_follows_a_schedule_is_that_of_its_end(tmp
 
 
 def test_the_attraction_of_hoyer_square_is_that_of_its_trained_weights(folder):
-    run = found(folder, "hoyer-square-0.001")
+    run = cell(folder, "hoyer-square-0.001")
     curve = pull(run, run.folder, -3, 1)
     assert isinstance(curve, Pull)
     w = torch.cat([t.flatten() for n, t in load_file(run.folder / "trained.safetensors").items()
@@ -65,9 +66,8 @@ def test_the_attraction_of_hoyer_square_is_that_of_its_trained_weights(folder):
 def test_magnitudes_are_shares_and_the_cut_is_where_pruning_is():
     counts = [0] * 100
     counts[50], counts[70], counts[75] = 60, 30, 9
-    told = {"zeros": 1, "smallest": -8, "per_decade": 10, "counts": counts}
-    histogram = Magnitudes.of({"trained": {"magnitudes": told}})
-    assert histogram is not None
+    counted = Magnitudes(zeros=1, smallest=-8, per_decade=10, counts=tuple(counts))
+    histogram = MagnitudeShares.of(counted)
     assert histogram.zeros == pytest.approx(0.01)
     assert histogram.shares.sum() == pytest.approx(0.99)
     assert histogram.edges[50] == pytest.approx(-3)
@@ -76,7 +76,6 @@ def test_magnitudes_are_shares_and_the_cut_is_where_pruning_is():
     low, high = bounds([histogram])
     assert low < -3
     assert high > -0.4
-    assert Magnitudes.of({"status": "running"}) is None
 
 
 def test_the_course_of_a_cell_that_another_one_trained_for(folder):
@@ -87,10 +86,9 @@ def test_the_course_of_a_cell_that_another_one_trained_for(folder):
     path.write_text("".join(json.dumps(row) + "\n" for row in own))
     (training,) = [t for t in results.study.tuning() if t.name == "l1-0.01-seed0"]
     course = training_rows(results, training, results.study.targets[1])
-    assert [row["stage"] for row in course] == ["train"] * 3 + ["finetune"] * 3
+    assert [row.stage for row in course] == ["train"] * 3 + ["finetune"] * 3
     assert epochs_of(course) == ([1, 2, 3, 3, 4, 5], 3)
-    found = stages(course, epochs_of(course)[0])
-    assert found == [(0, 3, "train"), (3, 6, "fine-tune")]
+    assert stages(course) == [(0, 3, "train"), (3, 6, "fine-tune")]
 
 
 def test_masks_are_drawn_by_what_they_are_made_of():

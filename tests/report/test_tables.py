@@ -9,10 +9,13 @@ from statistics import median
 import pytest
 
 import ellzero as ez
+import hand_made
+from ellzero.record import RunFolder
+from ellzero.report.facts import StudyFacts
 from ellzero.report.figures import Quality, figures
 from ellzero.report.pareto import pareto_points
 from ellzero.report.tables import Text, cells, comparison, write_tables
-from ellzero.study.results import Found, Results
+from ellzero.study.results import Results
 from small import mlp, recipe, regression
 
 
@@ -31,7 +34,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_cells_hold_what_the_records_say(folder):
-    write_tables(Results.read(folder), folder)
+    write_tables(StudyFacts(Results.read(folder)), folder)
     rows = read(folder / "cells.csv")
     # 4 methods with 2 strengths and one without, 2 seeds, 2 targets
     assert len(rows) == 9 * 2 * 2
@@ -57,13 +60,13 @@ def test_cells_hold_what_the_records_say(folder):
 
 
 @pytest.mark.parametrize(("told", "count"), [([], 0), ([3, 7], 2), (None, None)])
-def test_inputs_that_are_left_are_counted(told, count, tmp_path):
-    found = Found(tmp_path, "done", {"inputs_left": told})
-    assert figures(found, Quality(accuracy=True, part="test"))["inputs_left"] == count
+def test_inputs_that_are_left_are_counted(told, count):
+    run = hand_made.finished(inputs_left=told)
+    assert figures(run, Quality(accuracy=True, part="test"))["inputs_left"] == count
 
 
 def test_the_comparison_has_median_and_range_of_the_chosen_strength(folder):
-    rows = comparison(Results.read(folder))
+    rows = comparison(StudyFacts(Results.read(folder)))
     assert len(rows) == 5 * 2
     for row in rows:
         strength = "" if row["strength"] is None else f"-{row['strength']:g}"
@@ -78,18 +81,16 @@ def test_the_comparison_has_median_and_range_of_the_chosen_strength(folder):
 
 
 def test_pareto_points_are_the_comparison(folder):
-    results = Results.read(folder)
-    rows = comparison(results)
-    found = [
-        (p.method, p.ratio.median, p.result.low, p.result.high) for p in pareto_points(results)
-    ]
+    facts = StudyFacts(Results.read(folder))
+    rows = comparison(facts)
+    points = [(p.method, p.ratio.median, p.result.low, p.result.high) for p in pareto_points(facts)]
     keys = ("method", "nonzero_ratio_median", "result_low", "result_high")
-    assert found == [tuple(row[key] for key in keys) for row in rows]
-    assert {ratio for _, ratio, _, _ in found} == {2.0, 4.0}
+    assert points == [tuple(row[key] for key in keys) for row in rows]
+    assert {ratio for _, ratio, _, _ in points} == {2.0, 4.0}
 
 
 def test_markdown_shows_names_as_they_are(folder):
-    write_tables(Results.read(folder), folder)
+    write_tables(StudyFacts(Results.read(folder)), folder)
     text = (folder / "comparison.md").read_text()
     for line in text.splitlines():
         if line.startswith("|") and "script" in line:
@@ -108,7 +109,7 @@ def test_a_cell_that_failed_is_in_the_table_and_one_that_is_missing_is_not(folde
     names = sorted(path.name for path in (folder / "cells").glob("l1*"))
     (folder / "cells" / names[0] / "record.json").write_text("{")
     (folder / "cells" / names[1] / "record.json").unlink()
-    rows = {row["cell"]: row for row in cells(Results.read(folder))}
+    rows = {row["cell"]: row for row in cells(StudyFacts(Results.read(folder)))}
     assert rows[names[0]]["status"] == "unreadable"
     assert "is not JSON" in rows[names[0]]["error"]
     assert rows[names[0]]["nonzeros"] is None
@@ -118,12 +119,15 @@ def test_a_cell_that_failed_is_in_the_table_and_one_that_is_missing_is_not(folde
 def test_a_score_that_is_no_accuracy_is_shown_as_it_is(tmp_path):
     folder = tmp_path / "run"
     ez.compress(mlp(outputs=1), regression(), recipe(), folder=folder)
-    found = Found.at(folder)
-    quality = Quality.of([found.record])
+    run = RunFolder.at(folder)
+    record, quality = run.finished, Quality.of([run])
     assert (quality.noun, quality.part, quality.label()) == ("score", "test", "test score")
-    told = figures(found, quality)
-    assert told["result"] == found.record["compressed"]["test"]["score"]
-    assert told["drop"] == found.record["reference"]["test"]["score"] - told["result"]
+    assert record is not None
+    assert record.compressed.test is not None
+    assert record.reference.test is not None
+    reached = figures(run, quality)
+    assert reached["result"] == record.compressed.test.score
+    assert reached["drop"] == record.reference.test.score - record.compressed.test.score
 
 
 def test_of_a_study_on_validation_data_alone(folder):
@@ -133,5 +137,5 @@ def test_of_a_study_on_validation_data_alone(folder):
             del told[who]["test"]
         told["test_error_percent"] = told["reference_error_percent"] = None
         path.write_text(json.dumps(told))
-    rows = comparison(Results.read(folder))
+    rows = comparison(StudyFacts(Results.read(folder)))
     assert {row["quality"] for row in rows} == {"validation score"}

@@ -75,8 +75,7 @@ def until(condition, seconds: float = 90) -> None:
 
 
 def statuses(folder: str) -> list[str]:
-    found = Results.read(Path(folder))
-    return [f.status for f in (*found.references, *found.found.values())]
+    return [run.status for run in Results.read(Path(folder)).runs]
 
 
 def begun(folder: str, done: int) -> bool:
@@ -247,7 +246,7 @@ def test_where_all_of_the_first_seed_fails_nothing_else_is_run(project):
     results = ez.compare(study, "first-fails", progress=False)
     Path("broken").unlink()
     assert results.rows() == []
-    found = {found.folder.name: found.status for found in results.found.values()}
+    found = {found.folder.name: found.status for found in results.cells.values()}
     assert found == {
         "magnitude-seed13-sparsity-0.9": "missing",
         "magnitude-seed0-sparsity-0.9": "missing",
@@ -275,7 +274,7 @@ def test_records_that_cannot_be_read_are_left_as_they_are(whole):
         (newer, "unreadable"),
     }
     assert all("record.json" in str(found.error) for found in results.failures())
-    assert results.found[gone.name].done
+    assert results.cells[gone.name].finished
     assert_equal_networks(folder, whole.folder)
     assert {r.method: len(r.cells) for r in results.rows() if r.target.name == "sparsity-0.9"} == {
         "magnitude": 1,

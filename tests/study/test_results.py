@@ -155,18 +155,16 @@ def test_spreads_are_medians_and_ranges_over_the_seeds(folder):
         figures = {"wrong": wrong[seed], "nonzeros": nonzeros[seed], "score": scores[seed]}
         hand_made.run(folder, f"magnitude-seed{seed}-sparsity-0.9", **figures)
     (row,) = Results.read(folder).rows()
-    for path, values in (
-        (("test_error_percent",), wrong),
-        (("nonzeros",), nonzeros),
-        (("compressed", "validation", "score"), scores),
+    for figure, values in (
+        (lambda record: record.test_error_percent, wrong),
+        (lambda record: record.nonzeros, nonzeros),
+        (lambda record: record.compressed.validation.score, scores),
     ):
-        spread = row.spread(*path)
+        spread = row.spread(figure)
         assert spread is not None
         assert spread.median == pytest.approx(np.median(values), abs=1e-12)
         assert (spread.low, spread.high) == (np.min(values), np.max(values))
-    assert row.spread("nonsense") is None
-    assert row.spread("compressed", "validation", "score", "deeper") is None
-    assert row.spread("compressed", "test", "score") is None
+    assert row.spread(lambda record: record.file_bytes) is None
 
 
 def test_a_spread_is_of_the_values_that_are_there():
@@ -201,15 +199,15 @@ def test_an_empty_study_has_results_too(folder):
     assert results.study == study
     assert results.rows() == []
     assert results.failures() == []
-    assert {found.status for found in results.found.values()} == {"missing"}
+    assert {found.status for found in results.cells.values()} == {"missing"}
     assert [found.status for found in results.references] == ["missing"] * 3
     assert [(e.trainings, e.cells, e.epochs, e.seconds) for e in results.efforts()] == [
         (0, 0, 0, 0),
         (0, 0, 0, 0),
     ]
     # every cell that the study may run: (1 + 3 strengths) x 3 seeds
-    assert len(results.found) == 12
-    for name, found in results.found.items():
+    assert len(results.cells) == 12
+    for name, found in results.cells.items():
         assert found.folder == folder / "cells" / name
 
 
@@ -221,7 +219,7 @@ def test_records_that_cannot_be_read_are_named_and_the_others_stay(folder):
     newer.write_text(json.dumps({**json.loads(newer.read_text()), "format": 2}))
     hand_made.run(folder, "reference-seed1", status="failed", error="its own mistake")
     results = Results.read(folder)
-    found = [results.found[cell.name] for cell in cells]
+    found = [results.cells[cell.name] for cell in cells]
     assert [f.status for f in found] == ["unreadable", "unreadable", "done"]
     assert str(half) in str(found[0].error)
     assert "not JSON" in str(found[0].error)
@@ -239,7 +237,7 @@ def test_a_record_that_is_no_record_cannot_be_read(folder):
     for number, text in enumerate(("[]", "{}", '"done"', "")):
         cell = l1(folder, (1e-5, 1e-4, 1e-3)[number % 3], seed=number // 3)
         (cell / "record.json").write_text(text)
-        found = Results.read(folder).found[cell.name]
+        found = Results.read(folder).cells[cell.name]
         assert found.status == "unreadable"
         assert str(cell / "record.json") in str(found.error)
 

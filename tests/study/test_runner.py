@@ -17,6 +17,7 @@ import ellzero as ez
 from ellzero.factories import build_data, build_model
 from ellzero.penalties import PENALTIES, Term
 from ellzero.recipe import Recipe
+from ellzero.record import FinishedRecord
 from ellzero.study.results import Results
 from ellzero.study.statistics import pairs
 from ellzero.study.study import Cell, Study
@@ -57,6 +58,13 @@ def copied(whole: Results, name: str) -> Path:
     return Path(name)
 
 
+def finished(results: Results, cell: str) -> FinishedRecord:
+    """The record of a cell, which is done."""
+    record = results.cells[cell].finished
+    assert record is not None
+    return record
+
+
 def test_every_cell_that_should_be_there_is_there_and_no_other(whole):
     ends = ("sparsity-0.75", "sparsity-0.9")
     expected = {f"reference-seed{seed}" for seed in (0, 1)}
@@ -64,9 +72,9 @@ def test_every_cell_that_should_be_there_is_there_and_no_other(whole):
     for method, strengths in (("l1", ("0.0001", "0.03")), ("pmmp", ("0.001", "0.1"))):
         expected |= {f"{method}-{s}-seed0-{e}" for s in strengths for e in ends}
         for end in ends:  # chosen by the validation score on the first seed, then by the loss
-            found = {s: whole.found[f"{method}-{s}-seed0-{end}"].record for s in strengths}
-            figures = {s: r["compressed"]["validation"] for s, r in found.items()}
-            best = max(strengths, key=lambda s: (figures[s]["score"], -figures[s]["loss"]))
+            tuned = {s: finished(whole, f"{method}-{s}-seed0-{end}") for s in strengths}
+            reached = {s: record.compressed.validation for s, record in tuned.items()}
+            best = max(strengths, key=lambda s: (reached[s].score, -reached[s].loss))
             expected.add(f"{method}-{best}-seed1-{end}")
     assert {path.name for path in (whole.folder / "cells").iterdir()} == expected
     assert len(expected) == 2 + 8 + 8 + 4
@@ -150,9 +158,9 @@ def test_every_network_is_that_of_an_ordinary_run_from_the_beginning(whole):
         result = ez.compress(model, build_data(recipe.data), recipe, progress=False)
         for name, tensor in result.model.state_dict().items():
             assert torch.equal(tensor, made[cell.name][name]), (cell.name, name)
-        found = whole.found[cell.name].record
+        record = finished(whole, cell.name)
         for key in ("reference", "compressed", "test_error_percent", "reference_error_percent"):
-            assert result.record[key] == found[key]
+            assert getattr(result.record, key) == getattr(record, key)
 
 
 def test_the_same_call_again_runs_nothing_and_gives_the_same(whole, capfd):
@@ -229,7 +237,7 @@ def test_cells_have_the_recipes_of_the_study(whole):
 
 
 def test_methods_of_a_real_study_are_compared(whole):
-    found = pairs(whole)
+    found = pairs(whole.rows())
     for target in whole.study.targets:
         rows = {row.method: row for row in whole.rows() if row.target == target}
         (best,) = {pair.best.method for pair in found if pair.target == target}
@@ -237,7 +245,7 @@ def test_methods_of_a_real_study_are_compared(whole):
         assert others == [method for method in METHODS if method != best]
         for pair in (p for p in found if p.target == target):
             errors = [
-                [cell.record["test_error_percent"] for cell in rows[method].cells]
+                [cell.finished.test_error_percent for cell in rows[method].cells]
                 for method in (pair.other.method, best)
             ]
             assert pair.difference == pytest.approx(sum(errors[0]) / 2 - sum(errors[1]) / 2)
@@ -261,8 +269,8 @@ def test_seeds_targets_strengths_and_methods_can_be_added(whole):
     after = stamps(folder)
     assert {path: after[path] for path in before} == before
     # the new target of an old training starts from what was trained before
-    record = results.found["magnitude-seed0-sparsity-0.5"].record
-    trained = Path(record["recipe"]["train"]["file"])
+    record = finished(results, "magnitude-seed0-sparsity-0.5")
+    trained = Path(record.recipe["train"]["file"])
     assert trained == folder / "cells/magnitude-seed0-sparsity-0.75/trained.safetensors"
 
 
@@ -334,16 +342,16 @@ def test_a_study_under_a_budget(project):
     results = ez.compare(study, "budget", workers=2, progress=False)
     assert results.failures() == []
     (target,) = study.targets
-    tuned = [results.found[Cell(t, target).name] for t in study.tuning() if t.method == "l1"]
-    sizes = [cell.record["nonzeros"] for cell in tuned]
+    tuned = [results.cells[Cell(t, target).name] for t in study.tuning() if t.method == "l1"]
+    sizes = [cell.finished.nonzeros for cell in tuned if cell.finished]
     chosen = results.chosen("l1", target)
     assert chosen is not None
-    found = results.found[Cell(chosen, target).name]
-    assert found.record["nonzeros"] == min(sizes)
-    for cell in results.found.values():
-        if cell.done:
-            loss = cell.record["compressed"]["validation"]["loss"]
-            assert loss <= 3 * cell.record["reference"]["validation"]["loss"]
+    assert finished(results, Cell(chosen, target).name).nonzeros == min(sizes)
+    for cell in results.cells.values():
+        record = cell.finished
+        if record is not None:
+            loss = record.compressed.validation.loss
+            assert loss <= 3 * record.reference.validation.loss
 
 
 OWN_PENALTIES = """
@@ -426,8 +434,8 @@ def test_the_smoke_study_runs_all_methods(tmp_path, monkeypatch):
     kept = {"sparsity-0.9": 26_620, "sparsity-0.97": 7_986}
     for row in rows:
         for cell in row.cells:
-            assert cell.record["nonzeros"] == kept[row.target.name]
-            assert cell.record["test_error_percent"] < 60
-    errors = {row.method: row.spread("test_error_percent") for row in rows[:11]}
+            assert cell.finished.nonzeros == kept[row.target.name]
+            assert cell.finished.test_error_percent < 60
+    errors = {row.method: row.spread(lambda record: record.test_error_percent) for row in rows[:11]}
     assert all(spread is not None and spread.median < 12 for spread in errors.values())
-    assert len(pairs(results)) == 10 * 2
+    assert len(pairs(rows)) == 10 * 2

@@ -123,7 +123,7 @@ def folder(tmp_path):
 
 
 def test_each_method_is_set_beside_the_best_on_validation_data(folder):
-    found = {pair.other.method: pair for pair in pairs(Results.read(folder))}
+    found = {pair.other.method: pair for pair in pairs(Results.read(folder).rows())}
     assert list(found) == ["magnitude", "l1", "l2"]
     assert {pair.best.method for pair in found.values()} == {"gradual"}
     assert found["magnitude"].difference == pytest.approx(10.0)
@@ -146,7 +146,7 @@ def test_seeds_are_averaged_before_examples_are_drawn(folder):
     for seed, wrong in ((0, (0, 60)), (1, (0, 20))):
         _answer_anew(folder, f"magnitude-seed{seed}", answers(wrong))
         _answer_anew(folder, f"gradual-seed{seed}", answers((0, 60) if seed else (0, 20)))
-    (pair,) = [p for p in pairs(Results.read(folder)) if p.other.method == "magnitude"]
+    (pair,) = [p for p in pairs(Results.read(folder).rows()) if p.other.method == "magnitude"]
     assert (pair.difference, pair.low, pair.high, pair.p) == (0.0, 0.0, 0.0, 1.0)
 
 
@@ -169,7 +169,7 @@ def test_under_a_budget_the_best_has_the_fewest_weights(tmp_path):
         end = f"seed{seed}-loss-0.1"
         hand_made.run(tmp_path, f"magnitude-{end}", score=0.99, nonzeros=80, right=answers((0, 5)))
         hand_made.run(tmp_path, f"l1-0.0001-{end}", score=0.9, nonzeros=70, right=answers((0, 9)))
-    (pair,) = pairs(Results.read(tmp_path))
+    (pair,) = pairs(Results.read(tmp_path).rows())
     assert (pair.best.method, pair.other.method) == ("l1", "magnitude")
     assert pair.difference == pytest.approx(-1.0)
 
@@ -181,7 +181,7 @@ def test_the_best_is_the_one_with_the_highest_median_over_the_seeds(tmp_path):
         for seed, score in enumerate(scores):
             end = f"seed{seed}-sparsity-0.9"
             hand_made.run(tmp_path, f"{name}-{end}", score=score, right=answers((0, 5)))
-    (pair,) = pairs(Results.read(tmp_path))
+    (pair,) = pairs(Results.read(tmp_path).rows())
     assert pair.best.method == "gradual"
 
 
@@ -199,7 +199,7 @@ def test_a_method_that_is_not_complete_takes_no_part(folder, what):
         file.write_bytes(file.read_bytes()[:100])
     else:
         _answer_anew(folder, "gradual-seed1", answers()[:-1])
-    found = pairs(Results.read(folder))
+    found = pairs(Results.read(folder).rows())
     # without gradual, magnitude has the best score
     assert {pair.best.method for pair in found} == {"magnitude"}
     assert [pair.other.method for pair in found] == ["l1", "l2"]
@@ -213,7 +213,7 @@ def test_every_target_is_compared_by_itself(folder):
         end = f"seed{seed}-sparsity-0.99"
         hand_made.run(folder, f"l1-0.0001-{end}", score=0.8, right=answers((0, 50)))
         hand_made.run(folder, f"gradual-{end}", score=0.7, right=answers((0, 90)))
-    found = pairs(Results.read(folder))
+    found = pairs(Results.read(folder).rows())
     assert [(p.target.name, p.best.method, p.other.method) for p in found] == [
         ("sparsity-0.9", "gradual", "magnitude"),
         ("sparsity-0.9", "gradual", "l1"),
@@ -227,4 +227,4 @@ def test_every_target_is_compared_by_itself(folder):
 def test_one_method_alone_makes_no_pair(tmp_path):
     hand_made.study(tmp_path, seeds=[0], methods={"magnitude": {}})
     hand_made.run(tmp_path, "magnitude-seed0-sparsity-0.9", right=answers())
-    assert pairs(Results.read(tmp_path)) == []
+    assert pairs(Results.read(tmp_path).rows()) == []

@@ -110,6 +110,43 @@ def test_the_compiled_gradient_is_the_same(penalty):
     assert graphs() == 1
 
 
+def without_an_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch._inductor", None)
+
+
+def with_another_tracer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make_fx(*arguments: Any, mode: str) -> None:
+        """Its argument has another name."""
+
+    monkeypatch.setattr("torch.fx.experimental.proxy_tensor.make_fx", make_fx)
+
+
+def with_another_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.compile", lambda graph: None)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (without_an_interface, "import of torch._inductor halted"),
+        (with_another_tracer, "unexpected keyword argument 'tracing_mode'"),
+        (with_another_compiler, "takes 1 positional argument"),
+    ],
+)
+def test_where_torch_has_another_interface_the_plain_form_is_taken(change, reason, monkeypatch):
+    change(monkeypatch)
+    compiled, eager, fast, slow = both(ez.L0(0.02, beta=7) + ez.L2(0.05), layer_scale="paper")
+    for model in (compiled, eager):
+        give_gradients(model, 0.1)
+    with pytest.warns(ez.EllzeroWarning, match=rf"cannot compile .*{reason}.* torch 2\.11 .*2\.13"):
+        fast.add_gradient()
+    slow.add_gradient()
+    fast.add_gradient()  # and says so once
+    slow.add_gradient()
+    for a, b in zip(compiled, eager, strict=True):
+        assert a.weight.grad.equal(b.weight.grad)
+
+
 @needs_compiler
 def test_a_weight_larger_than_a_block_is_one_graph_too():
     penalty = ez.L0(0.02, beta=7) + ez.L2(0.05)
@@ -218,7 +255,7 @@ def test_many_regularizers_in_one_process_do_not_run_out_of_compilations():
 
 
 def figures(result: Any) -> list[float]:
-    return [outcome["loss"] for outcome in result.record["outcomes"]]
+    return [outcome.loss for outcome in result.record.outcomes]
 
 
 SCHEMES: dict[str, tuple[Any, Any, dict[str, Any]]] = {

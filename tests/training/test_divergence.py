@@ -56,7 +56,7 @@ def test_the_error_says_epoch_and_strength(batch, where, bad, tmp_path):
         ez.compress(
             mlp(), classification(loss=FailsLater(batch, bad)), told, folder=tmp_path / "run"
         )
-    assert read_record(tmp_path / "run")["status"] == "failed"
+    assert read_record(tmp_path / "run").status == "failed"
 
 
 def test_a_real_divergence_by_too_large_a_learning_rate():
@@ -113,11 +113,11 @@ def test_nan_in_the_test_data_costs_nothing_but_the_figures(tmp_path):
     data = ez.Data(blobs(60, 1), blobs(45, 2), loader)
     with pytest.raises(InputError, match="test inputs hold NaN"):
         ez.compress(mlp(), data, recipe(), folder=tmp_path)
-    assert read_record(tmp_path)["status"] == "failed"
+    assert read_record(tmp_path).status == "failed"
     assert nonzero_weights(ez.load(tmp_path / "model.safetensors", mlp())) == 36
     clean = ez.Data(blobs(60, 1), blobs(45, 2), blobs(30, 3))
     again = ez.compress(mlp(), clean, recipe(), folder=tmp_path, resume=True)
-    assert again.record["status"] == "done"
+    assert again.record.status == "done"
 
 
 def test_a_score_of_ones_own_that_is_nan():

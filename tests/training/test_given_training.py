@@ -53,7 +53,7 @@ def test_the_same_settings_give_the_same_bits(training, tmp_path):
     for name in ("model.safetensors", "reference.safetensors", "answers.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "full" / name).read_bytes()
     for key in ("nonzeros", "compressed", "reference", "layers", "trained", "test_error_percent"):
-        assert again.record[key] == full.record[key]
+        assert getattr(again.record, key) == getattr(full.record, key)
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,13 @@ def test_another_pruning_is_that_of_a_full_run(prune, given, tmp_path):
     reference = {"file": str(first / "reference.safetensors")} if given else {}
     pruned = compress(tmp_path / "pruned", train=train, reference=reference, prune=prune)
     assert tensors_equal(pruned.model, full.model)
-    assert nonzero_weights(pruned.model) == full.record["nonzeros"]
-    assert pruned.record["reference"] == full.record["reference"]
+    assert nonzero_weights(pruned.model) == full.record.nonzeros
+    assert pruned.record.reference == full.record.reference
     stages = {m["stage"] for m in metrics_of(tmp_path / "pruned")}
     assert stages == ({"finetune"} if given else {"reference", "finetune"})
     assert lines(tmp_path / "pruned", *stages) == lines(tmp_path / "full", *stages)
-    assert [o for o in full.record["outcomes"] if o["stage"] in stages] == pruned.record["outcomes"]
+    expected = tuple(o for o in full.record.outcomes if o.stage in stages)
+    assert pruned.record.outcomes == expected
 
 
 def test_the_record_has_the_histogram_of_the_given_weights(tmp_path):
@@ -89,12 +90,14 @@ def test_the_record_has_the_histogram_of_the_given_weights(tmp_path):
         given.get_parameter("0.weight")[:5] = 0
     ez.save(given, tmp_path / "given.safetensors")
     train = {"file": str(tmp_path / "given.safetensors")}
-    compress(tmp_path / "run", mlp(), train=train)
+    result = compress(tmp_path / "run", mlp(), train=train)
     weights = [given.get_parameter(n).detach().numpy().ravel() for n in ("0.weight", "2.weight")]
     magnitudes = np.abs(np.concatenate(weights))
     counts, _ = np.histogram(np.log10(magnitudes[magnitudes > 0]), np.linspace(-8, 2, 101))
-    found = read_record(tmp_path / "run")["trained"]["magnitudes"]
-    assert (found["zeros"], found["counts"]) == (30, counts.tolist())
+    assert read_record(tmp_path / "run") == result.record
+    assert result.record.trained is not None
+    found = result.record.trained.magnitudes
+    assert (found.zeros, list(found.counts)) == (30, counts.tolist())
 
 
 @pytest.mark.parametrize("how", ["trained here", "given"])
@@ -114,7 +117,7 @@ def test_the_given_training_is_what_is_pruned_whatever_else_is_told(how, start, 
     assert nonzero_weights(result.model) == 30
     if reference is None:
         full = ez.compress(mlp(), classification(), recipe())
-        assert result.record["reference"] == full.record["reference"]
+        assert result.record.reference == full.record.reference
 
 
 def test_buffers_and_channels_last_go_with_the_file(tmp_path):
@@ -174,7 +177,7 @@ def test_a_training_can_start_from_the_initial_weights_though_the_reference_is_g
     again = compress(tmp_path / "again", reference=reference, train={"start": "initial"})
     assert tensors_equal(again.model, full.model)
     assert lines(tmp_path / "again", "train") == lines(tmp_path / "full", "train")
-    assert again.record["reference"] == full.record["reference"]
+    assert again.record.reference == full.record.reference
     for name in ("trained.safetensors", "reference.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "full" / name).read_bytes()
 
@@ -194,7 +197,7 @@ def test_it_starts_from_the_best_epoch_of_the_reference(tmp_path):
     result = compress(tmp_path, train={"epochs": 0, "start": "reference"}, **told)
     scores = [m["validation_score"] for m in lines(tmp_path, "reference")]
     assert scores[-1] < max(scores), "choose a rate with which the last is not the best"
-    assert result.record["validation_score"] == max(scores)
+    assert result.record.validation_score == max(scores)
     assert tensors_equal(
         result.model, ez.load(tmp_path / "reference.safetensors", dropout_mlp(seed=8))
     )

@@ -146,6 +146,7 @@ def epoch(
     with Waits() as counts:
         ((metrics, _),) = loop.epochs(state, told, data, tick=lambda: ticks.append(1))
     assert len(ticks) == batches
+    assert metrics.train_loss is not None
     assert metrics.train_loss > 0
     return counts
 

@@ -81,7 +81,7 @@ def test_a_device_that_is_not_known_takes_float32(cpu):
 def test_the_run_says_which_it_was_and_trains_by_it(cpu, says, expected, tmp_path):
     cpu(says)
     result = ez.compress(mlp(), classification(), recipe(precision="auto"), folder=tmp_path / "run")
-    assert result.record["recipe"]["precision"] == expected
+    assert result.record.recipe["precision"] == expected
     assert ez.Recipe.read(tmp_path / "run" / "recipe.toml").precision == expected
     told = recipe(precision=expected)
     assert tensors_equal(result.model, ez.compress(mlp(), classification(), told).model)
@@ -115,7 +115,7 @@ def test_a_resume_goes_on_in_the_precision_it_was_begun_in(cpu, begun, then, tmp
     data, part = stopping_after(1000), tmp_path / "part"
     resumed = ez.compress(mlp(), data, told, folder=part, resume=True)
     assert tensors_equal(resumed.model, whole.model)
-    assert resumed.record["recipe"] == whole.record["recipe"]
+    assert resumed.record.recipe == whole.record.recipe
 
 
 def test_bfloat16_where_it_takes_longer_is_said(cpu):

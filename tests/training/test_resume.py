@@ -112,8 +112,8 @@ def assert_same(result: ez.Result, folder: Path, expected: ez.Result, whole: Pat
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
     assert metrics_of(folder, "seconds") == metrics_of(whole, "seconds")
     for key in ("outcomes", "compressed", "reference", "nonzeros", "trained"):
-        assert result.record[key] == expected.record[key]
-    assert result.record["status"] == "done"
+        assert getattr(result.record, key) == getattr(expected.record, key)
+    assert result.record.status == "done"
     assert not (folder / "checkpoint.safetensors").exists()
 
 
@@ -160,7 +160,7 @@ def test_a_run_that_is_stopped_after_an_epoch(case, every_epoch, stride, tmp_pat
             monkeypatch.undo()
             if every_epoch:
                 monkeypatch.setattr("ellzero.training.run.CHECKPOINT_SECONDS", 0)
-        assert read_record(folder)["status"] == "interrupted"
+        assert read_record(folder).status == "interrupted"
         data = make()
         if "budget" not in case:
             data.score = StopsAfter(None)
@@ -283,7 +283,7 @@ def test_the_seconds_of_all_sessions_are_added(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         ez.compress(mlp(), classification(score=slow), recipe(), folder=tmp_path)
     result = ez.compress(mlp(), classification(), recipe(), folder=tmp_path, resume=True)
-    assert result.record["seconds"] >= 0.2
+    assert result.record.seconds >= 0.2
 
 
 # what cannot be resumed
@@ -345,7 +345,7 @@ def test_a_resume_that_fails_leaves_the_checkpoint(tmp_path):
     with pytest.raises(InputError):
         resume(tmp_path, nn.Linear(6, 3))
     assert checkpoint.read_bytes() == before
-    assert read_record(tmp_path)["status"] == "interrupted"
+    assert read_record(tmp_path).status == "interrupted"
 
 
 # really killed

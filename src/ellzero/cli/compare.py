@@ -39,40 +39,42 @@ def compare(
         Print one JSON document instead of tables.
     """
     from ellzero.cli.tables import show_rows, show_warnings
-    from ellzero.report.page import require_libraries, write_report
+    from ellzero.report.facts import StudyFacts
+    from ellzero.report.page import PAGE, require_libraries, write
     from ellzero.report.tables import comparison, comparison_texts, differences, efforts
     from ellzero.study.runner import compare as run_study
     from ellzero.study.study import Study
 
     require_libraries()  # before hours of work, not after
-    told = Study.read(study)
-    folder = output or Path("runs") / told.name
+    settings = Study.read(study)
+    folder = output or Path("runs") / settings.name
     try:
-        results = run_study(told, folder, workers=workers)
+        results = run_study(settings, folder, workers=workers)
     except KeyboardInterrupt:
         note = f"ellzero: interrupted; {folder} keeps what is done, and the same command goes on"
         print(note, file=sys.stderr)
         sys.exit(130)
-    page = write_report([folder])
+    facts = StudyFacts(results)
+    page = write([facts], folder / PAGE).page
     failures = results.failures()
     if json_:
         document = {
             "folder": str(folder),
             "report": str(page),
-            "comparison": comparison(results),
-            "differences": differences(results),
-            "efforts": efforts(results),
-            "warnings": dict(results.warnings()),
+            "comparison": comparison(facts),
+            "differences": differences(facts),
+            "efforts": efforts(facts),
+            "warnings": dict(facts.warnings),
             "failures": {str(failed.folder): failed.error for failed in failures},
         }
         print(json.dumps(document, indent=2))
     else:
-        for table in comparison_texts(results):
+        for table in comparison_texts(facts):
             # what fits a terminal; the page has the other columns
             shown = [i for i, name in enumerate(table.headings) if name in SHOWN or i == 1]
             rows = [tuple(row[i] for i in shown) for row in table.rows]
             show_rows(table.title, rows, [table.headings[i] for i in shown])
-        show_warnings(f"{text} (runs: {count})" for text, count in results.warnings())
+        show_warnings(f"{text} (runs: {count})" for text, count in facts.warnings)
         print(f"{page}: the report; tables and cells lie beside it")
     for failed in failures:
         print(f"ellzero: {failed.folder}: {failed.error}", file=sys.stderr)

@@ -29,8 +29,10 @@ def inspect(
 
     opened = open_model(model)
     weights = opened.masks.weights
-    layers, found = layer_table(weights), sizes(opened.network, weights)
+    layers, size = layer_table(weights), sizes(opened.network, weights)
     if json_:
-        print(json.dumps({"model": str(opened.file), **found, "layers": layers}, indent=2))
+        tables = [layer.to_table() for layer in layers]
+        document = {"model": str(opened.file), **size.to_table(), "layers": tables}
+        print(json.dumps(document, indent=2))
     else:
-        show_layers(layers, found)
+        show_layers(layers, size)

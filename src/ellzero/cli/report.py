@@ -30,13 +30,17 @@ def report(
         Print one JSON document instead of the paths.
     """
     from ellzero.cli.tables import show_warnings
-    from ellzero.report.page import warnings_of, write_all
+    from ellzero.report.page import report as write
 
-    written = [str(path) for path in write_all(folders, output)]
-    warnings = warnings_of(folders)
+    written = write(folders, output)
     if json_:
-        document = {"page": written[0], "tables": written[1:], "warnings": warnings}
+        document = {
+            "page": str(written.page),
+            "tables": [str(path) for path in written.tables],
+            "warnings": written.warnings,
+        }
         print(json.dumps(document, indent=2))
     else:
-        print("\n".join(written))
-        show_warnings(warnings)
+        for path in (written.page, *written.tables):
+            print(path)
+        show_warnings(written.warnings)

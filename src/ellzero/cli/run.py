@@ -7,11 +7,14 @@ import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from ellzero.errors import InputError
+
+if TYPE_CHECKING:
+    from ellzero.record import FinishedRecord
 
 
 def run(
@@ -58,17 +61,17 @@ def run(
         )
     if resume is not None:
         _check_resume(resume, recipe, set_, output, seed)
-        told = Recipe.read(resume / RECIPE)
+        settings = Recipe.read(resume / RECIPE)
     else:
         overrides = [*(set_ or []), *([] if seed is None else [f"seed={seed}"])]
         demo = Path(str(files("ellzero") / "demo.toml"))
-        told = Recipe.read(demo if recipe is None else recipe, overrides)
-    told = told.model_copy(update={"data": with_data_root(told.data, data_root)})
-    data = build_data(told.data)
-    model = build_model(told.model, told.seed)
-    folder = resume or output or new_folder(Path("runs"), told.name)
+        settings = Recipe.read(demo if recipe is None else recipe, overrides)
+    settings = settings.model_copy(update={"data": with_data_root(settings.data, data_root)})
+    data = build_data(settings.data)
+    model = build_model(settings.model, settings.seed)
+    folder = resume or output or new_folder(Path("runs"), settings.name)
     try:
-        result = compress(model, data, told, folder=folder, resume=resume is not None)
+        result = compress(model, data, settings, folder=folder, resume=resume is not None)
     except KeyboardInterrupt:
         print(f"ellzero: interrupted; {_saved(folder)}", file=sys.stderr)
         sys.exit(130)
@@ -77,9 +80,9 @@ def run(
             folder.rmdir()  # nothing was begun, so nothing is left behind
         raise
     if json_:
-        print(json.dumps(result.record, indent=2))
+        print(json.dumps(result.record.to_table(), indent=2))
     else:
-        _show(result.record)
+        _show(result.record, folder)
 
 
 def _check_resume(folder: Path, *others: object) -> None:
@@ -91,7 +94,7 @@ def _check_resume(folder: Path, *others: object) -> None:
         )
     if not folder.is_dir():
         raise InputError(f"no folder {folder} to resume")
-    if read_record(folder)["status"] == "done":
+    if read_record(folder).status == "done":
         raise InputError(f"the run in {folder} is done; there is nothing to resume")
     for name in (RECIPE, CHECKPOINT):
         if not (folder / name).is_file():
@@ -106,41 +109,40 @@ def _saved(folder: Path) -> str:
     return f"nothing was saved yet in {folder}"
 
 
-def _show(record: dict[str, Any]) -> None:
+def _show(record: FinishedRecord, folder: Path) -> None:
     from ellzero.cli.tables import show_layers, show_rows, show_warnings
+    from ellzero.record import MODEL
 
-    show_layers(record["layers"], record)
+    show_layers(record.layers, record)
     show_rows("Result", list(_result_rows(record)), ("", "reference", "compressed"))
-    for name in ("note", "living_note"):
-        if name in record:
-            print(record[name])
-    show_warnings(record["warnings"])
-    folder = Path(record["folder"])
-    print(f"{folder / 'model.safetensors'}: the compressed network")
-    print(f"{folder}: record, metrics, resolved recipe and the reference; {record['seconds']} s")
+    for note in (record.note, record.living_note):
+        if note is not None:
+            print(note)
+    show_warnings(record.warnings)
+    print(f"{folder / MODEL}: the compressed network")
+    print(f"{folder}: record, metrics, resolved recipe and the reference; {record.seconds} s")
 
 
-def _result_rows(record: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    dense, small = record["reference"], record["compressed"]
-    if record["test_error_percent"] is not None:
-        yield (
-            "test error",
-            f"{record['reference_error_percent']:.2f} %",
-            f"{record['test_error_percent']:.2f} %",
-        )
+def _result_rows(record: FinishedRecord) -> Iterator[tuple[str, str, str]]:
+    dense, small = record.reference_error_percent, record.test_error_percent
+    if dense is not None and small is not None:
+        yield "test error", f"{dense:.2f} %", f"{small:.2f} %"
     for part in ("test", "validation"):
-        if part in small:
-            yield f"{part} score", f"{dense[part]['score']:.4f}", f"{small[part]['score']:.4f}"
-            yield f"{part} loss", f"{dense[part]['loss']:.4f}", f"{small[part]['loss']:.4f}"
-    ratio = record["nonzero_ratio"]
-    yield "nonzero weights", f"{record['weights']:,}", f"{record['nonzeros']:,}"
-    yield "nonzero ratio", "1x", "-" if ratio is None else f"{ratio:.1f}x"
-    ratio = record["parameter_ratio"]
-    yield "all parameters", f"{record['parameters']:,}", f"{record['parameters_left']:,}"
-    yield "parameter ratio", "1x", "-" if ratio is None else f"{ratio:.1f}x"
-    if record["living_nonzeros"] is not None:
-        yield "living nonzeros", "", f"{record['living_nonzeros']:,}"
-        left, inputs = len(record["inputs_left"]), record["inputs"]
-        yield "inputs left", "", f"{left:,} of {inputs:,}"
-    yield "float32 / gzip bytes", f"{record['float32_bytes']:,}", f"{record['file_bytes']:,}"
-    yield "file ratio (gzip)", "1x", f"{record['file_ratio']:.1f}x"
+        dense, small = getattr(record.reference, part), getattr(record.compressed, part)
+        if small is not None:
+            yield f"{part} score", f"{dense.score:.4f}", f"{small.score:.4f}"
+            yield f"{part} loss", f"{dense.loss:.4f}", f"{small.loss:.4f}"
+    yield "nonzero weights", f"{record.weights:,}", f"{record.nonzeros:,}"
+    yield "nonzero ratio", "1x", _times(record.nonzero_ratio)
+    yield "all parameters", f"{record.parameters:,}", f"{record.parameters_left:,}"
+    yield "parameter ratio", "1x", _times(record.parameter_ratio)
+    if record.living_nonzeros is not None and record.inputs_left is not None:
+        yield "living nonzeros", "", f"{record.living_nonzeros:,}"
+        yield "inputs left", "", f"{len(record.inputs_left):,} of {record.inputs:,}"
+    if record.file_bytes is not None:
+        yield "float32 / gzip bytes", f"{record.float32_bytes:,}", f"{record.file_bytes:,}"
+        yield "file ratio (gzip)", "1x", _times(record.file_ratio)
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.1f}x"

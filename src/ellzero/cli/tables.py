@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+if TYPE_CHECKING:
+    from ellzero.record import Layer, Sizes
 
-def show_layers(layers: Sequence[dict[str, Any]], sizes: Mapping[str, Any]) -> None:
+
+def show_layers(layers: Sequence[Layer], sizes: Sizes) -> None:
     """A row per layer, and below them the selected weights together and all parameters."""
     table = Table("layer", "kind", "shape", title="Layers", title_justify="left")
     for heading in ("weights", "nonzeros", "density"):
         table.add_column(heading, justify="right")
+
+    def add_row(name: str, kind: str, shape: str, weights: int, nonzeros: int) -> None:
+        density = 100 * nonzeros / weights if weights else 0.0
+        table.add_row(name, kind, shape, f"{weights:,}", f"{nonzeros:,}", f"{density:.2f} %")
+
     for layer in layers:
-        table.add_row(
-            layer["name"],
-            layer["kind"],
-            " x ".join(map(str, layer["shape"])),
-            f"{layer['weights']:,}",
-            f"{layer['nonzeros']:,}",
-            f"{100 * layer['density']:.2f} %",
-        )
+        shape = " x ".join(map(str, layer.shape))
+        add_row(layer.name, layer.kind, shape, layer.weights, layer.nonzeros)
     table.add_section()
-    rows = (("selected weights", "weights", "nonzeros"),)
-    rows += (("all parameters", "parameters", "parameters_left"),)
-    for name, *keys in rows:
-        count, left = (sizes[key] for key in keys)
-        density = 100 * left / count if count else 0.0
-        table.add_row(name, "", "", f"{count:,}", f"{left:,}", f"{density:.2f} %")
+    add_row("selected weights", "", "", sizes.weights, sizes.nonzeros)
+    add_row("all parameters", "", "", sizes.parameters, sizes.parameters_left)
     Console().print(table)
 
 

@@ -13,9 +13,10 @@ from ellzero.data.data import Data
 from ellzero.errors import InputError, is_number
 from ellzero.modules import device_of, evaluating
 from ellzero.progress import is_shown, rich_bar
+from ellzero.record import Evaluation
 from ellzero.schedules import learning_rate as rate_at
 from ellzero.selection import Selection
-from ellzero.training.evaluation import Evaluation, evaluate
+from ellzero.training.evaluation import evaluate
 from ellzero.training.seeds import seed_epoch, settings
 
 

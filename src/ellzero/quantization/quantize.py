@@ -15,8 +15,9 @@ from ellzero.progress import is_shown, rich_bar
 from ellzero.pruning.budget import Budget
 from ellzero.quantization.finetune import Quantized, write
 from ellzero.quantization.kmeans import kmeans
+from ellzero.record import Evaluation
 from ellzero.selection import Selection, selected
-from ellzero.training.evaluation import Evaluation, evaluate
+from ellzero.training.evaluation import evaluate
 
 Method = Literal["kmeans", "int8"]
 

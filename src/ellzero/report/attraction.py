@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +14,8 @@ from ellzero.errors import EllzeroError
 from ellzero.files import read_tensors
 from ellzero.penalties import Penalty
 from ellzero.recipe import Recipe
-from ellzero.record import RECIPE, TRAINED
-from ellzero.report.figures import entry
+from ellzero.record import RECIPE, TRAINED, Magnitudes, RunFolder
 from ellzero.report.style import FAINT, INK, SOFT, Look, svg
-from ellzero.study.results import Found
 
 SIZE = (2.0, 2.2)
 """Inches: two panels side by side fill a phone."""
@@ -41,7 +38,7 @@ CAPTION = (
 
 
 @dataclass(frozen=True)
-class Magnitudes:
+class MagnitudeShares:
     """How large the weights were before pruning: the share of zeros and of each bin."""
 
     zeros: float
@@ -50,15 +47,12 @@ class Magnitudes:
     shares: np.ndarray
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Magnitudes | None:
-        """From the record of a run; None where it does not say."""
-        found = entry(record, "trained", "magnitudes")
-        if not found:
-            return None
-        counts = np.array(found["counts"], dtype=float)
-        total = max(counts.sum() + found["zeros"], 1.0)
-        edges = found["smallest"] + np.arange(len(counts) + 1) / found["per_decade"]
-        return cls(found["zeros"] / total, edges, counts / total)
+    def of(cls, counted: Magnitudes) -> MagnitudeShares:
+        """From the histogram in a run's record."""
+        counts = np.array(counted.counts, dtype=float)
+        total = max(counts.sum() + counted.zeros, 1.0)
+        edges = counted.smallest + np.arange(len(counts) + 1) / counted.per_decade
+        return cls(counted.zeros / total, edges, counts / total)
 
     def cut(self, density: float) -> float:
         """The log10 |w| above which this fraction of the weights lies."""
@@ -77,7 +71,7 @@ class Pull:
     attraction: np.ndarray
 
 
-def bounds(histograms: Sequence[Magnitudes]) -> tuple[float, float]:
+def bounds(histograms: Sequence[MagnitudeShares]) -> tuple[float, float]:
     """What log10 |w| must span so that all of these can be compared."""
     used = [h.edges[:-1][h.shares > VISIBLE] for h in histograms]
     used = [edges for edges in used if len(edges)]
@@ -86,13 +80,13 @@ def bounds(histograms: Sequence[Magnitudes]) -> tuple[float, float]:
     return min(e.min() for e in used) - 0.1, max(e.max() for e in used) + 0.3
 
 
-def pull(found: Found, trained: Path, low: float, high: float) -> Pull | str:
+def pull(run: RunFolder, trained: Path, low: float, high: float) -> Pull | str:
     """The attraction of a run's penalty between these log10 |w|, or why there is no such curve.
 
     `trained` is the folder that has the trained weights, which some penalties need.
     """
     try:
-        train = Recipe.read(found.folder / RECIPE).train
+        train = Recipe.read(run.folder / RECIPE).train
     except EllzeroError:
         return "recipe cannot be read"
     if train.gates is not None:
@@ -104,7 +98,7 @@ def pull(found: Found, trained: Path, low: float, high: float) -> Pull | str:
         magnitudes = np.logspace(low, high, 200)
         w = torch.from_numpy(magnitudes)
         return Pull(magnitudes, penalty.gradient(w).numpy())
-    layers = [layer["name"] for layer in found.record.get("layers", ())]
+    layers = [layer.name for layer in run.finished.layers] if run.finished else []
     return _measured_pull(trained / TRAINED, penalty, layers, low, high)
 
 
@@ -134,8 +128,8 @@ def _measured_pull(
 
 
 def panels(
-    cells: Mapping[str, tuple[str, Found, Path]],
-    found: Mapping[str, Look],
+    cells: Mapping[str, tuple[str, RunFolder, Path]],
+    method_looks: Mapping[str, Look],
     *,
     name: str,
     size: tuple[float, float] = SIZE,
@@ -144,20 +138,24 @@ def panels(
 
     Args:
         cells: of each method its label, its run, and the folder with the trained weights.
-        found: how each method is drawn.
+        method_looks: how each method is drawn.
         name: unique on the page.
         size: of a panel, in inches.
     """
-    histograms = {m: h for m, (_, run, _) in cells.items() if (h := Magnitudes.of(run.record))}
+    histograms = {
+        method: MagnitudeShares.of(run.finished.trained.magnitudes)
+        for method, (_, run, _) in cells.items()
+        if run.finished and run.finished.trained
+    }
     if not histograms:
         return
     low, high = bounds(list(histograms.values()))
     for method, histogram in histograms.items():
         label, run, trained = cells[method]
-        weights, nonzeros = run.record.get("weights"), run.record.get("nonzeros")
-        density = nonzeros / weights if weights and nonzeros else None
+        record = run.finished
+        density = record.nonzeros / record.weights if record and record.nonzeros else None
         attraction = pull(run, trained, low, high)
-        drawn = (label, found[method], histogram, attraction, density, (low, high))
+        drawn = (label, method_looks[method], histogram, attraction, density, (low, high))
         yield svg(
             f"{name} magnitudes {method}",
             f"{label} magnitudes of the trained weights and the attraction to zero",
@@ -170,7 +168,7 @@ def _draw(
     figure: Figure,
     label: str,
     look: Look,
-    histogram: Magnitudes,
+    histogram: MagnitudeShares,
     attraction: Pull | str,
     density: float | None,
     axis: tuple[float, float],

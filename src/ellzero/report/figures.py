@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ellzero.study.results import Found, Results, Row, Spread
+from ellzero.record import EpochMetrics, Evaluations, RunFolder
+from ellzero.study.results import Spread
 
 NONE = "–"
 """What stands where there is no figure."""
 
 
-def entry(record: Mapping[str, Any], *path: str) -> Any:
-    """An entry of a record; None where the run has not come so far."""
-    value: Any = record
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+FIGURES = ("nonzeros", "nonzero_ratio", "parameter_ratio", "living_nonzeros", "inputs_left")
+FIGURES += ("file_ratio", "result", "reference", "drop", "before", "after", "epochs", "seconds")
+
+RunFigures = Mapping[str, float | None]
+"""What a run came to, by the name of the figure; None where the run has not come so far."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Quality:
     """The part of the data that results are reported on: `test` if there is one."""
 
     @classmethod
-    def of(cls, records: Iterable[Mapping[str, Any]]) -> Quality:
-        """What all of these records can be measured by."""
-        done = [record for record in records if record.get("status") == "done"]
-        tested = all(entry(record, "compressed", "test") is not None for record in done)
+    def of(cls, runs: Iterable[RunFolder]) -> Quality:
+        """What all of these runs can be measured by, as far as they are done."""
+        done = [run.finished for run in runs if run.finished]
+        tested = all(record.compressed.test is not None for record in done)
         # of a run without test data the record does not say what its score is
-        accuracy = all(record.get("test_error_percent") is not None for record in done)
+        accuracy = all(record.test_error_percent is not None for record in done)
         return cls(accuracy and bool(done), "test" if tested else "validation")
 
     @property
@@ -51,6 +51,11 @@ class Quality:
     def label(self, part: str | None = None) -> str:
         """For axes and headings: `test error, %`."""
         return f"{part or self.part} {self.noun}" + (", %" if self.accuracy else "")
+
+    def result(self, evaluations: Evaluations) -> float | None:
+        """The figure of a network, on the part that results are reported on."""
+        evaluation = evaluations.test if self.part == "test" else evaluations.validation
+        return None if evaluation is None else self.value(evaluation.score)
 
     def value(self, score: float | None) -> float | None:
         """The figure of a score."""
@@ -73,57 +78,42 @@ class Quality:
         return compressed - reference if self.accuracy else reference - compressed
 
 
-def figures(found: Found, quality: Quality) -> dict[str, Any]:
-    """What a run came to, flat: a figure is None where the run has not come so far."""
-    record, metrics = found.record, found.metrics()
-    after = quality.value(entry(record, "compressed", "validation", "score"))
-    inputs = record.get("inputs_left")
-    small = quality.value(entry(record, "compressed", quality.part, "score"))
-    dense = quality.value(entry(record, "reference", quality.part, "score"))
+def figures(run: RunFolder, quality: Quality) -> RunFigures:
+    """What a run came to."""
+    epochs = sum(1 for metrics in run.metrics if metrics.train_loss is not None)
+    record = run.finished
+    if record is None:
+        before = quality.value(_score_as_pruned(run.metrics, None))
+        return {**dict.fromkeys(FIGURES), "before": before, "epochs": epochs}
+    small, dense = quality.result(record.compressed), quality.result(record.reference)
     return {
-        "nonzeros": record.get("nonzeros"),
-        "nonzero_ratio": record.get("nonzero_ratio"),
-        "parameter_ratio": record.get("parameter_ratio"),
-        "living_nonzeros": record.get("living_nonzeros"),
-        "inputs_left": None if inputs is None else len(inputs),
-        "file_ratio": record.get("file_ratio"),
+        "nonzeros": record.nonzeros,
+        "nonzero_ratio": record.nonzero_ratio,
+        "parameter_ratio": record.parameter_ratio,
+        "living_nonzeros": record.living_nonzeros,
+        "inputs_left": None if record.inputs_left is None else len(record.inputs_left),
+        "file_ratio": record.file_ratio,
         "result": small,
         "reference": dense,
         "drop": quality.drop(small, dense),
-        "before": quality.value(_score_as_pruned(metrics, record.get("nonzeros"))),
-        "after": after,
-        "epochs": sum(1 for row in metrics if row.get("train_loss") is not None),
-        "seconds": record.get("seconds"),
+        "before": quality.value(_score_as_pruned(run.metrics, record.nonzeros)),
+        "after": quality.value(record.compressed.validation.score),
+        "epochs": epochs,
+        "seconds": record.seconds,
     }
 
 
-def _score_as_pruned(metrics: list[dict[str, Any]], nonzeros: int | None) -> float | None:
+def _score_as_pruned(metrics: Sequence[EpochMetrics], nonzeros: int | None) -> float | None:
     """The validation score of the chosen network as pruning left it, before its fine-tuning."""
-    pruned = [row for row in metrics if row["stage"] == "finetune" and row["epoch"] == 0]
+    pruned = [m for m in metrics if m.stage == "finetune" and m.epoch == 0]
     # under a budget, the last rounds may have gone too far
-    same = [row for row in pruned if row["nonzeros"] == nonzeros] or pruned
-    return same[-1]["validation_score"] if same else None
+    same = [m for m in pruned if m.nonzeros == nonzeros] or pruned
+    return same[-1].validation_score if same else None
 
 
-def spreads(row: Row, quality: Quality) -> dict[str, Spread | None]:
-    """Median and range over the seeds of each figure of a row of a study."""
-    found = [figures(cell, quality) for cell in row.cells]
-    return {key: Spread.of(f[key] for f in found) for key in found[0]} if found else {}
-
-
-def study_quality(results: Results) -> Quality:
-    """What the networks of a study are judged by."""
-    return Quality.of(found.record for found in (*results.found.values(), *results.references))
-
-
-def reference_spread(results: Results, quality: Quality) -> Spread | None:
-    """What the dense references reached, over the seeds."""
-    path = ("reference", quality.part, "score")
-    found = results.references if any(f.done for f in results.references) else ()
-    by_seed = {f.folder: entry(f.record, *path) for f in found if f.done}
-    if not by_seed:  # cells name their reference too
-        by_seed = {f.folder: entry(f.record, *path) for f in results.found.values() if f.done}
-    return Spread.of(quality.value(score) for score in by_seed.values())
+def spreads(runs: Sequence[RunFigures]) -> dict[str, Spread | None]:
+    """Median and range of each figure over some runs; nothing where there are none."""
+    return {name: Spread.of(run[name] for run in runs) for name in FIGURES} if runs else {}
 
 
 def number(value: float | None) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ellzero.errors import InputError
 from ellzero.files import write_atomically
-from ellzero.record import RECORD, read_record
-from ellzero.study.results import STUDY, Found, Results
+from ellzero.record import RECORD, RunFolder
+from ellzero.report.facts import StudyFacts
+from ellzero.study.results import STUDY, Results
 
 if TYPE_CHECKING:
     from ellzero.report.section import Section
@@ -47,39 +50,49 @@ def write_report(
         ...     ez.write_report(f"{folder}/run").name
         'report.html'
     """
-    return write_all(paths, output)[0]
+    return report(paths, output).page
 
 
-def write_all(
-    paths: str | Path | Sequence[str | Path], output: str | Path | None = None
-) -> tuple[Path, ...]:
-    """Write the page, and of a single study the tables beside it; all files, the page first."""
+@dataclass(frozen=True)
+class Report:
+    """What a report was written as.
+
+    Args:
+        page: the HTML file.
+        tables: of a single study the files beside it, as CSV and Markdown.
+        warnings: what the runs and studies warn of, each sentence once.
+    """
+
+    page: Path
+    tables: tuple[Path, ...]
+    warnings: tuple[str, ...]
+
+
+def report(paths: str | Path | Sequence[str | Path], output: str | Path | None = None) -> Report:
+    """Write a report, as `write_report` does, and say what was written."""
     folders = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
     if not folders:
         raise InputError("there is nothing to report: no folder was given")
     if output is None and len(folders) > 1:
         raise InputError("a report of several folders needs an output: name the file to write")
-    for folder in folders:
-        _check(folder)
     require_libraries()
+    contents = [_read(folder) for folder in folders]
+    return write(contents, folders[0] / PAGE if output is None else Path(output))
+
+
+def write(contents: Sequence[StudyFacts | RunFolder], page: Path) -> Report:
+    """Write the page of studies and runs that have been read, and a single study's tables."""
     from ellzero.report.tables import write_tables
 
-    page = folders[0] / PAGE if output is None else Path(output)
-    write_atomically(page, _render(_sections(folders)).encode())
-    if len(folders) == 1 and (folders[0] / STUDY).is_file():
-        return (page, *write_tables(Results.read(folders[0]), page.parent))
-    return (page,)
-
-
-def warnings_of(folders: Sequence[Path]) -> list[str]:
-    """What the runs and studies in these folders warn of, each sentence once."""
-    said: list[str] = []
-    for folder in folders:
-        if (folder / STUDY).is_file():
-            said += [text for text, _ in Results.read(folder).warnings()]
-        else:
-            said += Found.at(folder).warnings
-    return list(dict.fromkeys(said))
+    write_atomically(page, _render(_sections(contents)).encode())
+    tables: tuple[Path, ...] = ()
+    if len(contents) == 1 and isinstance(contents[0], StudyFacts):
+        tables = write_tables(contents[0], page.parent)
+    warnings = (
+        [text for text, _ in x.warnings] if isinstance(x, StudyFacts) else x.warnings
+        for x in contents
+    )
+    return Report(page, tables, tuple(dict.fromkeys(chain.from_iterable(warnings))))
 
 
 def require_libraries() -> None:
@@ -93,32 +106,33 @@ def require_libraries() -> None:
             raise InputError(f"a report needs {module}: pip install 'ellzero[report]'")
 
 
-def _sections(folders: Sequence[Path]) -> list[Section]:
-    """A section per folder, a study's or a run's; two or more runs are compared first."""
+def _read(folder: Path) -> StudyFacts | RunFolder:
+    """The study or the run in a folder; nothing of it is read a second time."""
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder} to report on")
+    if (folder / STUDY).is_file():
+        return StudyFacts(Results.read(folder))
+    if not (folder / RECORD).is_file():
+        raise InputError(
+            f"{folder} holds neither a run nor a study: there is no {RECORD} or {STUDY} in it"
+        )
+    return RunFolder.read(folder)
+
+
+def _sections(contents: Sequence[StudyFacts | RunFolder]) -> list[Section]:
+    """A section for each study and run; two or more runs are compared first."""
     from ellzero.report.run_section import run_section, runs_section
     from ellzero.report.study_section import study_section
 
-    sections, runs = [], []
-    for index, folder in enumerate(folders):
-        name = f"{index} {folder}"
-        if (folder / STUDY).is_file():
-            sections.append(study_section(Results.read(folder), name))
+    sections = []
+    for index, content in enumerate(contents):
+        if isinstance(content, StudyFacts):
+            sections.append(study_section(content, f"{index} {content.results.folder}"))
         else:
-            runs.append(Found.at(folder))
-            sections.append(run_section(runs[-1], name))
+            sections.append(run_section(content, f"{index} {content.folder}"))
+    runs = [content for content in contents if isinstance(content, RunFolder)]
     compared = [runs_section(runs, "runs")] if len(runs) > 1 else []
     return compared + sections
-
-
-def _check(folder: Path) -> None:
-    if not folder.is_dir():
-        raise InputError(f"no folder {folder} to report on")
-    if not (folder / STUDY).is_file():
-        if not (folder / RECORD).is_file():
-            raise InputError(
-                f"{folder} holds neither a run nor a study: there is no {RECORD} or {STUDY} in it"
-            )
-        read_record(folder)
 
 
 def _render(sections: Sequence[Section]) -> str:

@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ellzero.report.figures import Quality, reference_spread, spreads, study_quality
+from ellzero.report.facts import StudyFacts
+from ellzero.report.figures import Quality
 from ellzero.report.style import DENSE, FAINT, WIDTH, Look, Picture, looks, marks, plain_ticks, svg
-from ellzero.study.results import Results, Spread
+from ellzero.study.results import Spread
 
 
 @dataclass(frozen=True)
@@ -23,30 +24,28 @@ class Point:
     result: Spread
 
 
-def pareto_points(results: Results) -> list[Point]:
+def pareto_points(facts: StudyFacts) -> list[Point]:
     """What the Pareto picture shows, in the study's order."""
-    quality = study_quality(results)
     points = []
-    for row in results.rows():
-        told = spreads(row, quality)
-        ratio, result = told.get("nonzero_ratio"), told.get("result")
+    for row in facts.rows:
+        spreads = facts.spreads[row]
+        ratio, result = spreads.get("nonzero_ratio"), spreads.get("result")
         if ratio is not None and result is not None:
             points.append(Point(row.method, ratio, result))
     return points
 
 
-def pareto(results: Results, *, name: str) -> Picture | None:
+def pareto(facts: StudyFacts, *, name: str) -> Picture | None:
     """Result against nonzero ratio, a line per method."""
-    points, quality = pareto_points(results), study_quality(results)
+    points, quality = pareto_points(facts), facts.quality
     if not points:
         return None
-    dense = reference_spread(results, quality)
-    found = looks(results.study.methods)
+    method_looks = looks(facts.study.methods)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        draw_pareto(axes, points, found, dense, quality)
-        if not results.study.budgets:
+        draw_pareto(axes, points, method_looks, facts.dense, quality)
+        if not facts.study.budgets:
             ticks: list[float] = []
             for point in sorted(points, key=lambda point: point.ratio.median):
                 if not ticks or point.ratio.median > 1.3 * ticks[-1]:  # closer ones would overlap
@@ -65,12 +64,12 @@ def pareto(results: Results, *, name: str) -> Picture | None:
 
 
 def runs_pareto(
-    points: Sequence[Point], found: dict[str, Look], quality: Quality, *, name: str
+    points: Sequence[Point], method_looks: dict[str, Look], quality: Quality, *, name: str
 ) -> Picture:
     """Result against nonzero ratio, a marker per run."""
 
     def draw(figure: Figure) -> None:
-        draw_pareto(figure.subplots(), points, found, None, quality)
+        draw_pareto(figure.subplots(), points, method_looks, None, quality)
 
     caption = f"The {quality.part} {quality.noun} of each run against its nonzero ratio."
     picture = svg(f"{name} pareto", caption, (WIDTH, 3.4), draw)
@@ -80,7 +79,7 @@ def runs_pareto(
 def draw_pareto(
     axes: Axes,
     points: Sequence[Point],
-    found: dict[str, Look],
+    method_looks: dict[str, Look],
     dense: Spread | None,
     quality: Quality,
 ) -> None:
@@ -88,14 +87,14 @@ def draw_pareto(
     if dense is not None:
         axes.axhspan(dense.low, dense.high, color=FAINT, zorder=0)
         axes.axhline(dense.median, color=DENSE, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
-    methods = [method for method in found if any(p.method == method for p in points)]
+    methods = [method for method in method_looks if any(p.method == method for p in points)]
     for index, method in enumerate(methods):
-        look = found[method]
-        own = sorted((p for p in points if p.method == method), key=lambda p: p.ratio.median)
+        look = method_looks[method]
+        line = sorted((p for p in points if p.method == method), key=lambda p: p.ratio.median)
         apart = 1.012 ** (index - (len(methods) - 1) / 2)
-        x = np.array([p.ratio.median for p in own]) * apart
-        y = np.array([p.result.median for p in own])
-        for at, point in zip(x, own, strict=True):
+        x = np.array([p.ratio.median for p in line]) * apart
+        y = np.array([p.result.median for p in line])
+        for at, point in zip(x, line, strict=True):
             axes.plot(
                 [at, at],
                 [point.result.low, point.result.high],

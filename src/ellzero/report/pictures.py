@@ -4,33 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ellzero.record import TRAINED
-from ellzero.report.figures import (
-    Quality,
-    duration,
-    entry,
-    reference_spread,
-    spreads,
-    study_quality,
-)
+from ellzero.record import TRAINED, EpochMetrics, RunFolder
+from ellzero.report.facts import StudyFacts
+from ellzero.report.figures import duration
 from ellzero.report.style import DENSE, FAINT, SOFT, WIDTH, Picture, looks, marks, plain_ticks, svg
-from ellzero.study.results import Found, Results, Row, cell_folder
+from ellzero.study.results import Results, Row, cell_folder
 from ellzero.study.study import Cell, Target, Training
 
 
-def ranking(results: Results, target: Target, *, name: str) -> Picture | None:
+def ranking(facts: StudyFacts, target: Target, *, name: str) -> Picture | None:
     """The methods at one target, best on validation first: median and range over the seeds."""
-    quality = study_quality(results)
-    rows = _ranked(results, target)
-    dense = reference_spread(results, quality)
-    found = looks(results.study.methods)
+    quality, dense, rows = facts.quality, facts.dense, facts.ranked(target)
+    method_looks = looks(facts.study.methods)
     if not rows:
         return None
 
@@ -41,15 +32,16 @@ def ranking(results: Results, target: Target, *, name: str) -> Picture | None:
             axes.axvline(dense.median, color=DENSE, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
         values = [dense.median] if dense is not None else []
         for place, row in enumerate(rows):
-            spread = spreads(row, quality).get("result")
+            spread = facts.spreads[row].get("result")
             if spread is None:
                 continue
-            look = found[row.method]
+            look = method_looks[row.method]
             values += [spread.low, spread.high]
-            own = [v for cell in row.cells if (v := _result(cell, quality)) is not None]
+            reached = [facts.figures[cell.folder]["result"] for cell in row.cells]
+            ticks = [result for result in reached if result is not None]
             axes.plot([spread.low, spread.high], [place] * 2, color=look.colour, linewidth=1.6,
                       alpha=0.45)  # fmt: skip
-            axes.plot(own, [place] * len(own), "|", color=look.colour, markersize=6)
+            axes.plot(ticks, [place] * len(ticks), "|", color=look.colour, markersize=6)
             axes.plot([spread.median], [place], **marks(look), zorder=look.order)
         _name_rows(axes, rows)
         axes.set_xlabel(quality.label())
@@ -64,11 +56,11 @@ def ranking(results: Results, target: Target, *, name: str) -> Picture | None:
     )  # fmt: skip
 
 
-def recovery(results: Results, target: Target, *, name: str) -> Picture | None:
+def recovery(facts: StudyFacts, target: Target, *, name: str) -> Picture | None:
     """Validation error as pruning left the networks, and after fine-tuning."""
-    quality = study_quality(results)
-    rows = [r for r in _ranked(results, target) if spreads(r, quality).get("before") is not None]
-    found = looks(results.study.methods)
+    quality = facts.quality
+    rows = [r for r in facts.ranked(target) if facts.spreads[r].get("before") is not None]
+    method_looks = looks(facts.study.methods)
     if not rows:
         return None
 
@@ -76,8 +68,8 @@ def recovery(results: Results, target: Target, *, name: str) -> Picture | None:
         axes = figure.subplots()
         values = []
         for place, row in enumerate(rows):
-            told, look = spreads(row, quality), found[row.method]
-            before, after = told["before"], told["after"]
+            spreads, look = facts.spreads[row], method_looks[row.method]
+            before, after = spreads["before"], spreads["after"]
             assert before is not None
             assert after is not None
             values += [before.median, after.median]
@@ -99,10 +91,10 @@ def recovery(results: Results, target: Target, *, name: str) -> Picture | None:
     )  # fmt: skip
 
 
-def densities(results: Results, target: Target, *, name: str) -> Picture | None:
+def densities(facts: StudyFacts, target: Target, *, name: str) -> Picture | None:
     """Which layers the weights that are left are in."""
-    found = looks(results.study.methods)
-    rows = [r for r in results.rows() if r.target == target and _layer_densities(r)]
+    method_looks = looks(facts.study.methods)
+    rows = [row for row in facts.rows_at(target) if _layer_densities(row)]
     if not rows:
         return None
     layers = list(_layer_densities(rows[0]))
@@ -111,10 +103,10 @@ def densities(results: Results, target: Target, *, name: str) -> Picture | None:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for index, row in enumerate(rows):
-            told, look = _layer_densities(row), found[row.method]
+            left, look = _layer_densities(row), method_looks[row.method]
             apart = 0.72 * ((index + 0.5) / len(rows) - 0.5)
-            y = [place + apart for place, layer in enumerate(layers) if told.get(layer)]
-            x = [told[layer] for layer in layers if told.get(layer)]
+            y = [place + apart for place, layer in enumerate(layers) if left.get(layer)]
+            x = [left[layer] for layer in layers if left.get(layer)]
             axes.plot(x, y, **marks(look), linestyle="none", zorder=look.order)
         for place in range(1, len(layers)):
             axes.axhline(place - 0.5, color=FAINT, linewidth=0.7)
@@ -132,10 +124,11 @@ def densities(results: Results, target: Target, *, name: str) -> Picture | None:
     )  # fmt: skip
 
 
-def courses(results: Results, target: Target, *, name: str) -> Picture | None:
+def courses(facts: StudyFacts, target: Target, *, name: str) -> Picture | None:
     """Validation error over the epochs of training and fine-tuning, on the first seed."""
-    quality, found = study_quality(results), looks(results.study.methods)
-    lines = {}
+    results, quality = facts.results, facts.quality
+    method_looks = looks(results.study.methods)
+    lines: dict[str, Sequence[EpochMetrics]] = {}
     for method in results.study.methods:
         chosen = results.chosen(method, target)
         if chosen is not None and (rows := training_rows(results, chosen, target)):
@@ -149,8 +142,8 @@ def courses(results: Results, target: Target, *, name: str) -> Picture | None:
         ends = set()
         for method, rows in lines.items():
             x, trained = epochs_of(rows)
-            y = [float(quality.value(row["validation_score"]) or 0.0) for row in rows]
-            look = found[method]
+            y = [float(quality.value(row.validation_score) or 0.0) for row in rows]
+            look = method_looks[method]
             axes.plot(x, y, color=look.colour, linewidth=look.width * 0.8, zorder=look.order)
             axes.plot(x[-1:], y[-1:], **marks(look), zorder=look.order)
             ends.add(trained)
@@ -172,10 +165,10 @@ def courses(results: Results, target: Target, *, name: str) -> Picture | None:
     )  # fmt: skip
 
 
-def effort_bars(results: Results, *, name: str) -> Picture | None:
+def effort_bars(facts: StudyFacts, *, name: str) -> Picture | None:
     """What each method cost, tuning included."""
-    efforts = [effort for effort in results.efforts() if effort.cells]
-    found = looks(results.study.methods)
+    efforts = [effort for effort in facts.efforts if effort.cells]
+    method_looks = looks(facts.study.methods)
     if not efforts:
         return None
 
@@ -184,7 +177,7 @@ def effort_bars(results: Results, *, name: str) -> Picture | None:
         bars = axes.barh(
             range(len(efforts)),
             [effort.seconds for effort in efforts],
-            color=[found[effort.method].colour for effort in efforts],
+            color=[method_looks[effort.method].colour for effort in efforts],
             height=0.62,
         )
         labels = [f"{duration(e.seconds)}, {e.epochs:,} epochs" for e in efforts]
@@ -203,33 +196,33 @@ def effort_bars(results: Results, *, name: str) -> Picture | None:
     )  # fmt: skip
 
 
-def training_rows(results: Results, chosen: Training, target: Target) -> list[dict[str, Any]]:
+def training_rows(results: Results, chosen: Training, target: Target) -> list[EpochMetrics]:
     """Metrics of a cell from training to fine-tuning, also where another cell did the training."""
-    every = [results.found[Cell(chosen, t).name] for t in results.study.targets]
-    own = results.found[Cell(chosen, target).name].metrics()
-    trainings = [[r for r in f.metrics() if r["stage"] == "train"] for f in every]
-    train = [r for r in own if r["stage"] == "train"] or next(filter(None, trainings), [])
-    return train + [r for r in own if r["stage"] == "finetune"]
+    cell = results.cells[Cell(chosen, target).name]
+    siblings = [results.cells[Cell(chosen, t).name] for t in results.study.targets]
+    trainings = ([m for m in run.metrics if m.stage == "train"] for run in (cell, *siblings))
+    train = next(filter(None, trainings), [])
+    return train + [m for m in cell.metrics if m.stage == "finetune"]
 
 
-def epochs_of(rows: Sequence[dict[str, Any]]) -> tuple[list[int], int]:
+def epochs_of(rows: Sequence[EpochMetrics]) -> tuple[list[int], int]:
     """Where each row stands in epochs since the start, and where the training ended."""
     x, begun, stage = [], 0, None
     trained = 0
     for row in rows:
-        if (row["stage"], row["round"]) != stage:
-            stage = (row["stage"], row["round"])
+        if (row.stage, row.round) != stage:
+            stage = (row.stage, row.round)
             begun = x[-1] if x else 0
-        x.append(begun + row["epoch"])
-        if row["stage"] == "train":
+        x.append(begun + row.epoch)
+        if row.stage == "train":
             trained = x[-1]
     return x, trained
 
 
-def first_cell(results: Results, row: Row) -> Found:
+def first_cell(results: Results, row: Row) -> RunFolder:
     """The run of a row's chosen strength on the first seed."""
     training = Training(row.method, row.strength, results.study.seeds[0])
-    return results.found[Cell(training, row.target).name]
+    return results.cells[Cell(training, row.target).name]
 
 
 def trained_folder(results: Results, row: Row) -> Path:
@@ -239,22 +232,12 @@ def trained_folder(results: Results, row: Row) -> Path:
     return next((f for f in folders if (f / TRAINED).is_file()), folders[0])
 
 
-def _ranked(results: Results, target: Target) -> list[Row]:
-    return sorted(
-        (r for r in results.rows() if r.target == target), key=lambda row: row.merit, reverse=True
-    )
-
-
-def _result(cell: Found, quality: Quality) -> float | None:
-    return quality.value(entry(cell.record, "compressed", quality.part, "score"))
-
-
 def _layer_densities(row: Row) -> dict[str, float]:
     """Percent of each layer's weights that is left, medians over the seeds."""
     by_layer: dict[str, list[float]] = {}
     for cell in row.cells:
-        for layer in cell.record.get("layers", ()):
-            by_layer.setdefault(layer["name"], []).append(100 * layer["density"])
+        for layer in cell.finished.layers if cell.finished else ():
+            by_layer.setdefault(layer.name, []).append(100 * layer.density)
     return {layer: float(np.median(values)) for layer, values in by_layer.items()}
 
 

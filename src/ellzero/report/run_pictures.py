@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
@@ -11,12 +11,11 @@ from matplotlib.ticker import MaxNLocator
 
 from ellzero.errors import InputError
 from ellzero.files import read_tensors
-from ellzero.record import MODEL
+from ellzero.record import MODEL, EpochMetrics, Layer, RunFolder
 from ellzero.report.attraction import CAPTION, panels
-from ellzero.report.figures import Quality, entry
+from ellzero.report.figures import Quality
 from ellzero.report.pictures import epochs_of
 from ellzero.report.style import DENSE, INK, SOFT, WIDTH, Look, Picture, plain_ticks, svg
-from ellzero.study.results import Found
 
 LOOK = Look("#0b7285", "o", strong=True)
 """A run alone has one colour."""
@@ -27,18 +26,18 @@ LARGEST = 160
 KERNELS = 64
 
 
-def first_layer(found: Found, *, name: str) -> Picture | None:
+def first_layer(run: RunFolder, *, name: str) -> Picture | None:
     """The mask of the first layer, drawn by what it is made of: pixels, kernels or a matrix."""
-    layers = found.record.get("layers")
+    layers = _layers(run)
     if not layers:
         return None
     try:
-        tensors, _ = read_tensors(found.folder / MODEL)
-        mask = tensors[layers[0]["name"]].numpy() != 0
+        tensors, _ = read_tensors(run.folder / MODEL)
+        mask = tensors[layers[0].name].numpy() != 0
     except (InputError, KeyError):
         return None
     image, caption, unit = mask_image(mask)
-    caption = f"{layers[0]['name']}: {caption}"
+    caption = f"{layers[0].name}: {caption}"
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -95,9 +94,9 @@ def _block_means(matrix: np.ndarray, blocks: list[int]) -> np.ndarray:
     return sums / ones
 
 
-def layer_bars(found: Found, *, name: str) -> Picture | None:
+def layer_bars(run: RunFolder, *, name: str) -> Picture | None:
     """Density per layer."""
-    layers = found.record.get("layers")
+    layers = _layers(run)
     if not layers:
         return None
 
@@ -105,18 +104,18 @@ def layer_bars(found: Found, *, name: str) -> Picture | None:
         axes = figure.subplots()
         bars = axes.barh(
             range(len(layers)),
-            [100 * layer["density"] for layer in layers],
+            [100 * layer.density for layer in layers],
             color=LOOK.colour,
             height=0.6,
         )
-        labels = [f"{layer['nonzeros']:,} of {layer['weights']:,}" for layer in layers]
+        labels = [f"{layer.nonzeros:,} of {layer.weights:,}" for layer in layers]
         axes.bar_label(bars, labels, padding=3, fontsize=8)
-        names = [layer["name"].removesuffix(".weight") for layer in layers]
+        names = [layer.name.removesuffix(".weight") for layer in layers]
         axes.set_yticks(range(len(layers)), names)
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
         axes.set_xlabel("density, % of the layer")
-        axes.set_xlim(0, 1.6 * max(0.01, *(100 * layer["density"] for layer in layers)))
+        axes.set_xlim(0, 1.6 * max(0.01, *(100 * layer.density for layer in layers)))
 
     size = (WIDTH, 0.7 + 0.28 * len(layers))
     picture = svg(f"{name} layers", "density per layer", size, draw)
@@ -125,22 +124,23 @@ def layer_bars(found: Found, *, name: str) -> Picture | None:
     )
 
 
-def course(found: Found, quality: Quality, *, name: str) -> Picture | None:
+def course(run: RunFolder, quality: Quality, *, name: str) -> Picture | None:
     """Validation error and nonzeros over all epochs, with the stages."""
-    rows = found.metrics()
+    rows = run.metrics
     if not rows:
         return None
     x, _ = epochs_of(rows)
-    values = [float(quality.value(row["validation_score"]) or 0.0) for row in rows]
-    dense = quality.value(entry(found.record, "reference", "validation", "score"))
+    values = [float(quality.value(row.validation_score) or 0.0) for row in rows]
+    record = run.finished
+    dense = quality.value(record.reference.validation.score) if record else None
 
     def draw(figure: Figure) -> None:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 1))
-        for index, (start, end, stage) in enumerate(stages(rows, x)):
-            own = slice(start, end)
-            above.plot(x[own], values[own], color=LOOK.colour, linewidth=1.5)
-            below.plot(x[own], [max(row["nonzeros"], 0.5) for row in rows[own]], color=INK)
-            begin = x[start] - (rows[start]["epoch"] > 0)
+        for index, (start, end, stage) in enumerate(stages(rows)):
+            part = slice(start, end)
+            above.plot(x[part], values[part], color=LOOK.colour, linewidth=1.5)
+            below.plot(x[part], [max(row.nonzeros, 0.5) for row in rows[part]], color=INK)
+            begin = x[start] - (rows[start].epoch > 0)
             for axes in (above, below):
                 if start:
                     axes.axvline(begin, color=SOFT, linewidth=0.8, linestyle=(0, (1, 2)))
@@ -171,25 +171,27 @@ def course(found: Found, quality: Quality, *, name: str) -> Picture | None:
     return Picture("Its training", f"{text}{dashed}. Dotted: a stage begins.", picture)
 
 
-def stages(rows: list[dict[str, Any]], x: list[int]) -> list[tuple[int, int, str]]:
+def stages(rows: Sequence[EpochMetrics]) -> list[tuple[int, int, str]]:
     """First row, end and name of each stage; of many rounds only the first is named."""
-    starts = [0]
-    for index in range(1, len(rows)):
-        if any(rows[index][key] != rows[index - 1][key] for key in ("stage", "round")):
-            starts.append(index)
-    found, named = [], set()
+    steps = [(row.stage, row.round) for row in rows]
+    starts = [index for index in range(len(rows)) if not index or steps[index] != steps[index - 1]]
+    parts, named = [], set()
     for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
-        stage = rows[start]["stage"]
+        stage = rows[start].stage
         label = "" if stage in named else {"finetune": "fine-tune"}.get(stage, stage)
         named.add(stage)
-        found.append((start, end, label))
-    return found
+        parts.append((start, end, label))
+    return parts
 
 
-def magnitudes(found: Found, *, name: str) -> Picture | None:
+def magnitudes(run: RunFolder, *, name: str) -> Picture | None:
     """How large the weights were before pruning, and how the penalty pulls on them."""
-    cells = {"run": ("", found, found.folder)}
+    cells = {"run": ("", run, run.folder)}
     drawn = list(panels(cells, {"run": LOOK}, name=name, size=(WIDTH, 3.0)))
     if not drawn:
         return None
     return Picture("Before pruning", CAPTION, drawn[0])
+
+
+def _layers(run: RunFolder) -> Sequence[Layer]:
+    return run.finished.layers if run.finished else ()

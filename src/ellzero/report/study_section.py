@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from ellzero.report.attraction import CAPTION, panels
-from ellzero.report.figures import (
-    ranged,
-    reference_spread,
-    spreads,
-    study_quality,
-)
+from ellzero.report.facts import StudyFacts
+from ellzero.report.figures import ranged
 from ellzero.report.pareto import pareto
 from ellzero.report.pictures import (
     courses,
@@ -24,27 +21,19 @@ from ellzero.report.pictures import (
 )
 from ellzero.report.section import Group, Key, Section, there
 from ellzero.report.style import looks, marker
-from ellzero.report.tables import (
-    comparison_texts,
-    did_best,
-    efforts_text,
-    pairs_texts,
-    probability,
-    signed,
-)
-from ellzero.study.results import Results, Row
-from ellzero.study.statistics import Pair, pairs
+from ellzero.report.tables import did_best, probability, signed, study_texts
+from ellzero.study.results import Row
+from ellzero.study.statistics import Pair
 from ellzero.study.study import Cell, Study, Target
 
 
-def study_section(results: Results, name: str) -> Section:
+def study_section(facts: StudyFacts, name: str) -> Section:
     """All there is to say of a study; `name` is unique on the page."""
-    study, rows = results.study, results.rows()
+    results, study, rows = facts.results, facts.study, facts.rows
     complete = len(rows) == len(study.methods) * len(study.targets)
     complete &= all(len(row.cells) == row.seeds for row in rows)
     section = Section("study", study.name, "done" if complete else "not complete")
-    found = pairs(results)
-    section.summary = [_headline(results, target, found) for target in study.targets]
+    section.summary = [_headline(facts, target) for target in study.targets]
     failed = results.failures()
     if failed:
         section.warnings.append(
@@ -57,25 +46,24 @@ def study_section(results: Results, name: str) -> Section:
             "and figures may still change as more seeds are done."
         )
     section.warnings += _unequal(study)
-    section.warnings += [f"{text} ({_runs(count)})" for text, count in results.warnings()]
+    section.warnings += [f"{text} ({_runs(count)})" for text, count in facts.warnings]
     edges = dict.fromkeys(row.label for row in rows if row.at_edge)
     if edges:
         section.warnings.append(
             f"For {_listed(list(edges))} a chosen strength (*) is the lowest or highest of those "
             "tried, so a better one may lie beyond them."
         )
-    section.facts = _protocol(results)
+    section.facts = _protocol(facts)
     drawn = looks(study.methods)
     section.key = [Key(study.label(m), marker(drawn[m]), drawn[m].strong) for m in study.methods]
     section.first = there(
-        pareto(results, name=name), *(ranking(results, t, name=name) for t in study.targets)
+        pareto(facts, name=name), *(ranking(facts, t, name=name) for t in study.targets)
     )
-    section.tables = [*comparison_texts(results), *pairs_texts(results), efforts_text(results)]
-    section.groups = _groups(results, name)
-    last = [row for row in rows if row.target == study.targets[-1]]
+    section.tables = study_texts(facts)
+    section.groups = _groups(facts, name)
     cells = {
         row.method: (row.label, first_cell(results, row), trained_folder(results, row))
-        for row in last
+        for row in facts.rows_at(study.targets[-1])
     }
     section.panels = list(panels(cells, drawn, name=name))
     section.panels_caption = (
@@ -86,8 +74,8 @@ def study_section(results: Results, name: str) -> Section:
     return section
 
 
-def _groups(results: Results, name: str) -> list[Group]:
-    targets, quality = results.study.targets, study_quality(results)
+def _groups(facts: StudyFacts, name: str) -> list[Group]:
+    targets, quality = facts.study.targets, facts.quality
     figure = f"validation {quality.noun}"
     return [
         Group(
@@ -95,41 +83,40 @@ def _groups(results: Results, name: str) -> list[Group]:
             f"The {figure} of the network as pruning left it (hollow) and after fine-tuning "
             "(filled), medians over the seeds. Where a penalty has already taken the weights to "
             "zero, pruning costs little.",
-            there(*(recovery(results, target, name=name) for target in targets)),
+            there(*(recovery(facts, target, name=name) for target in targets)),
         ),
         Group(
             "Density per layer",
             "The share of each layer's weights that is left, medians over the seeds; a layer with "
             "none left has no marker.",
-            there(*(densities(results, target, name=name) for target in targets)),
+            there(*(densities(facts, target, name=name) for target in targets)),
             needs_key=True,
         ),
         Group(
             "The course of training",
             f"The {figure} of the first seed with the chosen strengths. Dotted: the end of "
             "training, where the networks are pruned and fine-tuning begins.",
-            there(*(courses(results, target, name=name) for target in targets)),
+            there(*(courses(facts, target, name=name) for target in targets)),
             needs_key=True,
         ),
         Group(
             "What it cost",
             "Of all cells, tuning and failed ones included. Seconds depend on what else the "
             "machine was doing.",
-            there(effort_bars(results, name=name)),
+            there(effort_bars(facts, name=name)),
         ),
     ]
 
 
-def _headline(results: Results, target: Target, found: Sequence[Pair]) -> str:
-    quality = study_quality(results)
-    rows = [row for row in results.rows() if row.target == target and row.cells]
-    complete = [row for row in rows if len(row.cells) == row.seeds]
-    ranked = sorted(complete or rows, key=lambda row: row.merit, reverse=True)
+def _headline(facts: StudyFacts, target: Target) -> str:
+    quality = facts.quality
+    rows = [row for row in facts.ranked(target) if row.cells]
+    ranked = [row for row in rows if len(row.cells) == row.seeds] or rows
     if not ranked:
         return f"{target.label}: no method has come to a result."
     best = ranked[0]
-    told = spreads(best, quality)
-    result, drop, reached = told["result"], told["drop"], told["nonzero_ratio"]
+    spreads = facts.spreads[best]
+    result, drop, reached = spreads["result"], spreads["drop"], spreads["nonzero_ratio"]
     text = f"{target.label}: {best.label} {did_best(target)}"
     if reached is not None:
         text += f" ({reached.median:.1f} times fewer weights)"
@@ -139,17 +126,13 @@ def _headline(results: Results, target: Target, found: Sequence[Pair]) -> str:
         text += f", {abs(drop.median):.2f} points {way} the dense reference"
     text += "."
     if len(ranked) > 1:
-        text += f" {_runner_up(ranked[1], best, target, found)}"
+        text += f" {_runner_up(ranked[1], best, facts.pairs)}"
     return text
 
 
-def _runner_up(second: Row, best: Row, target: Target, found: Sequence[Pair]) -> str:
-    for pair in found:
-        if (pair.target, pair.best.method, pair.other.method) == (
-            target,
-            best.method,
-            second.method,
-        ):
+def _runner_up(second: Row, best: Row, pairs: Sequence[Pair]) -> str:
+    for pair in pairs:
+        if pair.best is best and pair.other is second:
             verdict = "they differ" if pair.differs else "the test data does not tell them apart"
             way = "more" if pair.difference >= 0 else "less"
             return (
@@ -165,24 +148,20 @@ def _equals(pair: Pair) -> str:
     return text if text.startswith("<") else f"= {text}"
 
 
-def _protocol(results: Results) -> list[tuple[str, str]]:
-    study = results.study
+def _protocol(facts: StudyFacts) -> list[tuple[str, str]]:
+    study, quality, dense = facts.study, facts.quality, facts.dense
     recipe = study.reference_recipe(study.seeds[0])
     cell = study.cell_recipe(next(study.cells()))
-    quality = study_quality(results)
     tried = max(len(method.strengths) for method in study.methods.values())
     chosen = "by the fewest weights within the budget" if study.budgets else (
         "by the validation score"
     )  # fmt: skip
     grids = f", with {tried} strengths each where they have one" if tried else ""
-    counts: dict[str, int] = {}
-    for found in results.found.values():
-        counts[found.status] = counts.get(found.status, 0) + 1
+    counts = Counter(run.status for run in facts.results.cells.values())
     counts.pop("missing", None)
-    dense = reference_spread(results, quality)
     names = {"network": recipe.model, "data": recipe.data}
-    facts = [(what, s.name) for what, s in names.items() if s is not None]
-    facts += [
+    terms = [(what, s.name) for what, s in names.items() if s is not None]
+    terms += [
         ("dense reference",
          f"{quality.part} {quality.noun} {ranged(dense, quality.with_unit)}"),
         ("pruned to", _listed([target.label for target in study.targets])),
@@ -198,13 +177,13 @@ def _protocol(results: Results) -> list[tuple[str, str]]:
                       "in the paired tests, which says nothing of other seeds"),
         ("cells", ", ".join(f"{n} {status}" for status, n in counts.items()) or "none yet"),
     ]  # fmt: skip
-    return facts
+    return terms
 
 
 def _unequal(study: Study) -> list[str]:
     """A warning where methods are not all trained alike, as a method's own fragment may say."""
     first: dict[tuple[str, str], Any] = {}
-    found: dict[str, list[str]] = {}
+    unequal: dict[str, list[str]] = {}
     for method in study.methods:
         training = next(t for t in study.tuning() if t.method == method)
         recipe = study.cell_recipe(Cell(training, study.targets[0]))
@@ -212,10 +191,10 @@ def _unequal(study: Study) -> list[str]:
             for key in ("epochs", "batch_size", "optimizer", "learning_rate"):
                 value = getattr(getattr(recipe, stage), key)
                 if value != first.setdefault((stage, key), value):
-                    found.setdefault(study.label(method), []).append(f"{stage}.{key} = {value}")
+                    unequal.setdefault(study.label(method), []).append(f"{stage}.{key} = {value}")
     return [
         f"{label} is not trained as the first method is: {', '.join(settings)}."
-        for label, settings in found.items()
+        for label, settings in unequal.items()
     ]
 
 

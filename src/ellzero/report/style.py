@@ -108,11 +108,11 @@ MARKERS = "os^DvPX*phd<>"
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
     """How to draw these methods, or runs."""
-    found = {}
+    method_looks = {}
     for index, name in enumerate(names):
         colour, marker = OTHERS[index % len(OTHERS)], MARKERS[index % len(MARKERS)]
-        found[name] = KNOWN.get(name) or Look(colour, marker)
-    return found
+        method_looks[name] = KNOWN.get(name) or Look(colour, marker)
+    return method_looks
 
 
 def svg(name: str, title: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
@@ -159,16 +159,16 @@ def marker(look: Look) -> str:
 
 def plain_ticks(axis: Axes, which: str, ticks: Iterable[float] = ()) -> None:
     """Numbers as people write them on a logarithmic axis, at these ticks or where they fit."""
-    found = axis.xaxis if which == "x" else axis.yaxis
-    found.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 1000 else f"{v:.4g}"))
-    found.set_minor_formatter(NullFormatter())
+    ticked = axis.xaxis if which == "x" else axis.yaxis
+    ticked.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 1000 else f"{v:.4g}"))
+    ticked.set_minor_formatter(NullFormatter())
     if ticks:
         getattr(axis, f"set_{which}ticks")(list(ticks))
-        found.set_minor_locator(NullLocator())
+        ticked.set_minor_locator(NullLocator())
     else:
         low, high = axis.get_xlim() if which == "x" else axis.get_ylim()
         wide = high / low > 300
-        found.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=8))
+        ticked.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=8))
 
 
 def marks(look: Look) -> dict[str, Any]:

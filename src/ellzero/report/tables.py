@@ -11,21 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ellzero.files import write_atomically
-from ellzero.report.figures import (
-    NONE,
-    Quality,
-    duration,
-    figures,
-    number,
-    ranged,
-    ratio,
-    reference_spread,
-    spreads,
-    strength,
-    study_quality,
-)
-from ellzero.study.results import Results, Row, Spread
-from ellzero.study.statistics import Pair, pairs
+from ellzero.report.facts import StudyFacts
+from ellzero.report.figures import NONE, Quality, duration, number, ranged, ratio, strength
+from ellzero.study.results import Row, Spread
+from ellzero.study.statistics import Pair
 from ellzero.study.study import Target
 
 EDGE = (
@@ -50,39 +39,44 @@ class Text:
         return f"## {_escaped(self.title)}\n\n{table}{notes}\n"
 
 
-def write_tables(results: Results, folder: Path) -> tuple[Path, ...]:
+def study_texts(facts: StudyFacts) -> list[Text]:
+    """The tables of a study for people."""
+    return [*comparison_texts(facts), *pairs_texts(facts), efforts_text(facts)]
+
+
+def write_tables(facts: StudyFacts, folder: Path) -> tuple[Path, ...]:
     """Write all tables of a study; the files' paths."""
-    tables = [*comparison_texts(results), *pairs_texts(results), efforts_text(results)]
-    tables += [warnings_text(results)] if results.warnings() else []
-    failures = [(f.folder.name, f.status, f.error or "") for f in results.failures()]
+    tables = study_texts(facts)
+    tables += [warnings_text(facts)] if facts.warnings else []
+    failures = tuple((f.folder.name, f.status, f.error or "") for f in facts.results.failures())
     if failures:
-        tables.append(Text("Failed", ("cell", "status", "error"), tuple(failures)))
+        tables.append(Text("Failed", ("cell", "status", "error"), failures))
     contents = {
-        "comparison.csv": _csv(comparison(results)),
-        "comparison.md": f"# {_escaped(results.study.name)}\n\n"
+        "comparison.csv": _csv(comparison(facts)),
+        "comparison.md": f"# {_escaped(facts.study.name)}\n\n"
         + "\n".join(table.markdown() for table in tables),
-        "cells.csv": _csv(cells(results)),
-        "pairs.csv": _csv(differences(results)),
-        "efforts.csv": _csv(efforts(results)),
+        "cells.csv": _csv(cells(facts)),
+        "pairs.csv": _csv(differences(facts)),
+        "efforts.csv": _csv(efforts(facts)),
     }
     for name, content in contents.items():
         write_atomically(folder / name, content.encode())
     return tuple(folder / name for name in contents)
 
 
-def cells(results: Results) -> list[dict[str, Any]]:
+def cells(facts: StudyFacts) -> list[dict[str, Any]]:
     """A row for every cell that there is anything of, whatever became of it."""
-    quality = study_quality(results)
+    quality = facts.quality
+    unit = f"{quality.noun}_percent" if quality.accuracy else quality.noun
+    columns = {"before": f"validation_{unit}_before_finetuning", "after": f"validation_{unit}"}
+    columns |= {"result": f"{quality.part}_{unit}", "reference": f"reference_{unit}"}
     rows = []
-    for cell in results.study.cells():
-        found = results.found[cell.name]
-        if found.status == "missing":
+    for cell in facts.study.cells():
+        run = facts.results.cells[cell.name]
+        if run.status == "missing":
             continue
-        told = figures(found, quality)
-        names = {"before": "validation_{}_before_finetuning", "after": "validation_{}"}
-        names |= {"result": f"{quality.part}_{{}}", "reference": "reference_{}"}
-        unit = f"{quality.noun}_percent" if quality.accuracy else quality.noun
-        validation = found.record.get("compressed", {}).get("validation", {})
+        validation = run.finished and run.finished.compressed.validation
+        figures = facts.figures[run.folder]
         rows.append(
             {
                 "cell": cell.name,
@@ -90,22 +84,21 @@ def cells(results: Results) -> list[dict[str, Any]]:
                 "strength": cell.training.strength,
                 "seed": cell.training.seed,
                 "target": cell.target.name,
-                "status": found.status,
-                "validation_score": validation.get("score"),
-                "validation_loss": validation.get("loss"),
-                **{names.get(key, key).format(unit): value for key, value in told.items()},
-                "warnings": len(found.warnings),
-                "warning_texts": " | ".join(found.warnings),
-                "error": found.error,
+                "status": run.status,
+                "validation_score": validation and validation.score,
+                "validation_loss": validation and validation.loss,
+                **{columns.get(name, name): figure for name, figure in figures.items()},
+                "warnings": len(run.warnings),
+                "warning_texts": " | ".join(run.warnings),
+                "error": run.error,
             }
         )
     return rows
 
 
-def comparison(results: Results) -> list[dict[str, Any]]:
+def comparison(facts: StudyFacts) -> list[dict[str, Any]]:
     """A row per target and method: the chosen strength, and what it reached over the seeds."""
-    quality = study_quality(results)
-    dense = reference_spread(results, quality)
+    dense = facts.dense
     return [
         {
             "target": row.target.name,
@@ -115,15 +108,15 @@ def comparison(results: Results) -> list[dict[str, Any]]:
             "at_edge": row.at_edge,
             "seeds_done": len(row.cells),
             "seeds": row.seeds,
-            "quality": quality.label(),
+            "quality": facts.quality.label(),
             "dense_reference": None if dense is None else dense.median,
-            **_flat(spreads(row, quality)),
+            **_flat(facts.spreads[row]),
         }
-        for row in results.rows()
+        for row in facts.rows
     ]
 
 
-def differences(results: Results) -> list[dict[str, Any]]:
+def differences(facts: StudyFacts) -> list[dict[str, Any]]:
     """A row per method and target: what tells it from the best one on validation data."""
     return [
         {
@@ -136,49 +129,48 @@ def differences(results: Results) -> list[dict[str, Any]]:
             "adjusted_p": pair.p,
             "differs": pair.differs,
         }
-        for pair in pairs(results)
+        for pair in facts.pairs
     ]
 
 
-def efforts(results: Results) -> list[dict[str, Any]]:
+def efforts(facts: StudyFacts) -> list[dict[str, Any]]:
     """A row per method: what it cost, its tuning included."""
     keys = ("method", "label", "strengths", "trainings", "cells", "epochs", "seconds")
-    return [{key: getattr(effort, key) for key in keys} for effort in results.efforts()]
+    return [{key: getattr(effort, key) for key in keys} for effort in facts.efforts]
 
 
-def comparison_texts(results: Results) -> list[Text]:
+def comparison_texts(facts: StudyFacts) -> list[Text]:
     """The comparison for people, a table per target with the dense reference in its first row."""
-    quality = study_quality(results)
-    dense = reference_spread(results, quality)
+    quality = facts.quality
     drop = "drop, points" if quality.accuracy else "drop"
     headings = ("method", quality.label(), drop, f"validation {quality.noun} before fine-tuning")
     headings += ("and after", "nonzero ratio", "parameter ratio", "strength", "seeds", "time")
     tables = []
-    for target in results.study.targets:
-        found = [row for row in results.rows() if row.target == target]
+    for target in facts.study.targets:
+        rows = facts.rows_at(target)
         first = (
             "dense reference",
-            ranged(dense, quality.text),
+            ranged(facts.dense, quality.text),
             *[NONE] * 3,
             *["1x"] * 2,
             *[NONE] * 3,
         )
-        rows = [_row_text(row, spreads(row, quality), quality) for row in found]
+        others = (_row_text(row, facts.spreads[row], quality) for row in rows)
         notes = [
             "Medians over the seeds, with the range from lowest to highest in brackets. The time "
             "is a cell's own: a training that several targets share counts where it was run."
         ]
-        notes += [EDGE] if any(row.at_edge for row in found) else []
+        notes += [EDGE] if any(row.at_edge for row in rows) else []
         title = f"Comparison: {target.label}"
-        tables.append(Text(title, headings, (first, *rows), tuple(notes)))
+        tables.append(Text(title, headings, (first, *others), tuple(notes)))
     return tables
 
 
-def _row_text(row: Row, told: Mapping[str, Spread | None], quality: Quality) -> tuple[str, ...]:
+def _row_text(row: Row, spreads: Mapping[str, Spread | None], quality: Quality) -> tuple[str, ...]:
     formats = {"result": quality.text, "drop": signed, "before": quality.text}
     formats |= {"after": quality.text, "nonzero_ratio": ratio, "parameter_ratio": ratio}
-    texts = [ranged(told.get(key), text) for key, text in formats.items()]
-    seconds = told.get("seconds")
+    texts = [ranged(spreads.get(key), text) for key, text in formats.items()]
+    seconds = spreads.get("seconds")
     return (
         row.label,
         *texts,
@@ -188,13 +180,12 @@ def _row_text(row: Row, told: Mapping[str, Spread | None], quality: Quality) -> 
     )
 
 
-def pairs_texts(results: Results) -> list[Text]:
+def pairs_texts(facts: StudyFacts) -> list[Text]:
     """The paired tests for people, a table per target."""
     headings = ("method", "difference, points", "95 % interval", "adjusted p", "differs")
-    found = pairs(results)
     tables = []
-    for target in results.study.targets:
-        own = [pair for pair in found if pair.target == target]
+    for target in facts.study.targets:
+        pairs = [pair for pair in facts.pairs if pair.target == target]
         rows = tuple(
             (
                 pair.other.label,
@@ -203,10 +194,10 @@ def pairs_texts(results: Results) -> list[Text]:
                 probability(pair),
                 "yes" if pair.differs else "no",
             )
-            for pair in own
+            for pair in pairs
         )
-        if own:
-            best = own[0].best.label
+        if pairs:
+            best = pairs[0].best.label
             title = f"Paired tests: {target.label}, against {best}"
             note = (
                 f"Test error of a method minus that of {best}, which {did_best(target)}, a mean "
@@ -219,7 +210,7 @@ def pairs_texts(results: Results) -> list[Text]:
     return tables
 
 
-def efforts_text(results: Results) -> Text:
+def efforts_text(facts: StudyFacts) -> Text:
     """The effort for people."""
     rows = tuple(
         (
@@ -227,15 +218,15 @@ def efforts_text(results: Results) -> Text:
             *map(number, (e.strengths, e.trainings, e.cells, e.epochs)),
             duration(e.seconds),
         )
-        for e in results.efforts()
+        for e in facts.efforts
     )
     headings = ("method", "strengths tried", "trainings", "cells", "epochs", "time")
     return Text("Effort", headings, rows, ("Tuning included, and cells that failed.",))
 
 
-def warnings_text(results: Results) -> Text:
+def warnings_text(facts: StudyFacts) -> Text:
     """What the runs warn of, for people."""
-    rows = tuple((text, number(count)) for text, count in results.warnings())
+    rows = tuple((text, number(count)) for text, count in facts.warnings)
     note = "Of warnings that differ in their numbers alone the first one's; cells.csv has them all."
     return Text("Warnings", ("warning", "runs"), rows, (note,))
 
@@ -258,10 +249,10 @@ def probability(pair: Pair) -> str:
     return "< 0.001" if pair.p < 0.001 else f"{pair.p:.2g}"
 
 
-def _flat(told: Mapping[str, Spread | None]) -> dict[str, float | None]:
+def _flat(spreads: Mapping[str, Spread | None]) -> dict[str, float | None]:
     return {
         f"{key}_{end}": None if spread is None else getattr(spread, end)
-        for key, spread in told.items()
+        for key, spread in spreads.items()
         for end in ("median", "low", "high")
     }
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
 
 from ellzero.errors import InputError
-from ellzero.record import METRICS, RECORD, read_record
+from ellzero.record import FinishedRecord, RunFolder
 from ellzero.study.study import Cell, Study, Target, Training
 
 STUDY = "study.toml"
@@ -27,55 +25,6 @@ FIGURE = re.compile(
 
 FAILED = ("failed", "missed", "unreadable")
 
-FIGURES = {"compressed", "reference", "nonzeros", "seconds"}
-"""What the record of a run that is done tells at least."""
-
-Status = Literal["missing", "running", "interrupted", "failed", "missed", "unreadable", "done"]
-"""`missed`: no network within the budget was found."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a folder holds of a run: its record if it can be read, or else why it cannot."""
-
-    folder: Path
-    status: Status
-    record: Mapping[str, Any]
-    error: str | None = None
-
-    @classmethod
-    def at(cls, folder: Path) -> Found:
-        """What this folder holds."""
-        if not (folder / RECORD).exists():
-            return cls(folder, "missing", {})
-        try:
-            record = read_record(folder)
-        except InputError as error:
-            return cls(folder, "unreadable", {}, f"{error} (without that folder it is run anew)")
-        if record["status"] == "done" and not record.keys() >= FIGURES:
-            missing = ", ".join(sorted(FIGURES - record.keys()))
-            return cls(folder, "unreadable", {}, f"{folder / RECORD} is not whole: no {missing} "
-                       "(without that folder it is run anew)")  # fmt: skip
-        return cls(folder, record["status"], record, record.get("error"))
-
-    @property
-    def done(self) -> bool:
-        """Whether the run came to its end."""
-        return self.status == "done"
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the run's record warns of; nothing in records from before there were warnings."""
-        return tuple(map(str, self.record.get("warnings", ())))
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """The run's metrics, a row per epoch so far; none where the file cannot be read."""
-        try:
-            lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines()
-            return [json.loads(line) for line in lines]
-        except (OSError, ValueError):
-            return []
-
 
 @dataclass(frozen=True)
 class Spread:
@@ -88,11 +37,11 @@ class Spread:
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread | None:
         """Of the values that are there; None where there are none."""
-        found = [value for value in values if value is not None]
-        return cls(median(found), min(found), max(found)) if found else None
+        known = [value for value in values if value is not None]
+        return cls(median(known), min(known), max(known)) if known else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """A method at a target: the strength that was chosen for it, and what it reached."""
 
@@ -102,7 +51,7 @@ class Row:
     strength: float | None
     at_edge: bool
     """Whether the chosen strength is the lowest or highest of those tried."""
-    cells: tuple[Found, ...]
+    cells: tuple[RunFolder, ...]
     """The runs with that strength, one a seed, that are done."""
     seeds: int
     """How many there should be."""
@@ -111,14 +60,14 @@ class Row:
     def merit(self) -> float:
         """By what methods are ranked at a target: validation data only."""
         if "budget" in self.target.prune:
-            nonzeros = self.spread("nonzeros")
+            nonzeros = self.spread(lambda record: record.nonzeros)
             return -nonzeros.median if nonzeros else -math.inf
-        score = self.spread("compressed", "validation", "score")
+        score = self.spread(lambda record: record.compressed.validation.score)
         return score.median if score else -math.inf
 
-    def spread(self, *path: str) -> Spread | None:
-        """Median and range over the seeds of an entry of the records."""
-        return Spread.of(_entry(cell.record, path) for cell in self.cells)
+    def spread(self, figure: Callable[[FinishedRecord], float | None]) -> Spread | None:
+        """Median and range over the seeds of a figure of the records."""
+        return Spread.of(figure(cell.finished) for cell in self.cells if cell.finished)
 
 
 @dataclass(frozen=True)
@@ -136,13 +85,21 @@ class Effort:
 
 @dataclass(frozen=True)
 class Results:
-    """A study as far as it has come."""
+    """A study as far as it has come.
+
+    Example:
+        >>> import tempfile, pathlib, ellzero as ez
+        >>> study = ez.Study.parse({"sparsities": [0.9], "methods": {"magnitude": {}}})
+        >>> results = ez.Results.read(pathlib.Path(tempfile.mkdtemp()), study)
+        >>> list(results.cells)[0], results.failures()
+        ('magnitude-seed0-sparsity-0.9', [])
+    """
 
     study: Study
     folder: Path
-    found: Mapping[str, Found]
+    cells: Mapping[str, RunFolder]
     """What there is of every cell that the study may run, by name."""
-    references: tuple[Found, ...]
+    references: tuple[RunFolder, ...]
 
     @classmethod
     def read(cls, folder: Path, study: Study | None = None) -> Results:
@@ -155,9 +112,14 @@ class Results:
             if not (folder / STUDY).is_file():
                 raise InputError(f"{folder} holds no study: there is no {STUDY} in it")
             study = Study.read(folder / STUDY)
-        found = {cell.name: Found.at(cell_folder(folder, cell)) for cell in study.cells()}
-        references = tuple(Found.at(reference_folder(folder, seed)) for seed in study.seeds)
-        return cls(study, folder, found, references)
+        cells = {cell.name: RunFolder.at(cell_folder(folder, cell)) for cell in study.cells()}
+        references = tuple(RunFolder.at(reference_folder(folder, seed)) for seed in study.seeds)
+        return cls(study, folder, cells, references)
+
+    @property
+    def runs(self) -> tuple[RunFolder, ...]:
+        """The references and all cells."""
+        return (*self.references, *self.cells.values())
 
     def chosen(self, method: str, target: Target) -> Training | None:
         """The training that did best for a target on the first seed's validation data.
@@ -165,11 +127,11 @@ class Results:
         None as long as one of them is still to come; those that failed do not count.
         """
         tuning = [training for training in self.study.tuning() if training.method == method]
-        found = {training: self.found[Cell(training, target).name] for training in tuning}
-        if any(f.status in ("missing", "running", "interrupted") for f in found.values()):
+        runs = {training: self.cells[Cell(training, target).name] for training in tuning}
+        if any(run.status in ("missing", "running", "interrupted") for run in runs.values()):
             return None
-        done = [training for training in tuning if found[training].done]
-        return max(done, key=lambda t: _merit(found[t].record, target), default=None)
+        merits = {t: _merit(run.finished, target) for t, run in runs.items() if run.finished}
+        return max(merits, key=lambda training: merits[training], default=None)
 
     def rows(self) -> list[Row]:
         """A row per target and method whose strength has been chosen, in the study's order."""
@@ -182,7 +144,7 @@ class Results:
 
     def _row(self, method: str, target: Target, chosen: Training) -> Row:
         cells = [
-            self.found[Cell(Training(method, chosen.strength, seed), target).name]
+            self.cells[Cell(Training(method, chosen.strength, seed), target).name]
             for seed in self.study.seeds
         ]
         strengths = sorted(self.study.methods[method].strengths)
@@ -192,7 +154,7 @@ class Results:
             target,
             chosen.strength,
             len(strengths) > 1 and chosen.strength in (strengths[0], strengths[-1]),
-            tuple(cell for cell in cells if cell.done),
+            tuple(cell for cell in cells if cell.finished),
             len(cells),
         )
 
@@ -201,16 +163,15 @@ class Results:
         efforts = []
         for name, method in self.study.methods.items():
             cells = [c for c in self.study.cells() if c.training.method == name]
-            every = [self.found[cell.name] for cell in cells]
-            metrics = [found.metrics() for found in every]  # those of failed cells were spent too
-            trained = [[row for row in m if row["train_loss"] is not None] for m in metrics]
+            runs = [self.cells[cell.name] for cell in cells]  # those that failed were spent too
+            trained = [[m for m in run.metrics if m.train_loss is not None] for run in runs]
             epochs = sum(map(len, trained))
             # of the cells that share a training only the first one has its epochs
-            trainings = sum(any(row["stage"] == "train" for row in rows) for rows in trained)
-            done = sum(found.done for found in every)
+            trainings = sum(any(m.stage == "train" for m in metrics) for metrics in trained)
+            done = sum(run.finished is not None for run in runs)
             seconds = sum(
-                found.record["seconds"] if found.done else sum(r.get("seconds", 0) for r in rows)
-                for found, rows in zip(every, metrics, strict=True)
+                run.finished.seconds if run.finished else sum(m.seconds for m in run.metrics)
+                for run in runs
             )
             strengths = len(method.strengths)
             label = self.study.label(name)
@@ -224,16 +185,15 @@ class Results:
         """
         first: dict[str, str] = {}
         counts: Counter[str] = Counter()
-        for found in (*self.references, *self.found.values()):
-            alike = {FIGURE.sub(lambda m: m[1] or "0", text): text for text in found.warnings}
+        for run in self.runs:
+            alike = {FIGURE.sub(lambda m: m[1] or "0", text): text for text in run.warnings}
             first = {**alike, **first}
             counts.update(alike.keys())
         return [(first[key], count) for key, count in counts.most_common()]
 
-    def failures(self) -> list[Found]:
+    def failures(self) -> list[RunFolder]:
         """Cells and references that failed or missed the budget, or have no record to be read."""
-        every = (*self.references, *self.found.values())
-        return [found for found in every if found.status in FAILED]
+        return [run for run in self.runs if run.status in FAILED]
 
 
 def cell_folder(folder: Path, cell: Cell) -> Path:
@@ -246,15 +206,8 @@ def reference_folder(folder: Path, seed: int) -> Path:
     return folder / CELLS / f"reference-seed{seed}"
 
 
-def _merit(record: Mapping[str, Any], target: Target) -> tuple[float, ...]:
+def _merit(record: FinishedRecord, target: Target) -> tuple[float, ...]:
     """By what a strength is chosen: the validation score; under a budget, first of all the size."""
-    found = record["compressed"]["validation"]
-    quality = (found["score"], -found["loss"])
-    return (-record["nonzeros"], *quality) if "budget" in target.prune else quality
-
-
-def _entry(record: Mapping[str, Any], path: tuple[str, ...]) -> float | None:
-    value: Any = record
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+    validation = record.compressed.validation
+    quality = (validation.score, -validation.loss)
+    return (-record.nonzeros, *quality) if "budget" in target.prune else quality

@@ -18,9 +18,9 @@ from typing import IO, Any
 from ellzero.errors import InputError
 from ellzero.files import write_atomically
 from ellzero.recipe import Recipe
-from ellzero.record import RECIPE, REFERENCE, TRAINED, fail, locked
+from ellzero.record import RECIPE, REFERENCE, TRAINED, RunFolder, fail, locked
 from ellzero.study.progress import StudyBar, study_bar
-from ellzero.study.results import STUDY, Found, Results, cell_folder, reference_folder
+from ellzero.study.results import STUDY, Results, cell_folder, reference_folder
 from ellzero.study.study import Cell, Study, Target, Training
 
 LOG = "workers.log"
@@ -105,7 +105,7 @@ def _take(study: Study, folder: Path) -> None:
         *((cell_folder(folder, cell), study.cell_recipe(cell)) for cell in study.cells()),
     ]
     for cell, recipe in known:
-        if Found.at(cell).status == "unreadable" or not (cell / RECIPE).is_file():
+        if RunFolder.at(cell).status == "unreadable" or not (cell / RECIPE).is_file():
             continue
         try:
             before = Recipe.read(cell / RECIPE)
@@ -118,17 +118,17 @@ def _take(study: Study, folder: Path) -> None:
             )
 
 
-def _essence(recipe: Recipe, told: Recipe) -> Recipe:
+def _essence(recipe: Recipe, of_study: Recipe) -> Recipe:
     """The recipe without what depends on where and how a cell was run.
 
-    Files are left out where the study does not tell them: then they are other cells'.
+    Files are left out where the study does not name them: then they are other cells'.
     """
     changes: dict[str, Any] = {"threads": None}
-    if told.precision == "auto":
+    if of_study.precision == "auto":
         changes["precision"] = "auto"
     if recipe.name != f"reference-seed{recipe.seed}":
         changes["reference"] = recipe.reference.model_copy(update={"file": None})
-    if told.train.file is None:
+    if of_study.train.file is None:
         changes["train"] = recipe.train.model_copy(update={"file": None})
     return recipe.model_copy(update=changes)
 
@@ -153,8 +153,9 @@ def _others(study: Study, folder: Path, seeds: Sequence[int]) -> Iterator[list[_
                 chosen = results.chosen(method, target)
                 if chosen is not None:
                     targets.setdefault(chosen.strength, []).append(target)
-            for strength, found in targets.items():
-                yield list(_jobs(study, folder, Training(method, strength, seed), found))
+            for strength, chosen_for in targets.items():
+                training = Training(method, strength, seed)
+                yield list(_jobs(study, folder, training, chosen_for))
 
 
 def _work(groups: Iterable[list[_Job]]) -> int:
@@ -196,14 +197,14 @@ def _ready(study: Study, folder: Path, cell: Cell, recipe: Recipe) -> Recipe:
         raise InputError(
             f"the reference of seed {cell.training.seed} failed, see {reference.parent}"
         )
-    told = recipe.reference.model_copy(update={"file": reference})
+    dense = recipe.reference.model_copy(update={"file": reference})
     train = recipe.train
     if recipe.prune.gradual is None:
         siblings = (cell_folder(folder, Cell(cell.training, t)) / TRAINED for t in study.targets)
         shared = next((file for file in siblings if file.is_file()), None)
         if shared is not None and shared.parent != cell_folder(folder, cell):
             train = train.model_copy(update={"file": shared})
-    return recipe.model_copy(update={"reference": told, "train": train})
+    return recipe.model_copy(update={"reference": dense, "train": train})
 
 
 class _Crew:
@@ -267,7 +268,7 @@ class _Crew:
             worker.wait()
 
     def _one(self, worker: _Worker, job: _Job) -> None:
-        if Found.at(job.folder).status not in ("done", "missed", "unreadable"):
+        if RunFolder.at(job.folder).status not in ("done", "missed", "unreadable"):
             self._shown.begin(job.folder, job.work)
             try:
                 recipe = job.recipe()
@@ -276,7 +277,7 @@ class _Crew:
             else:
                 threads = min(recipe.threads or self._threads, self._threads)
                 worker.run(job.folder, recipe.model_copy(update={"threads": threads}))
-        self._shown.end(job.folder, job.work, failed=not Found.at(job.folder).done)
+        self._shown.end(job.folder, job.work, failed=not RunFolder.at(job.folder).finished)
 
 
 class _Worker:

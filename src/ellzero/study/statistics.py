@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
 from ellzero.errors import InputError
 from ellzero.files import read_tensors
-from ellzero.record import ANSWERS
-from ellzero.study.results import Found, Results, Row
+from ellzero.record import ANSWERS, RunFolder
+from ellzero.study.results import Row
 from ellzero.study.study import Target
 
 RESAMPLES = 10_000
@@ -41,8 +42,10 @@ class Pair:
         return self.p < LEVEL
 
 
-def pairs(results: Results) -> list[Pair]:
+def pairs(rows: Sequence[Row]) -> list[Pair]:
     """Each method beside the best one of its target, as far as the runs tell right from wrong.
+
+    The rows are those of `Results.rows`, target after target.
 
     The best is the one with the highest median validation score (under a budget: with the fewest
     weights), so the test data has no say in who is compared. Only methods that are done on all
@@ -50,17 +53,16 @@ def pairs(results: Results) -> list[Pair]:
     methods and for all seeds: the interval tells what other test examples might have said, not
     what other seeds might.
     """
-    found = []
-    for target in results.study.targets:
-        rows = [row for row in results.rows() if row.target == target]
-        complete = [row for row in rows if len(row.cells) == row.seeds]
+    compared: list[Pair] = []
+    for _, group in groupby(rows, key=lambda row: row.target.name):
+        complete = [row for row in group if len(row.cells) == row.seeds]
         wrong = {row.method: w for row in complete if (w := _wrong(row.cells)) is not None}
-        rows = [row for row in complete if row.method in wrong]
-        if len(rows) > 1:
-            best = max(rows, key=lambda row: row.merit)
-            others = [row for row in rows if row is not best]
-            found += _compared(target, best, others, wrong)
-    return found
+        tested = [row for row in complete if row.method in wrong]
+        if len(tested) > 1:
+            best = max(tested, key=lambda row: row.merit)
+            others = [row for row in tested if row is not best]
+            compared += _compared(best, others, wrong)
+    return compared
 
 
 def bootstrap(difference: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
@@ -93,21 +95,19 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _compared(
-    target: Target, best: Row, others: Sequence[Row], wrong: dict[str, np.ndarray]
-) -> list[Pair]:
+def _compared(best: Row, others: Sequence[Row], wrong: dict[str, np.ndarray]) -> list[Pair]:
     differences = [100 * (wrong[other.method] - wrong[best.method]) for other in others]
     bounds = [bootstrap(difference) for difference in differences]
     adjusted = holm([p for _, _, p in bounds])
     return [
-        Pair(target, best, other, float(difference.mean()), low, high, p)
+        Pair(best.target, best, other, float(difference.mean()), low, high, p)
         for other, difference, (low, high, _), p in zip(
             others, differences, bounds, adjusted, strict=True
         )
     ]
 
 
-def _wrong(cells: Sequence[Found]) -> np.ndarray | None:
+def _wrong(cells: Sequence[RunFolder]) -> np.ndarray | None:
     """The share of the seeds that get each test example wrong; None where no run tells."""
     rows = []
     for cell in cells:

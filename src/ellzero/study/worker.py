@@ -23,9 +23,8 @@ from ellzero.data.data import Data
 from ellzero.errors import BudgetError, InputError
 from ellzero.factories import build_data, build_model
 from ellzero.recipe import Factory, Recipe
-from ellzero.record import CHECKPOINT, WRITTEN, clear_folder, fail, locked
+from ellzero.record import CHECKPOINT, WRITTEN, RunFolder, clear_folder, fail, locked
 from ellzero.scheme import compress
-from ellzero.study.results import Found
 
 WAIT_SECONDS = 60
 """For so long a worker waits for another one to end its batch and let go of a cell."""
@@ -79,8 +78,8 @@ def run_cell(folder: Path, table: dict[str, Any]) -> str | None:
     try:
         recipe = Recipe.parse(table)
         _make_ready(folder)
-        found = Found.at(folder)
-        resume = found.status in ("running", "interrupted") and (folder / CHECKPOINT).is_file()
+        stopped = RunFolder.at(folder).status in ("running", "interrupted")
+        resume = stopped and (folder / CHECKPOINT).is_file()
         if folder.is_dir() and not resume:
             with locked(folder):
                 clear_folder(folder)

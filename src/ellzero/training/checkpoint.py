@@ -13,8 +13,8 @@ from ellzero.errors import InputError
 from ellzero.files import copied, read_tensors, tensors_to_bytes, write_atomically
 from ellzero.pruning import Masks
 from ellzero.recipe import Recipe
-from ellzero.training.evaluation import Evaluation
-from ellzero.training.plan import Outcome, Step
+from ellzero.record import EpochMetrics, Evaluation, Outcome, TrainedWeights
+from ellzero.training.plan import Step
 from ellzero.training.state import Snapshot, State
 
 SNAPSHOTS = ("reference", "base", "best")
@@ -27,9 +27,9 @@ def save(state: State, path: Path) -> None:
         "step": state.step and dataclasses.asdict(state.step),
         "epoch": state.epoch,
         "outcomes": [dataclasses.asdict(outcome) for outcome in state.outcomes],
-        "history": state.history,
+        "history": [metrics.to_table() for metrics in state.history],
         "seconds": state.seconds,
-        "trained": state.trained,
+        "trained": state.trained and state.trained.to_table(),
         "snapshots": {},
     }
     for name in SNAPSHOTS:
@@ -78,9 +78,10 @@ def load(state: State, path: Path, recipe: Recipe) -> None:
         state.start = groups.get("start", {})
         state.epoch = document["epoch"]
         state.outcomes = tuple(Outcome(**outcome) for outcome in document["outcomes"])
-        state.history = document["history"]
+        state.history = [EpochMetrics(**metrics) for metrics in document["history"]]
         state.seconds = document["seconds"]
-        state.trained = document["trained"]
+        trained = document["trained"]
+        state.trained = trained and TrainedWeights.model_validate(trained)
         for name, (evaluation, nonzeros, epoch) in document["snapshots"].items():
             snapshot = Snapshot(groups[name], Evaluation(*evaluation), nonzeros, epoch)
             setattr(state, name, snapshot)

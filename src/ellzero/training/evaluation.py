@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
@@ -11,27 +9,10 @@ from ellzero.data.data import Data
 from ellzero.data.part import Part
 from ellzero.errors import InputError
 from ellzero.modules import device_of, evaluating
+from ellzero.record import Evaluation
 from ellzero.tensors import require_held
 
 BATCH = 1000
-
-
-class Evaluation(NamedTuple):
-    """What a network reached on one part of the data."""
-
-    score: float
-    loss: float
-
-    @property
-    def error_percent(self) -> float:
-        """Wrong answers in percent, where the score is an accuracy."""
-        return 100 * (1 - self.score)
-
-    def better_than(self, other: Evaluation, *, by_loss: bool = False) -> bool:
-        """Whether the score is higher, or equal at a lower loss; `by_loss` the other way round."""
-        if by_loss:
-            return (-self.loss, self.score) > (-other.loss, other.score)
-        return (self.score, -self.loss) > (other.score, -other.loss)
 
 
 def running_sum(device: torch.device) -> Tensor:

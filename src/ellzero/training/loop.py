@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,9 @@ from ellzero.data.data import Data
 from ellzero.modules import device_of
 from ellzero.pruning import Masks, kept_count, largest, ranked
 from ellzero.recipe import Recipe
+from ellzero.record import EpochMetrics, Evaluation
 from ellzero.schedules import learning_rate
-from ellzero.training.evaluation import Evaluation, evaluate, running_sum
+from ellzero.training.evaluation import evaluate, running_sum
 from ellzero.training.plan import kept_at
 from ellzero.training.seeds import seed_epoch
 from ellzero.training.state import State
@@ -23,7 +23,7 @@ from ellzero.training.state import State
 
 def epochs(
     state: State, recipe: Recipe, data: Data, *, tick: Callable[[], None]
-) -> Iterator[tuple[dict[str, Any], Evaluation]]:
+) -> Iterator[tuple[EpochMetrics, Evaluation]]:
     """Train the state's step from its epoch on; after each epoch its metrics and validation.
 
     A fine-tuning yields an epoch 0 first: the network as the pruning left it.
@@ -132,22 +132,22 @@ def _loss(state: State, recipe: Recipe, data: Data, inputs: Tensor, targets: Ten
 
 def _metrics(
     state: State, data: Data, train_loss: float | None, rate: float, began: float
-) -> tuple[dict[str, Any], Evaluation]:
+) -> tuple[EpochMetrics, Evaluation]:
     assert state.step is not None
     regularizer = state.regularizer
     with nullcontext() if regularizer is None else regularizer.finalized():
         validation = evaluate(state.model, data, "validation")
         nonzeros = state.nonzeros
-    metrics = {
-        "stage": state.step.stage,
-        "round": state.step.round,
-        "epoch": state.epoch,
-        "train_loss": train_loss,
-        "penalty": 0.0 if regularizer is None else float(regularizer.value()),
-        "validation_loss": validation.loss,
-        "validation_score": validation.score,
-        "nonzeros": nonzeros,
-        "learning_rate": rate,
-        "seconds": round(time.perf_counter() - began, 3),
-    }
+    metrics = EpochMetrics(
+        stage=state.step.stage,
+        round=state.step.round,
+        epoch=state.epoch,
+        train_loss=train_loss,
+        penalty=0.0 if regularizer is None else float(regularizer.value()),
+        validation_loss=validation.loss,
+        validation_score=validation.score,
+        nonzeros=nonzeros,
+        learning_rate=rate,
+        seconds=round(time.perf_counter() - began, 3),
+    )
     return metrics, validation

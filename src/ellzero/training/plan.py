@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from ellzero.recipe import Optimization, Recipe
-
-Stage = Literal["reference", "train", "finetune"]
+from ellzero.record import Outcome, Stage
 
 
 @dataclass(frozen=True)
@@ -33,19 +31,6 @@ class Step:
     def label(self) -> str:
         """The step's name for people: `train`, or `finetune round 2`."""
         return f"{self.stage} round {self.round}" if self.round > 1 else self.stage
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished step came to; `nonzeros` counts the selected weights that are left."""
-
-    stage: Stage
-    round: int
-    nonzeros: int
-    score: float
-    loss: float
-    used: float | None = None
-    within: bool | None = None
 
 
 def next_step(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 from ellzero.data.data import Data
 from ellzero.progress import is_shown, rich_bar
 from ellzero.recipe import Recipe
+from ellzero.record import EpochMetrics
 from ellzero.training.plan import Step
 
 
@@ -20,7 +21,7 @@ class Display(Protocol):
     def tick(self) -> None:
         """A batch is done."""
 
-    def epoch(self, metrics: dict[str, Any]) -> None:
+    def epoch(self, metrics: EpochMetrics) -> None:
         """An epoch is done."""
 
 
@@ -33,7 +34,7 @@ class Silent:
     def tick(self) -> None:
         """Show nothing."""
 
-    def epoch(self, metrics: dict[str, Any]) -> None:
+    def epoch(self, metrics: EpochMetrics) -> None:
         """Show nothing."""
 
     def __enter__(self) -> Silent:
@@ -79,12 +80,12 @@ class Bar:
         """Move on by a batch."""
         self._bar.advance(self._task)
 
-    def epoch(self, metrics: dict[str, Any]) -> None:
+    def epoch(self, metrics: EpochMetrics) -> None:
         """Show where the run stands."""
         self._bar.update(
             self._task,
-            description=f"{self._label} {metrics['epoch']}/{self._epochs}",
-            note=f"score {metrics['validation_score']:.4f}, {metrics['nonzeros']:,} nonzeros",
+            description=f"{self._label} {metrics.epoch}/{self._epochs}",
+            note=f"score {metrics.validation_score:.4f}, {metrics.nonzeros:,} nonzeros",
         )
 
     def __enter__(self) -> Bar:

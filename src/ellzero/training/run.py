@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -16,11 +17,21 @@ from ellzero.errors import BudgetError, DivergenceError, InputError
 from ellzero.pruning import Masks, least
 from ellzero.pruning.budget import Budget, bisect
 from ellzero.recipe import Recipe
-from ellzero.record import CHECKPOINT, REFERENCE, TRAINED, magnitudes, write_metrics
+from ellzero.record import (
+    CHECKPOINT,
+    REFERENCE,
+    TRAINED,
+    EpochMetrics,
+    Evaluation,
+    Outcome,
+    TrainedWeights,
+    magnitudes,
+    write_metrics,
+)
 from ellzero.training import checkpoint
-from ellzero.training.evaluation import Evaluation, evaluate
+from ellzero.training.evaluation import evaluate
 from ellzero.training.loop import epochs, masks_for
-from ellzero.training.plan import Outcome, Step, kept_at, next_step
+from ellzero.training.plan import Step, kept_at, next_step
 from ellzero.training.progress import Display
 from ellzero.training.state import Snapshot, State
 
@@ -37,8 +48,12 @@ MOST_PROGRESS = math.log(32)
 """The most it adds: a wide budget may admit a network that gives one answer to everything."""
 
 
+Callback = Callable[[EpochMetrics], Literal["next stage"] | None]
+"""Called after each epoch; it may end the stage there."""
+
+
 @dataclass(frozen=True)
-class Run:
+class RunContext:
     """What stays the same while a run goes on."""
 
     recipe: Recipe
@@ -48,11 +63,10 @@ class Run:
     has_reference: bool
     about: dict[str, Any]
     """What a model file says of its origin."""
-    warnings: tuple[str, ...] = ()
-    """What was said before anything was trained."""
+    callback: Callback | None = None
 
 
-def go(run: Run, state: State) -> None:
+def go(run: RunContext, state: State) -> None:
     """Take the state through all steps that are left; its outcome is in `state.best` or `.base`.
 
     Raises:
@@ -81,6 +95,8 @@ def go(run: Run, state: State) -> None:
                 if state.epoch > 0 and clock.since_checkpoint() > CHECKPOINT_SECONDS:
                     _checkpoint(run, state, clock)
             run.display.epoch(metrics)
+            if _ends_stage(run, state, metrics, clock):
+                break
         if state.regularizer is not None:
             state.regularizer.finalize()
         # no epoch was left where a step has none, or was resumed at its very end
@@ -89,7 +105,31 @@ def go(run: Run, state: State) -> None:
     _require_within_budget(run, state)
 
 
-def _begin(run: Run, state: State, step: Step) -> None:
+def _ends_stage(run: RunContext, state: State, metrics: EpochMetrics, clock: _Clock) -> bool:
+    """Whether the callback ends the stage; what it raises stops the run, to be resumed from here.
+
+    Raises:
+        InputError: it returned something that means nothing.
+    """
+    if run.callback is None:
+        return False
+    try:
+        answer: object = run.callback(metrics)
+        if answer is None:
+            return False
+        if isinstance(answer, str) and answer == "next stage":
+            return True
+        raise InputError(
+            f"the callback returned {answer!r} after epoch {metrics.epoch} of {metrics.stage}; "
+            "expected None to go on, or 'next stage' to end the stage there"
+        )
+    except BaseException:
+        if state.epoch > 0:  # an epoch 0 is measured anew
+            _checkpoint(run, state, clock)
+        raise
+
+
+def _begin(run: RunContext, state: State, step: Step) -> None:
     state.step, state.epoch = step, 0
     if step.stage != "reference":
         _require_measurable(run, state)
@@ -110,7 +150,7 @@ def _begin(run: Run, state: State, step: Step) -> None:
     state.equip(run.recipe)
 
 
-def _search(run: Run, state: State, bounds: tuple[float, float]) -> int:
+def _search(run: RunContext, state: State, bounds: tuple[float, float]) -> int:
     """The guide before fine-tuning: how few weights still stay near the budget, by bisection."""
     budget, reference = run.recipe.prune.budget, state.reference
     assert budget is not None
@@ -139,7 +179,7 @@ def _used(budget: Budget, reference: Snapshot, candidate: Evaluation) -> float:
     )
 
 
-def _keep_best(run: Run, state: State, validation: Evaluation) -> None:
+def _keep_best(run: RunContext, state: State, validation: Evaluation) -> None:
     """Keep the network if it is the best so far at the asked sparsity (the reference: at any)."""
     step = state.step
     assert step is not None
@@ -154,7 +194,7 @@ def _keep_best(run: Run, state: State, validation: Evaluation) -> None:
         state.best = state.snapshot(validation)
 
 
-def _finish(run: Run, state: State, validation: Evaluation) -> None:
+def _finish(run: RunContext, state: State, validation: Evaluation) -> None:
     step, budget = state.step, run.recipe.prune.budget
     assert step is not None
     used = within = None
@@ -182,24 +222,24 @@ def _finish(run: Run, state: State, validation: Evaluation) -> None:
     state.step = state.optimizer = state.regularizer = state.forward = state.masks = None
 
 
-def save_reference(run: Run, state: State) -> None:
+def save_reference(run: RunContext, state: State) -> None:
     """Write the reference, which the network is at this moment, for this and for other runs."""
     _save_network(run, state, REFERENCE)
 
 
-def save_trained(run: Run, state: State) -> None:
+def save_trained(run: RunContext, state: State) -> None:
     """Write the trained network before it is pruned, for other prunings of it, and its record."""
     _save_network(run, state, TRAINED)
-    state.trained = {"magnitudes": magnitudes(state.weights)}
+    state.trained = TrainedWeights(magnitudes=magnitudes(state.weights))
 
 
-def _save_network(run: Run, state: State, name: str) -> None:
+def _save_network(run: RunContext, state: State, name: str) -> None:
     if run.folder is not None:
         masks = Masks.of(state.weights)
         model_file.save(state.model, run.folder / name, masks=masks, metadata=run.about)
 
 
-def _require_measurable(run: Run, state: State) -> None:
+def _require_measurable(run: RunContext, state: State) -> None:
     budget, reference = run.recipe.prune.budget, state.reference
     assert reference is not None
     loss = reference.evaluation.loss
@@ -210,9 +250,10 @@ def _require_measurable(run: Run, state: State) -> None:
         )
 
 
-def _require_finite(run: Run, state: State, metrics: dict[str, Any]) -> None:
+def _require_finite(run: RunContext, state: State, metrics: EpochMetrics) -> None:
     watched = ("train_loss", "penalty", "validation_loss", "validation_score")
-    wrong = [n for n in watched if metrics[n] is not None and not math.isfinite(metrics[n])]
+    figures = {name: getattr(metrics, name) for name in watched}
+    wrong = [n for n, figure in figures.items() if figure is not None and not math.isfinite(figure)]
     if not wrong:
         return
     assert state.step is not None
@@ -223,13 +264,13 @@ def _require_finite(run: Run, state: State, metrics: dict[str, Any]) -> None:
     strengths = ", ".join(f"{type(n).__name__} strength {n.strength:g}" for n in named)
     kept = f"; {run.folder / CHECKPOINT} holds the last good state" if run.folder else ""
     raise DivergenceError(
-        f"{wrong[0]} became {metrics[wrong[0]]} in epoch {state.epoch} of {state.step.label} "
+        f"{wrong[0]} became {figures[wrong[0]]} in epoch {state.epoch} of {state.step.label} "
         f"({strengths or 'no penalty'}, learning rate {table.learning_rate:g}); "
         f"lower the learning rate or the strength{kept}"
     )
 
 
-def _require_within_budget(run: Run, state: State) -> None:
+def _require_within_budget(run: RunContext, state: State) -> None:
     budget = run.recipe.prune.budget
     rounds = [outcome for outcome in state.outcomes if outcome.stage == "finetune"]
     if budget is None or any(outcome.within for outcome in rounds):
@@ -246,7 +287,7 @@ def _require_within_budget(run: Run, state: State) -> None:
     )
 
 
-def _checkpoint(run: Run, state: State, clock: _Clock) -> None:
+def _checkpoint(run: RunContext, state: State, clock: _Clock) -> None:
     if run.folder is not None:
         state.seconds = clock.total()
         checkpoint.save(state, run.folder / CHECKPOINT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 from ellzero.files import copied
 from ellzero.pruning import Masks
 from ellzero.recipe import Optimization, Recipe
+from ellzero.record import EpochMetrics, Evaluation, Outcome, TrainedWeights
 from ellzero.regularizers import BoundGates, Regularizer
 from ellzero.selection import Selection
-from ellzero.training.evaluation import Evaluation
-from ellzero.training.plan import Outcome, Step
+from ellzero.training.plan import Step
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,13 @@ class State:
     forward: Callable[[Tensor], Tensor] | None = None
     """The network as the training calls it, compiled or as it is."""
     masks: Masks | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[EpochMetrics] = field(default_factory=list)
     seconds: float = 0.0
     """Time of the run up to the last checkpoint, for a resumed run to go on from."""
     reference: Snapshot | None = None
     base: Snapshot | None = None
     """What the next round prunes: the trained network, or the last one within the budget."""
-    trained: dict[str, Any] | None = None
+    trained: TrainedWeights | None = None
     """What the record tells of the weights after the regularized training, before any pruning."""
     best: Snapshot | None = None
     """The best so far at the asked sparsity (of the reference: at all)."""
