@@ -1,4 +1,8 @@
-"""The penalty's gradient as one kernel a weight, made by TorchInductor."""
+"""The penalty's gradient as one kernel a weight, made by TorchInductor.
+
+Torch promises nothing about the interface that is used here, its tracer and its compiler without
+`torch.compile`; nothing else in ellzero uses it. The versions that were tested are in `TESTED`.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,15 @@ from ellzero.penalties import Term
 from ellzero.penalties.penalty import wide
 from ellzero.schedules import Schedule
 
+TESTED = "2.11 (with a GPU) and 2.13.0"
+"""Versions of torch whose tracer and compiler have been tested here."""
+
 Terms = Sequence[tuple[Term, float]]
 """Terms of a penalty, each with the factor of its strength."""
+
+
+class NotTracedError(Exception):
+    """This version of torch has no such tracer or compiler, or they cannot take the gradient."""
 
 
 class CompiledGradient:
@@ -44,6 +55,7 @@ class CompiledGradient:
 
         Raises:
             InputError: there is no compiler.
+            NotTracedError: torch's own interface does not do it; nothing was added.
         """
         # a number would be compiled in, and anew with every other one
         numbers = [] if ramped is None else [ramped]
@@ -63,7 +75,7 @@ class CompiledGradient:
 def _scheduled(terms: list[Terms]) -> list[tuple[Term, str, Schedule]]:
     """The numbers of the terms that follow a schedule, each once."""
     distinct = dict.fromkeys(term for acting in terms for term, _ in acting)
-    return [(term, name, told) for term in distinct for name, told in term.schedules.items()]
+    return [(term, *scheduled) for term in distinct for scheduled in term.schedules.items()]
 
 
 def _with_numbers(term: Term, numbers: dict[str, Tensor]) -> Term:
@@ -75,36 +87,44 @@ def _with_numbers(term: Term, numbers: dict[str, Tensor]) -> Term:
 
 
 def _kernel(inputs: list[Tensor], terms: list[Terms], *, is_ramped: bool) -> Callable[..., object]:
-    # imported here, for that takes seconds
-    from torch._inductor import compile as compile_graph
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     def add_gradients(*tensors: Tensor) -> tuple[()]:
         count = len(terms)
         numbers = list(tensors[2 * count :])
         ramped = numbers.pop(0) if is_ramped else None
-        told: dict[Term, dict[str, Tensor]] = {}
+        traced: dict[Term, dict[str, Tensor]] = {}
         for (term, name, _), number in zip(_scheduled(terms), numbers, strict=True):
-            told.setdefault(term, {})[name] = number
+            traced.setdefault(term, {})[name] = number
         pairs = zip(tensors[:count], tensors[count : 2 * count], terms, strict=True)
         for w, gradient, acting in pairs:
-            now = [(_with_numbers(term, told.get(term, {})), scale) for term, scale in acting]
+            now = [(_with_numbers(term, traced.get(term, {})), scale) for term, scale in acting]
             total = sum(term.gradient(wide(w)) * scale for term, scale in now)
             gradient.add_(total if ramped is None else total * ramped)
         return ()
 
     examples: list[Any] = [tensor.detach() for tensor in inputs]
-    with whole():
-        graph = make_fx(add_gradients, tracing_mode="fake")(*examples)
+    graph: Any = None
     try:
-        kernel: Any = compile_graph(graph, examples)
-    except RuntimeError as error:
-        raise no_compiler(inputs[0].device, error) from None
-    return kernel
+        # imported here, for that takes seconds
+        from torch._inductor import compile as compile_graph
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        with whole():
+            graph = make_fx(add_gradients, tracing_mode="fake")(*examples)
+        return compile_graph(graph, examples)  # pyright: ignore[reportReturnType]
+    except Exception as error:
+        if graph is not None and isinstance(error, RuntimeError):
+            raise no_compiler(inputs[0].device, error) from None
+        raise NotTracedError(
+            f"torch {torch.__version__} cannot compile the penalty's gradient ({_first_line(error)}"
+            f"); it is computed without, in the plain form. Tested with torch {TESTED}"
+        ) from error
 
 
 def no_compiler(device: torch.device, error: Exception) -> InputError:
     """The error for people where PyTorch's compiler fails."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     needed = "a C++ compiler" if device.type == "cpu" else "Triton"
-    return InputError(f"cannot compile for {device}, which needs {needed}: {reason}")
+    return InputError(f"cannot compile for {device}, which needs {needed}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,7 @@ from ellzero.penalties import Form, Penalty, Term
 from ellzero.penalties.penalty import wide
 from ellzero.pruning import Masks
 from ellzero.pruning.hold import Optimizers, each, require_owned
-from ellzero.regularizers.compiled import CompiledGradient, Terms
+from ellzero.regularizers.compiled import CompiledGradient, NotTracedError, Terms
 from ellzero.regularizers.decoupled import shrink_, shrink_half_
 from ellzero.regularizers.gates import BoundGates, Gates
 from ellzero.regularizers.layer_scale import LayerScale, layer_scales
@@ -46,7 +46,8 @@ class Regularizer:
         ramp: a factor on all strengths that follows `progress`, such as `ez.Schedule(0, 1)`; by
             default none. (A penalty's beta may follow a schedule, too, see `ez.L0`.)
         compile: let PyTorch's compiler turn `add_gradient()` into one kernel a weight. Its first
-            call then takes some seconds; a CPU needs a C++ compiler.
+            call then takes some seconds; a CPU needs a C++ compiler. Where a version of torch
+            cannot do it, a warning says so, and the plain form is taken.
 
     Raises:
         InputError: neither penalty nor gates, or something else in their place; an unknown layer
@@ -162,14 +163,18 @@ class Regularizer:
             if w.grad is None:
                 w.grad = torch.zeros_like(w)
             gradients.append(w.grad)
-        if self._compiled is None:
-            for w, gradient, act in zip(weights, gradients, self._now(acts), strict=True):
-                _add_gradient(w, gradient, act.terms, ramped)
-        elif acts:
+        if self._compiled is not None and acts:
             terms = [act.terms for act in acts]
             factor = None if self.ramp is None else ramped
             progress = self._progress() if self._scheduled else None
-            self._compiled(weights, gradients, terms, factor, progress)
+            try:
+                self._compiled(weights, gradients, terms, factor, progress)
+                return
+            except NotTracedError as error:
+                warn(str(error))
+                self._compiled = None
+        for w, gradient, act in zip(weights, gradients, self._now(acts), strict=True):
+            _add_gradient(w, gradient, act.terms, ramped)
 
     @torch.no_grad()
     def step(self, optimizer: Optimizers, *, masks: Masks | None = None) -> None:
