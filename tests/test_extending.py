@@ -11,36 +11,52 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import cases
 import ellzero as ez
-from c_programs import Builder, check_networks, needs_gcc
+import operation_cases
+from c_programs import check_networks, needs_gcc
 from ellzero import penalties
-from ellzero.export.c.function import EXPRESSIONS
-from ellzero.export.c.steps import EMITTERS
-from ellzero.graph import Node, ops
+from ellzero.operations import OPERATIONS, Operation
 from ellzero.penalties import PENALTIES
+from operation_cases import (
+    Own,
+    around,
+    check_compacted,
+    check_onnx,
+    check_packed,
+    check_trace,
+    check_values,
+)
 from small import classification, mlp, nonzero_weights, recipe
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
-FILE, PROGRAM, CASE, OPERATION = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+FILE, PROGRAM, CASE, OPERATION, REGISTRATION, OPERATION_CASE = re.findall(
+    r"```python\n(.*?)```", PAGE, re.DOTALL
+)
 TOML, OWN_TOML = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 (RECIPE_NAME,) = re.findall(r'`"(\w+)": LogSum`', PAGE)
 ((PUBLIC_NAME, PUBLIC_MODULE),) = re.findall(r'`"(\w+)": "(ellzero\.[\w.]+)"`', PAGE)
 
 
-@pytest.fixture
-def module(tmp_path, monkeypatch):
-    """The page's file as the module `log_sum`, which the page's program imports."""
-    path = tmp_path / "log_sum.py"
-    path.write_text(FILE, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("log_sum", path)
+def _imported(name, text, tmp_path, monkeypatch):
+    """A file of the page as a module, which the page's programs import by its name."""
+    path = tmp_path / f"{name}.py"
+    path.write_text(text, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "log_sum", module)
+    monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """The page's file as the module `log_sum`, which the page's program imports."""
+    return _imported("log_sum", FILE, tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -129,24 +145,69 @@ def test_training_with_it_makes_zeros(registered, strength, zeros):
     assert fewest <= found <= most
 
 
+@pytest.fixture
+def operation(tmp_path, monkeypatch):
+    """The page's operation, registered by the page's lines, and its case."""
+    _imported("global_max", OPERATION, tmp_path, monkeypatch)
+    monkeypatch.setitem(OPERATIONS, "global_max", Operation)  # and taken out again at the end
+    exec(REGISTRATION)
+    given: dict[str, Any] = {**vars(operation_cases), "OPERATION_CASES": {}}
+    exec(OPERATION_CASE, given | {"GlobalMax": OPERATIONS["global_max"]})
+    return given["OPERATION_CASES"]["global_max"]
+
+
+def test_the_operation_keeps_what_every_operation_promises(operation, tmp_path):
+    check_values(operation)
+    check_trace(operation)
+    for seed in (0, 1):
+        check_compacted(operation, seed)
+    check_packed(operation, tmp_path)
+    check_onnx(operation, tmp_path)
+
+
 @needs_gcc
-def test_the_operation_of_the_page_is_compacted_and_has_its_c(tmp_path, monkeypatch):
-    given: dict[str, Any] = {**vars(ops), "__name__": ops.__name__}
-    exec(OPERATION, given)
-    (expression,) = re.findall(r"`(lambda op, .*?)`", PAGE)
-    square = given["Square"]
-    monkeypatch.setitem(EXPRESSIONS, square, eval(expression))
-    monkeypatch.setitem(EMITTERS, square, EMITTERS[ops.PReLU])
-    b = Builder((3,))
-    b.linear(4, density=1.0, kind="float32", bias=True)
-    b.weights["linear.1.weight"][:2] = 0  # two constant units
-    node = Node.model_construct(name="own", op=square(), inputs=(b.last,), weights={})
-    b.nodes.append(node)
-    b.shapes["own"], b.last = (4,), "own"
-    b.linear(2, density=1.0, kind="float32", bias=True)
-    network = b.network()
-    small = ez.compact(network).model
-    assert small.shapes["own"] == (2,)
-    x = torch.randn(5, 3)
-    torch.testing.assert_close(small(x), network(x))
-    check_networks(tmp_path, {"net": network}, "size")
+@pytest.mark.parametrize("storage", ["smallest", "dense"])
+def test_the_operation_has_its_c(operation, storage, tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 5, 3), nn.AdaptiveMaxPool2d(1), nn.ReLU(), nn.Flatten())
+    networks = {
+        "around": around(operation, 0),
+        "traced": ez.trace(model, torch.zeros(1, 1, 6, 7)),
+        "alone": ez.trace(nn.AdaptiveMaxPool1d(1), torch.zeros(1, 3, 4)),
+    }
+    check_networks(tmp_path, networks, storage)
+    text = (tmp_path / "traced.c").read_text()
+    assert "/* 1 (global_max): 5 x 4 x 5 -> 5 x 1 x 1; then 2 */" in text  # the ReLU is drawn in
+
+
+@pytest.mark.usefixtures("operation")
+def test_dead_channels_leave_around_the_operation():
+    model = nn.Sequential(
+        nn.Conv2d(1, 5, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(5, 2)
+    )
+    weight: Any = model[3].weight
+    weight.data[:, 1:4] = 0
+    small = ez.compact(model, torch.zeros(1, 1, 6, 7)).model
+    assert [small.shapes[name] for name in ("0", "1")] == [(2, 4, 5), (2, 1, 1)]
+
+
+@pytest.mark.usefixtures("operation")
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(nn.AdaptiveMaxPool2d((1, 2)), id="more places"),
+        pytest.param(nn.AdaptiveMaxPool2d(1, return_indices=True), id="indices"),
+    ],
+)
+def test_what_the_operation_is_not_stays_opaque(model):
+    first = model if not model.return_indices else Own(lambda x: model(x)[1].float())
+    network = ez.trace(first, torch.zeros(1, 2, 4, 4))
+    assert network.graph.opaque
+    x = torch.randn(3, 2, 4, 4)
+    assert torch.equal(network(x), first(x))
+
+
+def test_a_file_needs_the_operation_registered(operation, tmp_path, monkeypatch):
+    ez.pack(ez.trace(operation.module, torch.zeros(1, *operation.shape)), tmp_path / "net.ellz")
+    monkeypatch.delitem(OPERATIONS, "global_max")
+    with pytest.raises(ez.InputError, match="no operation is of the kind 'global_max'"):
+        ez.load(tmp_path / "net.ellz")

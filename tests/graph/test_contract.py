@@ -5,228 +5,78 @@ An operation that declares nothing keeps these promises too: nothing around it l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import ellzero as ez
-from c_programs import Builder, check_networks, needs_gcc, predicted
+from c_programs import Builder, check_networks, needs_gcc
 from ellzero import operations as ops
 from ellzero.graph import Graph, Network, Node
 from ellzero.operations.activation import FUNCTIONS
 from ellzero.operations.operation import Passing
 from ellzero.tensors import Shape
+from operation_cases import (
+    OPERATION_CASES,
+    around,
+    check_compacted,
+    check_onnx,
+    check_packed,
+    check_trace,
+    check_values,
+    some_inputs,
+)
 
-IMAGE, VALUES = (6, 6, 6), (6,)
-INDICES = torch.tensor([0, 1, 3, 4])
-
-
-class Own(nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
-@dataclass
-class Case:
-    """An operation on one example's shape, and the module that computes the same."""
-
-    op: ops.Operation
-    shape: tuple[int, ...]
-    module: Any
-    weights: Mapping[str, Tensor] = field(default_factory=dict)
-    traced: bool = True  # whether the module's trace has this operation
-    written: bool = True  # whether files can hold it
-
-
-def layer(op: ops.Operation, shape: tuple[int, ...], module: Any, **names: str) -> Case:
-    """A case whose weights are the module's; roles are named as in the module but for `names`."""
-    state = {str(names.get(name, name)): w.detach() for name, w in module.named_parameters()}
-    return Case(op, shape, module, state)
-
-
-def cases() -> dict[str, Case]:
-    torch.manual_seed(0)
-    norm: Any = nn.BatchNorm2d(6).eval()
-    norm.running_mean.copy_(torch.randn(6))
-    shift = norm.bias - norm.running_mean * (1 + norm.eps) ** -0.5
-    grouped: Any = {"padding": (1, 1), "groups": 2}
-    strided: Any = {"stride": (2, 1), "dilation": (1, 2)}
-    cumulative = ops.Opaque(target="cumsum", call=lambda x, _: x[0].cumsum(1), size=IMAGE)
-    average: Any = {"kernel": (3, 2), "stride": (2, 2), "padding": (1, 1)}
-    found = {
-        "input": Case(ops.Input(size=IMAGE), IMAGE, nn.Identity()),
-        "select": Case(
-            ops.Select(), IMAGE, Own(lambda x: x[:, INDICES]), {"indices": INDICES}, traced=False
-        ),
-        "affine": Case(
-            ops.Affine(),
-            IMAGE,
-            norm,
-            {"scale": torch.full((6,), (1 + norm.eps) ** -0.5), "shift": shift.detach()},
-        ),
-        "linear": layer(ops.Linear(), VALUES, nn.Linear(6, 5)),
-        "linear without bias": layer(ops.Linear(), VALUES, nn.Linear(6, 5, bias=False)),
-        "conv": layer(
-            ops.Conv(stride=(2, 1), dilation=(1, 2)), IMAGE, nn.Conv2d(6, 5, 3, **strided)
-        ),
-        "conv, padded": layer(ops.Conv(padding=(1, 1)), IMAGE, nn.Conv2d(6, 5, 3, padding=1)),
-        "conv, in groups": layer(
-            ops.Conv(padding=(1, 1), groups=2), IMAGE, nn.Conv2d(6, 4, 3, **grouped)
-        ),
-        "conv, depthwise": layer(
-            ops.Conv(padding=(1, 1), groups=6), IMAGE, nn.Conv2d(6, 6, 3, padding=1, groups=6)
-        ),
-        "conv, two kernels a channel": layer(
-            ops.Conv(groups=6), IMAGE, nn.Conv2d(6, 12, 3, groups=6)
-        ),
-        "prelu": layer(ops.PReLU(), IMAGE, nn.PReLU(6), weight="slope"),
-        "pool, maximum": Case(
-            ops.Pool(function="max", kernel=(3, 3), stride=(2, 2), padding=(1, 1)),
-            IMAGE,
-            nn.MaxPool2d(3, 2, 1),
-        ),
-        "pool, average": Case(
-            ops.Pool(function="average", **average), IMAGE, nn.AvgPool2d((3, 2), 2, 1)
-        ),
-        "pool, average of what is there": Case(
-            ops.Pool(function="average", count_padding=False, ceil=True, **average),
-            IMAGE,
-            nn.AvgPool2d((3, 2), 2, 1, ceil_mode=True, count_include_pad=False),
-        ),
-        "flatten": Case(ops.Flatten(), IMAGE, nn.Flatten()),
-        "flatten of single values": Case(ops.Flatten(), (6, 1, 1), nn.Flatten()),
-        "add": Case(ops.Add(), IMAGE, Own(lambda x: x + x)),
-        "softmax": Case(ops.Softmax(), VALUES, nn.Softmax(1)),
-        "softmax of images": Case(ops.Softmax(log=True), IMAGE, nn.LogSoftmax(1)),
-        "opaque": Case(cumulative, IMAGE, Own(lambda x: x.cumsum(1)), written=False),
-    }
-    parameters = {"leaky_relu": (0.1,), "clamp": (-0.5, 1.5), "elu": (0.7,)}
-    modules = {"leaky_relu": nn.LeakyReLU(0.1), "clamp": nn.Hardtanh(-0.5, 1.5), "elu": nn.ELU(0.7)}
-    for name, formula in FUNCTIONS.items():
-        op: Any = {"function": name, "parameters": parameters.get(name, ())}
-        module = modules.get(name, Own(formula.run))
-        found[name] = Case(ops.Activation.model_validate(op), IMAGE, module)
-    return found
-
-
-CASES = cases()
-every = pytest.mark.parametrize("what", CASES)
+every = pytest.mark.parametrize("what", OPERATION_CASES)
 each_kind = pytest.mark.parametrize(  # one activation stands for all of them
     "what",
     [
         pytest.param(what, marks=[pytest.mark.slow] if what in [*FUNCTIONS][1:] else [])
-        for what in CASES
+        for what in OPERATION_CASES
     ],
 )
 
 
-def around(case: Case, seed: int) -> Network:
-    """The operation between layers with dead, constant and unread channels."""
-    images = len(case.shape) == 3
-    b = Builder((2, *case.shape[1:]), seed)
-    before = [_layer(b, case.shape[0], padded=images)]
-    if isinstance(case.op, ops.Add):
-        b.last = "input"
-        before.append(_layer(b, case.shape[0], padded=True))
-    for number, name in enumerate(before):
-        # channel 0 is zero in all, 1 a constant in all, 2 in one of them alone
-        b.weights[f"{name}.weight"][: 3 - number] = 0
-        b.weights[f"{name}.bias"][: 3 - number] = torch.tensor([0.0, 1.5, -2.0])[: 3 - number]
-    if not isinstance(case.op, ops.Input):
-        b.last = before[0]
-        b.add(case.op, *before[1:], **case.weights)
-    after = _layer(b, 3, padded=seed % 2 == 0)
-    b.weights[f"{after}.weight"][:, -1] = 0
-    return b.network()
-
-
-def _layer(b: Builder, out: int, *, padded: bool) -> str:
-    if len(b.shape) == 1:
-        return b.linear(out, density=0.7, kind="float32", bias=True)
-    size = 3 if min(b.shape[1:]) >= 3 else 1
-    op = ops.Conv(padding=(1, 1) if padded and size == 3 else (0, 0))
-    return b.layer(op, out, b.shape[0], size, size, density=0.7, kind="float32", bias=True)
-
-
-def some_inputs(shape: tuple[int, ...]) -> Tensor:
-    """Random ones, zeros and ones."""
-    x = torch.randn(6, *shape, generator=torch.Generator().manual_seed(3))
-    x[-2], x[-1] = 0, 1
-    return x
-
-
 def test_every_operation_has_a_case():
-    assert {type(case.op) for case in CASES.values()} == {*ops.OPERATIONS.values(), ops.Opaque}
+    tried = {type(case.op) for case in OPERATION_CASES.values()}
+    assert tried == {*ops.OPERATIONS.values(), ops.Opaque}
+    assert all(kind == op.model_fields["kind"].default for kind, op in ops.OPERATIONS.items())
 
 
 @every
 def test_shape_and_values_are_those_of_the_module(what):
-    case = CASES[what]
-    x = some_inputs(case.shape)
-    expected = case.module(x.clone())
-    inputs = [x] * (1 if case.op.ARITY is None else case.op.ARITY)
-    sizes = {role: tuple(w.shape) for role, w in case.weights.items()}
-    assert case.op.shape([case.shape] * len(inputs), sizes) == tuple(expected.shape[1:])
-    if inputs:
-        torch.testing.assert_close(case.op.run(inputs, case.weights), expected)
+    check_values(OPERATION_CASES[what])
 
 
 @each_kind
 def test_its_trace_is_the_operation_and_computes_what_the_module_does(what):
-    case = CASES[what]
-    network = ez.trace(case.module, torch.zeros(1, *case.shape))
-    x = some_inputs(case.shape)
-    torch.testing.assert_close(network(x), case.module(x.clone()))
-    assert network.shapes[network.graph.nodes[-1].name] == tuple(case.module(x).shape[1:])
-    assert (network.graph.nodes[-1].op.kind == case.op.kind) == case.traced
+    check_trace(OPERATION_CASES[what])
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 @every
 def test_compaction_around_it_leaves_the_output(what, seed):
-    network = around(CASES[what], seed)
-    small = ez.compact(network).model
-    x = some_inputs(network.graph.input_shape)
-    torch.testing.assert_close(predicted(small, x), predicted(network, x), rtol=1e-5, atol=1e-5)
+    check_compacted(OPERATION_CASES[what], seed)
 
 
 @every
 def test_packed_it_comes_back_to_the_bit(what, tmp_path):
-    case = CASES[what]
-    network = around(case, 0)
-    x = some_inputs(network.graph.input_shape)
-    if not case.written:
-        with pytest.warns(UserWarning, match="only the weights .* cannot be written as data"):
-            ez.pack(network, tmp_path / "net.ellz")
-        return
-    assert ez.pack(network, tmp_path / "net.ellz").self_contained
-    assert torch.equal(ez.load(tmp_path / "net.ellz")(x), network(x))
+    check_packed(OPERATION_CASES[what], tmp_path)
 
 
 @each_kind
 def test_onnx_computes_the_same(what, tmp_path):
-    for module in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(module)
-    written = ez.export_onnx(around(CASES[what], 0), tmp_path / "net.onnx")
-    assert written.difference is not None
-    assert written.difference < 1e-5
+    check_onnx(OPERATION_CASES[what], tmp_path)
 
 
 @needs_gcc
 @pytest.mark.parametrize("storage", ["smallest", pytest.param("dense", marks=pytest.mark.slow)])
 def test_c_computes_the_same_or_refuses_by_name(tmp_path, storage):
     networks = {}
-    for number, case in enumerate(CASES.values()):
+    for number, case in enumerate(OPERATION_CASES.values()):
         network = around(case, number)
         if case.written:
             networks[f"net{number}"] = network

@@ -1,0 +1,205 @@
+"""A case for every operation, and what is checked of each.
+
+The tests in `tests/graph/test_contract.py` take them all through tracing, compaction, files and C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ellzero as ez
+from c_programs import Builder, predicted
+from ellzero import operations as ops
+from ellzero.graph import Network
+from ellzero.operations.activation import FUNCTIONS
+
+IMAGE, VALUES = (6, 6, 6), (6,)
+INDICES = torch.tensor([0, 1, 3, 4])
+
+
+class Own(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@dataclass
+class OperationCase:
+    """An operation on one example's shape, and the module that computes the same."""
+
+    op: ops.Operation
+    shape: tuple[int, ...]
+    module: Any
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    traced: bool = True  # whether the module's trace has this operation
+    written: bool = True  # whether files can hold it
+
+
+def layer(op: ops.Operation, shape: tuple[int, ...], module: Any, **names: str) -> OperationCase:
+    """A case whose weights are the module's; roles are named as in the module but for `names`."""
+    state = {str(names.get(name, name)): w.detach() for name, w in module.named_parameters()}
+    return OperationCase(op, shape, module, state)
+
+
+def cases() -> dict[str, OperationCase]:
+    torch.manual_seed(0)
+    norm: Any = nn.BatchNorm2d(6).eval()
+    norm.running_mean.copy_(torch.randn(6))
+    shift = norm.bias - norm.running_mean * (1 + norm.eps) ** -0.5
+    grouped: Any = {"padding": (1, 1), "groups": 2}
+    strided: Any = {"stride": (2, 1), "dilation": (1, 2)}
+    cumulative = ops.Opaque(target="cumsum", call=lambda x, _: x[0].cumsum(1), size=IMAGE)
+    average: Any = {"kernel": (3, 2), "stride": (2, 2), "padding": (1, 1)}
+    found = {
+        "input": OperationCase(ops.Input(size=IMAGE), IMAGE, nn.Identity()),
+        "select": OperationCase(
+            ops.Select(), IMAGE, Own(lambda x: x[:, INDICES]), {"indices": INDICES}, traced=False
+        ),
+        "affine": OperationCase(
+            ops.Affine(),
+            IMAGE,
+            norm,
+            {"scale": torch.full((6,), (1 + norm.eps) ** -0.5), "shift": shift.detach()},
+        ),
+        "linear": layer(ops.Linear(), VALUES, nn.Linear(6, 5)),
+        "linear without bias": layer(ops.Linear(), VALUES, nn.Linear(6, 5, bias=False)),
+        "conv": layer(
+            ops.Conv(stride=(2, 1), dilation=(1, 2)), IMAGE, nn.Conv2d(6, 5, 3, **strided)
+        ),
+        "conv, padded": layer(ops.Conv(padding=(1, 1)), IMAGE, nn.Conv2d(6, 5, 3, padding=1)),
+        "conv, in groups": layer(
+            ops.Conv(padding=(1, 1), groups=2), IMAGE, nn.Conv2d(6, 4, 3, **grouped)
+        ),
+        "conv, depthwise": layer(
+            ops.Conv(padding=(1, 1), groups=6), IMAGE, nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        ),
+        "conv, two kernels a channel": layer(
+            ops.Conv(groups=6), IMAGE, nn.Conv2d(6, 12, 3, groups=6)
+        ),
+        "prelu": layer(ops.PReLU(), IMAGE, nn.PReLU(6), weight="slope"),
+        "pool, maximum": OperationCase(
+            ops.Pool(function="max", kernel=(3, 3), stride=(2, 2), padding=(1, 1)),
+            IMAGE,
+            nn.MaxPool2d(3, 2, 1),
+        ),
+        "pool, average": OperationCase(
+            ops.Pool(function="average", **average), IMAGE, nn.AvgPool2d((3, 2), 2, 1)
+        ),
+        "pool, average of what is there": OperationCase(
+            ops.Pool(function="average", count_padding=False, ceil=True, **average),
+            IMAGE,
+            nn.AvgPool2d((3, 2), 2, 1, ceil_mode=True, count_include_pad=False),
+        ),
+        "flatten": OperationCase(ops.Flatten(), IMAGE, nn.Flatten()),
+        "flatten of single values": OperationCase(ops.Flatten(), (6, 1, 1), nn.Flatten()),
+        "add": OperationCase(ops.Add(), IMAGE, Own(lambda x: x + x)),
+        "softmax": OperationCase(ops.Softmax(), VALUES, nn.Softmax(1)),
+        "softmax of images": OperationCase(ops.Softmax(log=True), IMAGE, nn.LogSoftmax(1)),
+        "opaque": OperationCase(cumulative, IMAGE, Own(lambda x: x.cumsum(1)), written=False),
+    }
+    parameters = {"leaky_relu": (0.1,), "clamp": (-0.5, 1.5), "elu": (0.7,)}
+    modules = {"leaky_relu": nn.LeakyReLU(0.1), "clamp": nn.Hardtanh(-0.5, 1.5), "elu": nn.ELU(0.7)}
+    for name, formula in FUNCTIONS.items():
+        op: Any = {"function": name, "parameters": parameters.get(name, ())}
+        module = modules.get(name, Own(formula.run))
+        found[name] = OperationCase(ops.Activation.model_validate(op), IMAGE, module)
+    return found
+
+
+OPERATION_CASES = cases()
+
+
+def around(case: OperationCase, seed: int) -> Network:
+    """The operation between layers with dead, constant and unread channels."""
+    images = len(case.shape) == 3
+    b = Builder((2, *case.shape[1:]), seed)
+    before = [_layer(b, case.shape[0], padded=images)]
+    if isinstance(case.op, ops.Add):
+        b.last = "input"
+        before.append(_layer(b, case.shape[0], padded=True))
+    for number, name in enumerate(before):
+        # channel 0 is zero in all, 1 a constant in all, 2 in one of them alone
+        b.weights[f"{name}.weight"][: 3 - number] = 0
+        b.weights[f"{name}.bias"][: 3 - number] = torch.tensor([0.0, 1.5, -2.0])[: 3 - number]
+    if not isinstance(case.op, ops.Input):
+        b.last = before[0]
+        b.add(case.op, *before[1:], **case.weights)
+    after = _layer(b, 3, padded=seed % 2 == 0)
+    b.weights[f"{after}.weight"][:, -1] = 0
+    return b.network()
+
+
+def _layer(b: Builder, out: int, *, padded: bool) -> str:
+    if len(b.shape) == 1:
+        return b.linear(out, density=0.7, kind="float32", bias=True)
+    size = 3 if min(b.shape[1:]) >= 3 else 1
+    op = ops.Conv(padding=(1, 1) if padded and size == 3 else (0, 0))
+    return b.layer(op, out, b.shape[0], size, size, density=0.7, kind="float32", bias=True)
+
+
+def some_inputs(shape: tuple[int, ...]) -> Tensor:
+    """Random ones, zeros and ones."""
+    x = torch.randn(6, *shape, generator=torch.Generator().manual_seed(3))
+    x[-2], x[-1] = 0, 1
+    return x
+
+
+def check_values(case: OperationCase) -> None:
+    """Its shape and values are those of the module."""
+    x = some_inputs(case.shape)
+    expected = case.module(x.clone())
+    inputs = [x] * (1 if case.op.ARITY is None else case.op.ARITY)
+    sizes = {role: tuple(w.shape) for role, w in case.weights.items()}
+    assert case.op.shape([case.shape] * len(inputs), sizes) == tuple(expected.shape[1:])
+    if inputs:
+        torch.testing.assert_close(case.op.run(inputs, case.weights), expected)
+
+
+def check_trace(case: OperationCase) -> None:
+    """The module's trace is the operation, and computes what the module does."""
+    network = ez.trace(case.module, torch.zeros(1, *case.shape))
+    x = some_inputs(case.shape)
+    torch.testing.assert_close(network(x), case.module(x.clone()))
+    assert network.shapes[network.graph.nodes[-1].name] == tuple(case.module(x).shape[1:])
+    assert (network.graph.nodes[-1].op.kind == case.op.kind) == case.traced
+
+
+def check_compacted(case: OperationCase, seed: int) -> None:
+    """Compaction around it leaves the output."""
+    network = around(case, seed)
+    small = ez.compact(network).model
+    x = some_inputs(network.graph.input_shape)
+    torch.testing.assert_close(predicted(small, x), predicted(network, x), rtol=1e-5, atol=1e-5)
+
+
+def check_packed(case: OperationCase, folder: Path) -> None:
+    """Packed it comes back to the bit, or it is said that no file can hold it."""
+    network = around(case, 0)
+    x = some_inputs(network.graph.input_shape)
+    if not case.written:
+        with pytest.warns(UserWarning, match="only the weights .* cannot be written as data"):
+            ez.pack(network, folder / "net.ellz")
+        return
+    assert ez.pack(network, folder / "net.ellz").self_contained
+    assert torch.equal(ez.load(folder / "net.ellz")(x), network(x))
+
+
+def check_onnx(case: OperationCase, folder: Path) -> None:
+    """ONNX computes the same."""
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module)
+    written = ez.export_onnx(around(case, 0), folder / "net.onnx")
+    assert written.difference is not None
+    assert written.difference < 1e-5
