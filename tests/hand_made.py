@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import ellzero as ez
-from ellzero.record import EpochMetrics, FinishedRecord, RunFolder, Stage
+from ellzero.record import EpochMetrics, FinishedRecord, Stage
+from ellzero.run_folder import RunFolder
 
 
 def study(folder: Path, **changes: Any) -> ez.Study:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 import ellzero as ez
 from c_programs import needs_gcc
 from ellzero.conclusion import _best_constant as best_constant
-from ellzero.record import read_record
+from ellzero.run_folder import read_record
 from small import (
     Counted,
     blobs,

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import ellzero as ez
-from ellzero.record import locked
+from ellzero.run_folder import locked
 
 HOLDER = """
 import sys, time, filelock

@@ -13,16 +13,12 @@ import ellzero as ez
 import hand_made
 from cases import fill
 from ellzero.errors import InputError
-from ellzero.record import (
+from ellzero.record import FinishedRecord, Magnitudes, Record, layer_table, magnitudes
+from ellzero.run_folder import (
     WRITTEN,
-    FinishedRecord,
-    Magnitudes,
-    Record,
     RunFolder,
     clear_folder,
     fail,
-    layer_table,
-    magnitudes,
     new_folder,
     read_record,
     take_folder,

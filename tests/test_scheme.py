@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import ellzero as ez
 from ellzero.errors import BudgetError, InputError
-from ellzero.record import read_record
+from ellzero.run_folder import read_record
 from ellzero.training.run import GUIDE
 from small import (
     Counted,

@@ -23,8 +23,6 @@ from ellzero.modules import device_of
 from ellzero.pruning import Masks, kept_count
 from ellzero.recipe import Recipe
 from ellzero.record import (
-    ANSWERS,
-    MODEL,
     ChosenEvaluations,
     Evaluation,
     Evaluations,
@@ -34,9 +32,8 @@ from ellzero.record import (
     Sizes,
     layer_table,
     sizes,
-    write_metrics,
-    write_model,
 )
+from ellzero.run_folder import ANSWERS, MODEL, write_metrics, write_model
 from ellzero.selection import Selection
 from ellzero.training.evaluation import BATCH, evaluate_each
 from ellzero.training.run import RunContext

@@ -1,45 +1,25 @@
-"""Records: what a run tells of itself, as frozen types; and how they are measured, read, written.
+"""Records: what a run tells of itself, as frozen types, and how its weights are measured for it.
 
-`compress` writes them, reports only read them. In JSON a record is one flat table.
+In JSON a record is one flat table.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
-from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, PlainSerializer, model_validator
 from torch import nn
 
-from ellzero.errors import InputError
-from ellzero.files import check_format, write_atomically, write_json
 from ellzero.selection import Selection
 
 FORMAT = 1
 """Version of record.json; a record of a newer one is refused by readers."""
-
-RECIPE = "recipe.toml"
-RECORD = "record.json"
-METRICS = "metrics.jsonl"
-MODEL = "model.safetensors"
-REFERENCE = "reference.safetensors"
-TRAINED = "trained.safetensors"
-ANSWERS = "answers.safetensors"
-CHECKPOINT = "checkpoint.safetensors"
-
-WRITTEN = (RECIPE, RECORD, METRICS, MODEL, f"{MODEL}.gz", REFERENCE, TRAINED, ANSWERS, CHECKPOINT)
-"""All that a run may write."""
 
 Status = Literal["running", "interrupted", "failed", "missed", "done"]
 """`missed`: no network within the budget was found."""
@@ -276,188 +256,6 @@ class FinishedRecord(Sizes, Record):
         ratio = parameters / left if left else None
         counted = {"parameters": parameters, "parameters_left": left, "parameter_ratio": ratio}
         return {**table, **counted}
-
-
-def new_folder(root: Path, name: str) -> Path:
-    """Make `root/name-1`, or the first number that is free."""
-    root.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        folder = root / f"{name}-{number}"
-        try:
-            folder.mkdir()  # fails where another run has just taken the number
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
-
-
-def take_folder(folder: Path) -> Path:
-    """Make a named folder for a run, or take it where it is empty.
-
-    Raises:
-        InputError: the folder is in use, or is a file.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make output folder {folder}: {error.strerror}") from None
-    if any(folder.iterdir()):
-        raise InputError(
-            f"output folder {folder} is in use; name another one, or go on with what it holds by "
-            f"`ellzero run --resume {folder}`"
-        )
-    return folder
-
-
-@contextmanager
-def locked(folder: Path | None) -> Iterator[None]:
-    """Keep other processes from working in the folder at the same time.
-
-    Raises:
-        InputError: another process is at work in it.
-    """
-    if folder is None:
-        yield
-        return
-    path = folder / ".lock"
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise InputError(
-            f"another process is at work in {folder}; wait for it, or stop it"
-        ) from None
-    try:
-        yield
-    finally:
-        if os.name == "posix":  # where it stays otherwise; who waits for it notices
-            path.unlink(missing_ok=True)
-        lock.release()
-
-
-def write_record(folder: Path, record: Record) -> None:
-    """Write the one JSON record of a run."""
-    write_json(folder / RECORD, record.to_table())
-
-
-def fail(folder: Path, error: str, status: Status = "failed") -> None:
-    """Write into a run's record that it failed, and why; where there is no record, make one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        record = read_record(folder)
-    except InputError:
-        record = Record(format=FORMAT, status=status, folder=folder, versions=versions())
-    write_record(folder, record.changed(status=status, error=error))
-
-
-def clear_folder(folder: Path) -> None:
-    """Remove what a run left behind; other files stay."""
-    for name in WRITTEN:
-        (folder / name).unlink(missing_ok=True)
-
-
-def write_metrics(folder: Path, history: Sequence[EpochMetrics]) -> None:
-    """Write a line of JSON per epoch, all anew, so that a reader never sees half a line."""
-    lines = "".join(json.dumps(metrics.to_table()) + "\n" for metrics in history)
-    write_atomically(folder / METRICS, lines.encode())
-
-
-def read_record(folder: Path) -> Record:
-    """The record of a run; a `FinishedRecord` if it is done.
-
-    Raises:
-        InputError: no record; not JSON; of a newer version; an entry that is missing or wrong.
-    """
-    path = folder / RECORD
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise InputError(f"{folder} holds no run: there is no {RECORD} in it") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
-    if not isinstance(table, dict) or not {"format", "status"} <= table.keys():
-        raise InputError(f"{path} is no record of a run")
-    check_format(path, table["format"], FORMAT)
-    kind = FinishedRecord if table["status"] == "done" else Record
-    try:
-        return kind.model_validate(table)
-    except ValidationError as error:
-        problems = "; ".join(map(_problem, error.errors()))
-        raise InputError(f"{path} is not whole: {problems}") from None
-
-
-@dataclass(frozen=True, eq=False)
-class RunFolder:
-    """What a folder holds of a run: its record if it can be read, or else why it cannot.
-
-    Args:
-        folder: the folder.
-        status: how far the run is; `missing` where there is no record.
-        record: None where it is missing or cannot be read.
-        error: why the run failed, or why its record cannot be read.
-    """
-
-    folder: Path
-    status: Status | Literal["missing", "unreadable"]
-    record: Record | None = None
-    error: str | None = None
-
-    @classmethod
-    def read(cls, folder: Path) -> RunFolder:
-        """What a folder holds of a run.
-
-        Raises:
-            InputError: as `read_record` raises.
-        """
-        record = read_record(folder)
-        return cls(folder, record.status, record, record.error)
-
-    @classmethod
-    def at(cls, folder: Path) -> RunFolder:
-        """The same where there may be none, or none that can be read."""
-        if not (folder / RECORD).exists():
-            return cls(folder, "missing")
-        try:
-            return cls.read(folder)
-        except InputError as error:
-            note = f"{error} (without that folder it is run anew)"
-            return cls(folder, "unreadable", error=note)
-
-    @property
-    def finished(self) -> FinishedRecord | None:
-        """The record of a run that is done; None as long as it is not."""
-        return self.record if isinstance(self.record, FinishedRecord) else None
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the run warns of."""
-        return () if self.record is None else self.record.warnings
-
-    @cached_property
-    def metrics(self) -> tuple[EpochMetrics, ...]:
-        """The run's metrics so far, read once; none where the file cannot be read."""
-        try:
-            lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines()
-            return tuple(map(EpochMetrics.model_validate_json, lines))
-        except (OSError, ValueError):
-            return ()
-
-
-def _problem(item: Mapping[str, Any]) -> str:
-    key = ".".join(map(str, item["loc"]))
-    if item["type"] == "missing":
-        return f"no {key}"
-    message = item["msg"][:1].lower() + item["msg"][1:]
-    return f"{key} is {item['input']!r}; {message}"
-
-
-def write_model(folder: Path, content: bytes) -> int:
-    """Write the compressed network, and the same file gzipped; the gzipped one's size in bytes."""
-    packed = gzip.compress(content, compresslevel=9, mtime=0)
-    write_atomically(folder / MODEL, content)
-    write_atomically(folder / f"{MODEL}.gz", packed)
-    return len(packed)
 
 
 SMALLEST, LARGEST, PER_DECADE = -8, 2, 10

@@ -23,20 +23,16 @@ from ellzero.graph import Network
 from ellzero.pruning import Masks, kept_count, ranked
 from ellzero.recipe import Recipe
 from ellzero.record import (
-    CHECKPOINT,
     FORMAT,
-    RECIPE,
     Evaluation,
     FinishedRecord,
     Record,
     TrainedWeights,
-    locked,
     magnitudes,
-    take_folder,
     versions,
-    write_record,
 )
 from ellzero.regularizers.compiled import no_compiler
+from ellzero.run_folder import CHECKPOINT, RECIPE, locked, take_folder, write_record
 from ellzero.selection import Selection, select
 from ellzero.tensors import require_held
 from ellzero.training import checkpoint

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -233,6 +234,31 @@ def test_several_runs_are_compared(folder, tmp_path):
     assert sum("each run" in name for name in page.pictures) == 1
     assert len(page.ids) == len(set(page.ids))
     assert not list(folder.glob("*.csv"))
+
+
+@pytest.fixture
+def opened(monkeypatch) -> Counter[Path]:
+    """Which files of runs were read, and how often."""
+    counts: Counter[Path] = Counter()
+    read_text = Path.read_text
+
+    def counting(self: Path, *arguments, **options) -> str:
+        if self.name in ("record.json", "metrics.jsonl", "study.toml"):
+            counts[self] += 1
+        return read_text(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", counting)
+    return counts
+
+
+def test_each_record_and_each_metrics_file_is_read_once(folder, tmp_path, opened):
+    ez.write_report(folder)
+    runs = list(folder.glob("cells/*"))
+    expected = {run / name: 1 for run in runs for name in ("record.json", "metrics.jsonl")}
+    assert opened == expected | {folder / "study.toml": 1}
+    opened.clear()
+    ez.write_report(runs[:2], tmp_path / "two.html")
+    assert opened == {k: 1 for k in expected if k.parent in runs[:2]}
 
 
 @pytest.mark.parametrize("module", ["jinja2", "matplotlib"])

@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 import ellzero as ez
-from ellzero.record import Magnitudes, RunFolder
+from ellzero.record import Magnitudes
 from ellzero.report.attraction import MagnitudeShares, Pull, bounds, pull
 from ellzero.report.pictures import epochs_of, training_rows
 from ellzero.report.run_pictures import mask_image, stages
 from ellzero.report.style import KNOWN, Look, looks, marker, svg
+from ellzero.run_folder import RunFolder
 from ellzero.study.results import Results
 from ellzero.study.study import built_in
 from small import classification, mlp, recipe

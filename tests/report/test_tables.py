@@ -10,11 +10,11 @@ import pytest
 
 import ellzero as ez
 import hand_made
-from ellzero.record import RunFolder
 from ellzero.report.facts import StudyFacts
 from ellzero.report.figures import Quality, figures
 from ellzero.report.pareto import pareto_points
 from ellzero.report.tables import Text, cells, comparison, write_tables
+from ellzero.run_folder import RunFolder
 from ellzero.study.results import Results
 from small import mlp, recipe, regression
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import ellzero as ez
-from ellzero.record import locked
+from ellzero.run_folder import locked
 from ellzero.study.results import Results
 from own_study import a_study, assert_equal_networks, figures, records, stamps
 

@@ -434,8 +434,9 @@ def test_the_smoke_study_runs_all_methods(tmp_path, monkeypatch):
     kept = {"sparsity-0.9": 26_620, "sparsity-0.97": 7_986}
     for row in rows:
         for cell in row.cells:
+            assert cell.finished is not None
             assert cell.finished.nonzeros == kept[row.target.name]
-            assert cell.finished.test_error_percent < 60
+            assert (cell.finished.test_error_percent or 100) < 60
     errors = {row.method: row.spread(lambda record: record.test_error_percent) for row in rows[:11]}
     assert all(spread is not None and spread.median < 12 for spread in errors.values())
     assert len(pairs(rows)) == 10 * 2

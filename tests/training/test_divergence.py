@@ -9,7 +9,7 @@ from torch import nn
 
 import ellzero as ez
 from ellzero.errors import DivergenceError, InputError
-from ellzero.record import read_record
+from ellzero.run_folder import read_record
 from small import (
     blobs,
     classification,

@@ -10,7 +10,7 @@ from torch import nn
 
 import ellzero as ez
 from ellzero.errors import InputError
-from ellzero.record import read_record
+from ellzero.run_folder import read_record
 from small import (
     classification,
     convnet,
@@ -40,6 +40,18 @@ def lines(folder: Path, *stages: str) -> list[dict[str, Any]]:
     return [m for m in metrics_of(folder, "seconds") if m["stage"] in stages]
 
 
+@pytest.fixture(scope="module")
+def full(tmp_path_factory) -> ez.Result:
+    """The run of the short recipe; its files are those of a training that is given."""
+    return compress(tmp_path_factory.mktemp("full") / "run")
+
+
+def files_of(result: ez.Result) -> Path:
+    """Where a run has left its files."""
+    assert result.folder is not None
+    return result.folder
+
+
 # train.file
 
 
@@ -57,19 +69,16 @@ def test_the_same_settings_give_the_same_bits(training, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "prune",
+    ("prune", "given"),
     [
-        {"sparsity": 0.9},
-        {"nonzeros": 20, "rounds": 3},
-        {"sparsity": 0.6, "scope": "layer"},
-        {"budget": {"max_loss_increase": 1.0}, "rounds": 3},
+        ({"sparsity": 0.9}, False),
+        ({"nonzeros": 20, "rounds": 3}, True),
+        ({"sparsity": 0.6, "scope": "layer"}, True),
+        ({"budget": {"max_loss_increase": 1.0}, "rounds": 3}, False),
     ],
 )
-@pytest.mark.parametrize("given", [False, True])
-def test_another_pruning_is_that_of_a_full_run(prune, given, tmp_path):
-    first = tmp_path / "first"
-    compress(first)
-    full = compress(tmp_path / "full", prune=prune)
+def test_another_pruning_is_that_of_a_full_run(prune, given, full, tmp_path):
+    first, full = files_of(full), compress(tmp_path / "full", prune=prune)
     train = {"file": str(first / "trained.safetensors")}
     # the reference is trained as it would have been, or is that of the run that trained
     reference = {"file": str(first / "reference.safetensors")} if given else {}
@@ -100,8 +109,10 @@ def test_the_record_has_the_histogram_of_the_given_weights(tmp_path):
     assert (found.zeros, list(found.counts)) == (30, counts.tolist())
 
 
-@pytest.mark.parametrize("how", ["trained here", "given"])
-@pytest.mark.parametrize("start", [None, "initial", "reference"])
+@pytest.mark.parametrize(
+    ("how", "start"),
+    [("trained here", None), ("trained here", "reference"), ("given", "initial")],
+)
 def test_the_given_training_is_what_is_pruned_whatever_else_is_told(how, start, tmp_path):
     given = mlp(seed=6)
     ez.save(given, tmp_path / "given.safetensors")
@@ -171,15 +182,16 @@ def test_a_file_that_cannot_be_used_leaves_no_folder(how, expected, tmp_path):
 # train.start
 
 
-def test_a_training_can_start_from_the_initial_weights_though_the_reference_is_given(tmp_path):
-    full = compress(tmp_path / "full")
-    reference = {"file": str(tmp_path / "full" / "reference.safetensors")}
+def test_a_training_can_start_from_the_initial_weights_though_the_reference_is_given(
+    full, tmp_path
+):
+    reference = {"file": str(files_of(full) / "reference.safetensors")}
     again = compress(tmp_path / "again", reference=reference, train={"start": "initial"})
     assert tensors_equal(again.model, full.model)
-    assert lines(tmp_path / "again", "train") == lines(tmp_path / "full", "train")
+    assert lines(tmp_path / "again", "train") == lines(files_of(full), "train")
     assert again.record.reference == full.record.reference
     for name in ("trained.safetensors", "reference.safetensors"):
-        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "full" / name).read_bytes()
+        assert (tmp_path / "again" / name).read_bytes() == (files_of(full) / name).read_bytes()
 
 
 def test_a_training_can_start_from_the_reference_that_is_trained_here(tmp_path):
@@ -204,14 +216,14 @@ def test_it_starts_from_the_best_epoch_of_the_reference(tmp_path):
 
 
 def test_by_default_it_starts_from_a_given_reference_and_else_from_the_beginning(tmp_path):
-    found = {}
+    once = {"reference": {"epochs": 1}, "finetune": {"epochs": 0}}
     for given in (False, True):
+        trained = {}
         for start in (None, "initial", "reference"):
-            table = {} if start is None else {"start": start}
+            table = {"epochs": 1} | ({} if start is None else {"start": start})
             reference = mlp(seed=4) if given else None
-            told = recipe(train=table)
-            found[given, start] = ez.compress(mlp(), classification(), told, reference=reference)
-    assert tensors_equal(found[False, None].model, found[False, "initial"].model)
-    assert tensors_equal(found[True, None].model, found[True, "reference"].model)
-    assert not tensors_equal(found[False, "initial"].model, found[False, "reference"].model)
-    assert not tensors_equal(found[True, "initial"].model, found[True, "reference"].model)
+            told, folder = recipe(train=table, **once), tmp_path / f"{given}-{start}"
+            ez.compress(mlp(), classification(), told, reference=reference, folder=folder)
+            trained[start] = (folder / "trained.safetensors").read_bytes()
+        assert trained[None] == trained["reference" if given else "initial"]
+        assert trained["initial"] != trained["reference"]

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from torch import nn
 import ellzero as ez
 from ellzero.data.data import accuracy
 from ellzero.errors import InputError
-from ellzero.record import read_record
+from ellzero.run_folder import read_record
 from small import (
     Counted,
     blobs,
@@ -86,22 +88,14 @@ CASES = {
 class StopsAfter:
     """The accuracy, until it has been asked for this many times; then Ctrl-C."""
 
-    def __init__(self, count: int | None) -> None:
+    def __init__(self, count: int) -> None:
         self.left = count
 
     def __call__(self, outputs, targets):
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                raise KeyboardInterrupt
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
         return accuracy(outputs, targets)
-
-
-def scored(make, count: int | None = None) -> ez.Data:
-    data = make(score=StopsAfter(count))
-    if count is None:
-        data.score = accuracy
-    return data
 
 
 def assert_same(result: ez.Result, folder: Path, expected: ez.Result, whole: Path) -> None:
@@ -117,59 +111,50 @@ def assert_same(result: ez.Result, folder: Path, expected: ez.Result, whole: Pat
     assert not (folder / "checkpoint.safetensors").exists()
 
 
+Whole = Callable[[str], tuple[ez.Result, Path]]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Whole:
+    """The run of a case that nothing has stopped, and its folder; made once."""
+
+    @cache
+    def made(case: str) -> tuple[ez.Result, Path]:
+        model, make, tables = CASES[case]
+        folder = tmp_path_factory.mktemp("whole") / "run"
+        return ez.compress(model(), make(), recipe(**tables), folder=folder), folder
+
+    return made
+
+
+STOPS = [(case, True, 2 + 3 * i) for i, case in enumerate(CASES)]  # a different place in each
+STOPS += [("one shot, Adam", False, 6), ("gradual, momentum", False, 5), ("budget", False, 12)]
+ALL_STOPS = [(case, every_epoch, None) for case in CASES for every_epoch in (True, False)]
+
+
 @pytest.mark.parametrize(
-    ("every_epoch", "stride"),
-    [
-        pytest.param(True, 5, id="checkpoint every epoch"),
-        pytest.param(False, 7, id="checkpoint at stage starts"),
-        pytest.param(True, 1, marks=pytest.mark.slow, id="every epoch, stopped after each"),
-    ],
+    ("case", "every_epoch", "at"),
+    [*STOPS, *(pytest.param(*stop, marks=pytest.mark.slow) for stop in ALL_STOPS)],
 )
-@pytest.mark.parametrize("case", CASES)
-def test_a_run_that_is_stopped_after_an_epoch(case, every_epoch, stride, tmp_path, monkeypatch):
+def test_a_run_that_is_stopped_after_an_epoch(case, every_epoch, at, whole, tmp_path, monkeypatch):
     model, make, tables = CASES[case]
-    first = min(1 + list(CASES).index(case), stride)  # a different place in every case
-    if every_epoch:
-        monkeypatch.setattr("ellzero.training.run.CHECKPOINT_SECONDS", 0)
-    told = recipe(**tables)
-    whole = tmp_path / "whole"
-    data = scored(make)
-    calls = 0
-
-    def counting(outputs, targets):
-        nonlocal calls
-        calls += 1
-        return accuracy(outputs, targets)
-
-    if "budget" in case:  # its score must be the accuracy itself
-        expected = ez.compress(model(), make(), told, folder=whole)
-        calls = len(metrics_of(whole))
-    else:
-        data.score = counting
-        expected = ez.compress(model(), data, told, folder=whole)
-    for stop in range(first, calls, stride):
+    expected, whole_folder = whole(case)
+    count = len(metrics_of(whole_folder))
+    for stop in range(1, count) if at is None else [1 + at % (count - 1)]:
         folder = tmp_path / str(stop)
-        data = make()
-        if "budget" in case:
-            monkeypatch.setattr("ellzero.training.run.write_metrics", _interrupting(stop))
-        else:
-            data.score = StopsAfter(stop)
-        with pytest.raises(KeyboardInterrupt):
-            ez.compress(model(), data, told, folder=folder)
-        if "budget" in case:
-            monkeypatch.undo()
+        with monkeypatch.context() as patch:
             if every_epoch:
-                monkeypatch.setattr("ellzero.training.run.CHECKPOINT_SECONDS", 0)
+                patch.setattr("ellzero.training.run.CHECKPOINT_SECONDS", 0)
+            patch.setattr("ellzero.training.run.write_metrics", _interrupting(stop))
+            with pytest.raises(KeyboardInterrupt):
+                ez.compress(model(), make(), recipe(**tables), folder=folder)
         assert read_record(folder).status == "interrupted"
-        data = make()
-        if "budget" not in case:
-            data.score = StopsAfter(None)
-        result = ez.compress(model(), data, told, folder=folder, resume=True)
-        assert_same(result, folder, expected, whole)
+        result = ez.compress(model(), make(), recipe(**tables), folder=folder, resume=True)
+        assert_same(result, folder, expected, whole_folder)
 
 
 def _interrupting(count: int):
-    from ellzero.record import write_metrics
+    from ellzero.run_folder import write_metrics
 
     def write(folder, history):
         write_metrics(folder, history)
@@ -180,7 +165,14 @@ def _interrupting(count: int):
 
 
 @pytest.mark.parametrize(
-    "case", ["gradual, momentum", "rounds, AdamW", "budget", "hard concrete", "PMMP, momentum"]
+    "case",
+    [
+        "gradual, momentum",
+        *(
+            pytest.param(case, marks=pytest.mark.slow)
+            for case in ("rounds, AdamW", "budget", "hard concrete", "PMMP, momentum")
+        ),
+    ],
 )
 def test_a_run_that_is_stopped_again_and_again_in_mid_epoch(case, tmp_path, monkeypatch):
     monkeypatch.setattr("ellzero.training.run.CHECKPOINT_SECONDS", 0)
@@ -218,8 +210,7 @@ def test_a_run_with_a_given_reference_needs_it_no_more_when_resumed(tmp_path):
     assert_same(result, tmp_path / "run", whole, tmp_path / "whole")
 
 
-@pytest.mark.parametrize("gates", [HARD_CONCRETE, PMMP])
-@pytest.mark.parametrize("epoch", [1, 3, 4])
+@pytest.mark.parametrize(("gates", "epoch"), [(HARD_CONCRETE, 1), (HARD_CONCRETE, 4), (PMMP, 3)])
 def test_gates_go_on_with_what_they_had_learned(gates, epoch, tmp_path, monkeypatch):
     monkeypatch.setattr("ellzero.training.run.CHECKPOINT_SECONDS", 0)
     told, given = recipe(train=gates), mlp(seed=4)
@@ -242,7 +233,7 @@ def test_gates_go_on_with_what_they_had_learned(gates, epoch, tmp_path, monkeypa
     assert_same(result, tmp_path / "run", whole, tmp_path / "whole")
 
 
-@pytest.mark.parametrize("after", [3, 6, 9])
+@pytest.mark.parametrize("after", [3, 6])
 def test_a_run_from_a_trained_file_needs_it_no_more_when_resumed(after, tmp_path):
     ez.compress(mlp(), classification(), recipe(), folder=tmp_path / "trained")
     file = tmp_path / "trained" / "trained.safetensors"
@@ -256,20 +247,21 @@ def test_a_run_from_a_trained_file_needs_it_no_more_when_resumed(after, tmp_path
     assert_same(result, tmp_path / "run", whole, tmp_path / "whole")
 
 
-@pytest.mark.parametrize("start", ["initial", "reference"])
-@pytest.mark.parametrize("given", [False, True])
-def test_a_training_that_starts_where_it_is_told(start, given, tmp_path):
+@pytest.mark.parametrize(
+    ("start", "given", "after"),
+    [("initial", True, 5), ("reference", False, 2), ("reference", False, 8)],
+)
+def test_a_training_that_starts_where_it_is_told(start, given, after, tmp_path):
     told, reference = recipe(train={"start": start}), mlp(seed=4) if given else None
     whole = ez.compress(
         mlp(), classification(), told, reference=reference, folder=tmp_path / "whole"
     )
-    for after in (2, 5, 8):
-        folder = tmp_path / str(after)
-        data = classification(score=StopsAfter(after))
-        with pytest.raises(KeyboardInterrupt):
-            ez.compress(mlp(), data, told, reference=reference, folder=folder)
-        result = ez.compress(mlp(), classification(), told, folder=folder, resume=True)
-        assert_same(result, folder, whole, tmp_path / "whole")
+    folder = tmp_path / "run"
+    data = classification(score=StopsAfter(after))
+    with pytest.raises(KeyboardInterrupt):
+        ez.compress(mlp(), data, told, reference=reference, folder=folder)
+    result = ez.compress(mlp(), classification(), told, folder=folder, resume=True)
+    assert_same(result, folder, whole, tmp_path / "whole")
 
 
 def test_the_seconds_of_all_sessions_are_added(tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ def open_model(path: Path) -> Opened:
     from ellzero.model_file import load
     from ellzero.packed.reader import is_packed, read_packed
     from ellzero.recipe import Recipe
-    from ellzero.record import MODEL, RECIPE
+    from ellzero.run_folder import MODEL, RECIPE
 
     file = path / MODEL if path.is_dir() else path
     if not file.is_file():

@@ -51,7 +51,7 @@ def run(
     """
     from ellzero.factories import PACKED, build_data, build_model, with_data_root
     from ellzero.recipe import Recipe
-    from ellzero.record import RECIPE, new_folder
+    from ellzero.run_folder import RECIPE, new_folder
     from ellzero.scheme import compress
 
     if recipe is not None and recipe.suffix == PACKED:
@@ -86,7 +86,7 @@ def run(
 
 
 def _check_resume(folder: Path, *others: object) -> None:
-    from ellzero.record import CHECKPOINT, RECIPE, read_record
+    from ellzero.run_folder import CHECKPOINT, RECIPE, read_record
 
     if any(other is not None for other in others):
         raise InputError(
@@ -102,7 +102,7 @@ def _check_resume(folder: Path, *others: object) -> None:
 
 
 def _saved(folder: Path) -> str:
-    from ellzero.record import CHECKPOINT
+    from ellzero.run_folder import CHECKPOINT
 
     if (folder / CHECKPOINT).is_file():
         return f"{folder / CHECKPOINT} is saved, go on with `ellzero run --resume {folder}`"
@@ -111,7 +111,7 @@ def _saved(folder: Path) -> str:
 
 def _show(record: FinishedRecord, folder: Path) -> None:
     from ellzero.cli.tables import show_layers, show_rows, show_warnings
-    from ellzero.record import MODEL
+    from ellzero.run_folder import MODEL
 
     show_layers(record.layers, record)
     show_rows("Result", list(_result_rows(record)), ("", "reference", "compressed"))

@@ -14,8 +14,9 @@ from ellzero.errors import EllzeroError
 from ellzero.files import read_tensors
 from ellzero.penalties import Penalty
 from ellzero.recipe import Recipe
-from ellzero.record import RECIPE, TRAINED, Magnitudes, RunFolder
+from ellzero.record import Magnitudes
 from ellzero.report.style import FAINT, INK, SOFT, Look, svg
+from ellzero.run_folder import RECIPE, TRAINED, RunFolder
 
 SIZE = (2.0, 2.2)
 """Inches: two panels side by side fill a phone."""

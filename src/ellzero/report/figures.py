@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ellzero.record import EpochMetrics, Evaluations, RunFolder
+from ellzero.record import EpochMetrics, Evaluations
+from ellzero.run_folder import RunFolder
 from ellzero.study.results import Spread
 
 NONE = "–"

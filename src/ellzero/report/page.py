@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from ellzero.errors import InputError
 from ellzero.files import write_atomically
-from ellzero.record import RECORD, RunFolder
 from ellzero.report.facts import StudyFacts
+from ellzero.run_folder import RECORD, RunFolder
 from ellzero.study.results import STUDY, Results
 
 if TYPE_CHECKING:

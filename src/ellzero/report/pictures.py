@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ellzero.record import TRAINED, EpochMetrics, RunFolder
+from ellzero.record import EpochMetrics
 from ellzero.report.facts import StudyFacts
 from ellzero.report.figures import duration
 from ellzero.report.style import DENSE, FAINT, SOFT, WIDTH, Picture, looks, marks, plain_ticks, svg
+from ellzero.run_folder import TRAINED, RunFolder
 from ellzero.study.results import Results, Row, cell_folder
 from ellzero.study.study import Cell, Target, Training
 

@@ -11,11 +11,12 @@ from matplotlib.ticker import MaxNLocator
 
 from ellzero.errors import InputError
 from ellzero.files import read_tensors
-from ellzero.record import MODEL, EpochMetrics, Layer, RunFolder
+from ellzero.record import EpochMetrics, Layer
 from ellzero.report.attraction import CAPTION, panels
 from ellzero.report.figures import Quality
 from ellzero.report.pictures import epochs_of
 from ellzero.report.style import DENSE, INK, SOFT, WIDTH, Look, Picture, plain_ticks, svg
+from ellzero.run_folder import MODEL, RunFolder
 
 LOOK = Look("#0b7285", "o", strong=True)
 """A run alone has one colour."""

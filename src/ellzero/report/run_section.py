@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ellzero.record import RECIPE, FinishedRecord, RunFolder
+from ellzero.record import FinishedRecord
 from ellzero.report import run_pictures
 from ellzero.report.figures import NONE, Quality, duration, figures, number, ratio, strength
 from ellzero.report.pareto import Point, runs_pareto
 from ellzero.report.section import Key, Section, there
 from ellzero.report.style import looks, marker
 from ellzero.report.tables import Text, signed
+from ellzero.run_folder import RECIPE, RunFolder
 from ellzero.study.results import Spread
 
 LISTED = 20

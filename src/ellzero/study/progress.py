@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ellzero.progress import is_shown, rich_bar
-from ellzero.record import METRICS
+from ellzero.run_folder import METRICS
 
 
 class StudyBar:

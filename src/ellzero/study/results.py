@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import median
 
 from ellzero.errors import InputError
-from ellzero.record import FinishedRecord, RunFolder
+from ellzero.record import FinishedRecord
+from ellzero.run_folder import RunFolder
 from ellzero.study.study import Cell, Study, Target, Training
 
 STUDY = "study.toml"

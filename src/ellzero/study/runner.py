@@ -18,7 +18,7 @@ from typing import IO, Any
 from ellzero.errors import InputError
 from ellzero.files import write_atomically
 from ellzero.recipe import Recipe
-from ellzero.record import RECIPE, REFERENCE, TRAINED, RunFolder, fail, locked
+from ellzero.run_folder import RECIPE, REFERENCE, TRAINED, RunFolder, fail, locked
 from ellzero.study.progress import StudyBar, study_bar
 from ellzero.study.results import STUDY, Results, cell_folder, reference_folder
 from ellzero.study.study import Cell, Study, Target, Training

@@ -10,7 +10,7 @@ import numpy as np
 
 from ellzero.errors import InputError
 from ellzero.files import read_tensors
-from ellzero.record import ANSWERS, RunFolder
+from ellzero.run_folder import ANSWERS, RunFolder
 from ellzero.study.results import Row
 from ellzero.study.study import Target
 

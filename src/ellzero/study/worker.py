@@ -23,7 +23,7 @@ from ellzero.data.data import Data
 from ellzero.errors import BudgetError, InputError
 from ellzero.factories import build_data, build_model
 from ellzero.recipe import Factory, Recipe
-from ellzero.record import CHECKPOINT, WRITTEN, RunFolder, clear_folder, fail, locked
+from ellzero.run_folder import CHECKPOINT, WRITTEN, RunFolder, clear_folder, fail, locked
 from ellzero.scheme import compress
 
 WAIT_SECONDS = 60

@@ -17,17 +17,8 @@ from ellzero.errors import BudgetError, DivergenceError, InputError
 from ellzero.pruning import Masks, least
 from ellzero.pruning.budget import Budget, bisect
 from ellzero.recipe import Recipe
-from ellzero.record import (
-    CHECKPOINT,
-    REFERENCE,
-    TRAINED,
-    EpochMetrics,
-    Evaluation,
-    Outcome,
-    TrainedWeights,
-    magnitudes,
-    write_metrics,
-)
+from ellzero.record import EpochMetrics, Evaluation, Outcome, TrainedWeights, magnitudes
+from ellzero.run_folder import CHECKPOINT, REFERENCE, TRAINED, write_metrics
 from ellzero.training import checkpoint
 from ellzero.training.evaluation import evaluate
 from ellzero.training.loop import epochs, masks_for
