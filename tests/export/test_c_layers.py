@@ -197,9 +197,9 @@ def test_every_storage(tmp_path, monkeypatch, kind):
     layouts = ["gaps", "indices", "bitmap", "dense"]
     sources = check_networks(tmp_path, {layout: b.network() for layout in layouts}, "smallest")
     for source in sources:
-        assert {(n.storage, n.values) for n in source.layers} == {(source.name, kind)}
+        assert {(n.layout, n.values) for n in source.layers} == {(source.name, kind)}
     if kind == "float32":
         far = far_ones()
         check_networks(tmp_path, {f"{w}_{n}": far[n] for w in layouts for n in FAR}, "smallest")
         (source,) = check_networks(tmp_path, {"sliced": b.network()}, "fastest")
-        assert {n.storage for n in source.layers} == {"gaps", "sliced"}  # no lanes in convolutions
+        assert {n.layout for n in source.layers} == {"gaps", "sliced"}  # no lanes in convolutions

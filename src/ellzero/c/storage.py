@@ -66,9 +66,8 @@ class Matrix:
         self.nonzero = self.dense != 0
         self.counts = self.nonzero.sum(1)
         self.nonzeros = int(self.counts.sum())
-        found = find_codebook(rows)
-        self._codebook: Codebook | None = found
-        self._codes = None if found is None else found.codes.numpy()
+        self._codebook: Codebook | None = find_codebook(rows)
+        self._codes = None if self._codebook is None else self._codebook.codes.numpy()
 
     def values(self, places: np.ndarray, *, exact: bool = False) -> list[Values]:
         """The ways to hold the entries at some places of the flattened matrix; -1 is a zero.
@@ -276,10 +275,10 @@ def _ways(
     exact: bool = False,
 ) -> list[Storage]:
     """A layout with each way to hold its values; a walk moves along one of its arrays, or none."""
-    found = []
+    storages = []
     for values in matrix.values(places, exact=exact):
         pointers = [(values.entries.c_type, "w", values.entries.name)]
         if along is not None:
             pointers.append((along.c_type, "at", along.name))
-        found.append(Storage(layout, values, arrays, pointers, walk, lanes))
-    return found
+        storages.append(Storage(layout, values, arrays, pointers, walk, lanes))
+    return storages

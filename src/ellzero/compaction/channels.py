@@ -102,7 +102,7 @@ class Channels:
         while grew:
             grew = False
             for node in reversed(nodes):
-                for name, needed in (found for rule in rules for found in rule(node)):
+                for name, needed in (need for rule in rules for need in rule(node)):
                     keep = self[name]
                     grew |= bool((needed & ~keep).any())
                     keep |= needed
@@ -180,17 +180,17 @@ def passing(node: Node, network: Network) -> Passing:
 
 def _constants(network: Network, passing: Mapping[str, Passing]) -> dict[str, Tensor]:
     """Value of each channel that is the same for every input, NaN for the others; float64."""
-    found: dict[str, Tensor] = {}
+    constants: dict[str, Tensor] = {}
     for node in network.graph.nodes:
-        value = _constant(node, network, passing[node.name], found)
-        found[node.name] = torch.where(value.isfinite(), value, math.nan)
-    return found
+        value = _constant(node, network, passing[node.name], constants)
+        constants[node.name] = torch.where(value.isfinite(), value, math.nan)
+    return constants
 
 
 def _constant(
-    node: Node, network: Network, passing: Passing, found: Mapping[str, Tensor]
+    node: Node, network: Network, passing: Passing, constants: Mapping[str, Tensor]
 ) -> Tensor:
-    inputs = [found[name] for name in node.inputs]
+    inputs = [constants[name] for name in node.inputs]
     if inputs:
         match passing:
             case "keep":

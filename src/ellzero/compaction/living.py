@@ -59,8 +59,8 @@ def living(changed: Folded) -> Living:
         ...     torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)
         ... )
         >>> _ = model[2].weight.data[:, 1:].zero_()  # one unit of four is read
-        >>> found = living(folded(ez.trace(model, torch.zeros(1, 3))))
-        >>> found.nonzeros, found.inputs_left
+        >>> alive = living(folded(ez.trace(model, torch.zeros(1, 3))))
+        >>> alive.nonzeros, alive.inputs_left
         ({'0.weight': 3, '2.weight': 2}, (0, 1, 2))
     """
     channels = changed.channels
@@ -121,10 +121,10 @@ def warn_if_dead(changed: Folded) -> None:
     Args:
         changed: what `folded` made of the network.
     """
-    network, found = changed.original, living(changed)
-    empty = {name: network.weight(name).numel() for name in found.empty}
+    network, alive = changed.original, living(changed)
+    empty = {name: network.weight(name).numel() for name in alive.empty}
     outputs = network.shapes[network.graph.nodes[-1].name][0]
-    for text in sentences(empty, found.constant_outputs, outputs):
+    for text in sentences(empty, alive.constant_outputs, outputs):
         warn(text, DeadWarning)
 
 

@@ -192,11 +192,11 @@ def _metadata(network: Network) -> dict[str, str]:
     }
 
 
-def _largest_difference(found: Tensor, expected: Tensor) -> float:
+def _largest_difference(outputs: Tensor, expected: Tensor) -> float:
     """Relative to the largest output or 1; NaN and inf are right where the network gives them."""
-    found = found.double()
-    same = (found == expected) | (found.isnan() & expected.isnan())
-    off = (found - expected).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+    outputs = outputs.double()
+    same = (outputs == expected) | (outputs.isnan() & expected.isnan())
+    off = (outputs - expected).abs().nan_to_num(nan=math.inf, posinf=math.inf)
     off = off.masked_fill(same, 0.0)
     size = expected[expected.isfinite()].abs()
     return float(off.max() / max(1.0, float(size.max()) if size.numel() else 0.0))
@@ -217,8 +217,8 @@ def _difference(content: bytes, network: Network, batches: list[Tensor]) -> floa
     for inputs in batches:
         with torch.no_grad():
             expected = network(inputs).double()
-        (found,) = session.run(["output"], {"input": inputs.numpy()})
-        difference = max(difference, _largest_difference(torch.from_numpy(found), expected))
+        (outputs,) = session.run(["output"], {"input": inputs.numpy()})
+        difference = max(difference, _largest_difference(torch.from_numpy(outputs), expected))
     if not difference <= TOLERANCE:
         raise InputError(
             f"onnxruntime's outputs differ from the network's by {difference:.2g}, more than "

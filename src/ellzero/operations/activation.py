@@ -132,8 +132,8 @@ def _relu6(call: Call) -> Recognized | None:
 
 
 def _bounded(call: Call, low: Any, high: Any) -> Recognized | None:
-    found = _activation(call, "clamp", low, high)
-    return found if found is not None and low <= high else None
+    clamp = _activation(call, "clamp", low, high)
+    return clamp if clamp is not None and low <= high else None
 
 
 def _elu(call: Call) -> Recognized | None:

@@ -190,13 +190,13 @@ def _check_memory(array: np.ndarray, what: str, count: int, size: int) -> None:
 def _only_name(folder: Path) -> str:
     names = [path.stem for path in sorted(folder.glob("*.h")) if path.with_suffix(".c").is_file()]
     if len(names) != 1:
-        found = ", ".join(names) if names else "none"
-        raise InputError(f"{folder} holds {found} of export_c's networks; name one with name=")
+        listed = ", ".join(names) if names else "none"
+        raise InputError(f"{folder} holds {listed} of export_c's networks; name one with name=")
     return names[0]
 
 
 def _defined(header: str, name: str, what: str) -> int:
-    found = re.search(rf"^#define {name.upper()}_{what} (\d+)", header, re.MULTILINE)
-    if found is None:
+    definition = re.search(rf"^#define {name.upper()}_{what} (\d+)", header, re.MULTILINE)
+    if definition is None:
         raise InputError(f"{name}.h defines no {name.upper()}_{what}; export_c did not write it")
-    return int(found[1])
+    return int(definition[1])

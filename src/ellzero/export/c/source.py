@@ -32,7 +32,7 @@ class CLayer:
         name: the node.
         weights: entries of the weight.
         nonzeros: those that are not zero.
-        storage: gaps, indices, bitmap, dense or sliced.
+        layout: gaps, indices, bitmap, dense or sliced.
         values: float32, codebook or int8.
         size_bytes: bytes of its constant arrays, bias included.
     """
@@ -40,7 +40,7 @@ class CLayer:
     name: str
     weights: int
     nonzeros: int
-    storage: str
+    layout: str
     values: str
     size_bytes: int
 
