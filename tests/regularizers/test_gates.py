@@ -319,7 +319,6 @@ def told(gates: Gates, **tables: Any) -> ez.Recipe:
 @pytest.mark.parametrize(
     ("prune", "left"),
     [
-        ({"sparsity": 0.75}, 36),
         ({"nonzeros": 20, "rounds": 2}, 20),
         ({"sparsity": 0.75, "scope": "layer"}, 24 + 12),
         ({"sparsity": 0.0}, 144),
@@ -360,8 +359,7 @@ def test_the_metrics_are_those_of_the_network_without_gates(gates, tmp_path):
 
 
 @each_gates
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("channels_last", "precision"), [(True, "float32"), (False, "bfloat16")])
 def test_convolutions_in_either_format_and_precision(gates, channels_last, precision):
     run = told(gates, channels_last=channels_last, precision=precision, prune={"sparsity": 0.6})
     result = ez.compress(convnet(), images(), run)
@@ -369,13 +367,6 @@ def test_convolutions_in_either_format_and_precision(gates, channels_last, preci
     assert result.record.compressed.validation.score > 0.7
     kernel = result.model.get_parameter("3.weight")
     assert kernel.is_contiguous(memory_format=torch.channels_last) is channels_last
-
-
-@each_gates
-def test_the_gates_make_a_difference(gates):
-    plain = recipe(train={"penalty": {"l2": {"strength": 1e-5}}})
-    ends = [ez.compress(mlp(), classification(), run).model for run in (told(gates), plain)]
-    assert not tensors_equal(ends[0], ends[1])
 
 
 @each_gates
