@@ -143,7 +143,7 @@ CASES: dict[str, Case] = {
     "view": (Wired(lambda m, x: x.view(x.size(0), -1)), IMAGE, "flatten"),
     "view by number": (Wired(lambda m, x: x.view(-1, 72)), IMAGE, "flatten"),
     "reshape": (Wired(lambda m, x: x.reshape(x.shape[0], 72)), IMAGE, "flatten"),
-    "flatten in part": (nn.Flatten(2), IMAGE, "opaque opaque"),
+    "flatten in part": (nn.Flatten(2), IMAGE, "opaque"),
     "flatten of what was permuted": (
         Wired(lambda m, x: x.permute(0, 2, 3, 1).flatten(1)),
         IMAGE,

@@ -20,6 +20,7 @@ from ellzero.operations import OPERATIONS, Input, Opaque, Operation
 from ellzero.operations.call import (
     Call,
     ComputedWeightError,
+    arguments_of,
     example_shape,
     first_result,
     is_batch,
@@ -249,13 +250,26 @@ class GraphBuilder:
         return name
 
 
+def is_plain(program: ExportedProgram) -> bool:
+    """Whether every call is known by what it calls, and none is in training mode.
+
+    What is not known, or trains (a batch normalization, a dropout), may change weights in place.
+    """
+    known = {*_recognizers(), *IDENTITIES, aten.sym_size.int}
+    calls = [n for n in program.graph_module.graph.nodes if n.op == "call_function"]
+    return all(
+        n.target in known and not any(arguments_of(n).get(key) for key in ("train", "training"))
+        for n in calls
+    )
+
+
 def _recognizers() -> Mapping[Any, list[Recognizer]]:
     """Who may recognize a call, by what it calls; operations registered last are asked first."""
-    found: dict[Any, list[Recognizer]] = defaultdict(list)
+    recognizers: dict[Any, list[Recognizer]] = defaultdict(list)
     for operation in reversed(OPERATIONS.values()):
         for target, recognizer in operation.recognizers().items():
-            found[target].append(recognizer)
-    return found
+            recognizers[target].append(recognizer)
+    return recognizers
 
 
 def _gives_tuple(fx_node: Any) -> bool:

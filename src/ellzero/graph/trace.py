@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ellzero.errors import InputError
-from ellzero.graph.builder import GraphBuilder
+from ellzero.graph.builder import GraphBuilder, is_plain
 from ellzero.graph.graph import Graph
 from ellzero.graph.network import Network
 from ellzero.modules import device_of, evaluating
@@ -148,7 +148,10 @@ def _exported(model: nn.Module, example: Tensor) -> ExportedProgram:
     with evaluating(model), torch.no_grad(), quiet("torch", logging.CRITICAL):
         try:
             program = torch.export.export(model, (batch,), dynamic_shapes=(dynamic,))
-            program = program.run_decompositions({})  # in-place operations become pure ones
+            if not is_plain(program):
+                # operations that change things in place become others that do not; not done where
+                # it is not needed, as it takes far longer than the export itself
+                program = program.run_decompositions({})
         except Exception as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(

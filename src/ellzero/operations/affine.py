@@ -24,7 +24,9 @@ class Affine(Elementwise):
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:
-        return {aten._native_batch_norm_legit_no_training.default: _batch_norm}
+        # as it is exported, and as a decomposition gives it
+        targets = aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default
+        return dict.fromkeys(targets, _batch_norm)
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         x = inputs[0]

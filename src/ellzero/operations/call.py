@@ -28,7 +28,7 @@ class Call:
     def __init__(self, fx_node: fx.Node, weights: Mapping[Any, Tensor]) -> None:
         self.fx_node, self._weights = fx_node, weights
         self.name, self.path = fx_node.name, path_of(fx_node)
-        self._arguments = _arguments(fx_node)
+        self._arguments = arguments_of(fx_node)
 
     def __getitem__(self, role: str) -> Any:
         return self._arguments[role]
@@ -81,7 +81,7 @@ def example_shape(value: Any) -> Shape:
     return tuple(shape) if all(isinstance(n, int) for n in shape) else ()
 
 
-def _arguments(fx_node: Any) -> dict[str, Any]:
+def arguments_of(fx_node: Any) -> dict[str, Any]:
     """A call's arguments by their names in the operation's schema, defaults filled in."""
     arguments = {}
     for index, argument in enumerate(fx_node.target._schema.arguments):
