@@ -6,7 +6,7 @@ An operation that declares nothing keeps these promises too: nothing around it l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from c_programs import Builder, check_networks, needs_gcc
 from ellzero import operations as ops
 from ellzero.graph import Graph, Network, Node
 from ellzero.operations.activation import FUNCTIONS
-from ellzero.operations.operation import Passing
+from ellzero.operations.operation import Elementwise, Passing, Recognized, Recognizer
 from ellzero.tensors import Shape
 from operation_cases import (
     OPERATION_CASES,
@@ -228,3 +228,56 @@ def test_onnx_writes_what_torch_can_say(tmp_path):
     written = ez.export_onnx(undeclared()["cumsum"], tmp_path / "net.onnx")
     assert written.difference is not None
     assert written.difference < 1e-5
+
+
+# Operations of one's own
+
+
+class Rectified(Elementwise):
+    """ReLU of three values, under a name of its own."""
+
+    kind: Literal["rectified"] = "rectified"
+
+    @classmethod
+    def recognizers(cls) -> Mapping[Any, Recognizer]:
+        return {
+            torch.ops.aten.relu.default: lambda call: (
+                Recognized(Rectified(), [call["self"]]) if call.shape == (3,) else None
+            )
+        }
+
+    def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+        return inputs[0].clamp(min=0)
+
+    def c_value(self, v: str, weights: Mapping[str, str]) -> str:
+        return f"{v} > 0.0f ? {v} : 0.0f"
+
+
+def kinds(model: nn.Module, *shape: int) -> list[str]:
+    return [node.op.kind for node in ez.trace(model, torch.zeros(1, *shape)).graph.nodes]
+
+
+def test_an_operation_of_ones_own_is_asked_first_and_others_after_it(monkeypatch):
+    assert kinds(nn.ReLU(), 3) == ["input", "activation"]
+    monkeypatch.setitem(ops.OPERATIONS, "rectified", Rectified)
+    assert kinds(nn.ReLU(), 3) == ["input", "rectified"]
+    assert kinds(nn.ReLU(), 4) == ["input", "activation"]
+
+
+def test_a_kind_that_stands_for_another_class_is_neither_written_nor_in_c(monkeypatch, tmp_path):
+    monkeypatch.setitem(ops.OPERATIONS, "rectify", Rectified)  # it is "rectified" by itself
+    network = ez.trace(nn.ReLU(), torch.zeros(1, 3))
+    with pytest.raises(ez.InputError, match=r"relu \(rectified\) cannot be written as data"):
+        network.graph.to_json()
+    with pytest.raises(ez.InputError, match=r"there is no C for relu \(rectified\)"):
+        ez.export_c(network, tmp_path)
+
+
+@needs_gcc
+def test_a_function_of_each_value_is_drawn_into_the_layer_before(monkeypatch, tmp_path):
+    monkeypatch.setitem(ops.OPERATIONS, "rectified", Rectified)
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.PReLU(3), nn.ReLU())
+    check_networks(tmp_path, {"net": ez.trace(model, torch.zeros(1, 4))}, "smallest")
+    text = (tmp_path / "net.c").read_text()
+    assert text.count("static void net_") == 2
+    assert "float32; then 3, 4 */" in text

@@ -1,4 +1,4 @@
-"""What layers share in generated C: a weight in the storage that is asked for, and its bias."""
+"""What layers share in generated C: padding, a weight in the storage that is asked for, a bias."""
 
 from __future__ import annotations
 
@@ -7,6 +7,27 @@ import numpy as np
 from ellzero.c import storage as storages
 from ellzero.c.kernel import Context
 from ellzero.c.storage import Matrix, Storage, StorageChoice
+
+
+def padded(context: Context) -> str:
+    """The body of a function that copies its input with zeros around each channel.
+
+    A convolution of the copy need not look where it is.
+    """
+    (_, height, width), (channels, tall, wide) = context.inputs[0], context.shape
+    top, left = (tall - height) // 2, (wide - width) // 2
+    around = f"for (int i = 0; i < {top * wide + left}; ++i) *y++ = 0.0f;"
+    lines = [
+        f"for (int c = 0; c < {channels}; ++c) {{",
+        f"    {around}",
+        f"    for (int row = 0; row < {height}; ++row) {{",
+        f"        for (int i = 0; i < {width}; ++i) *y++ = *x++;",
+        f"        if (row < {height - 1}) for (int i = 0; i < {2 * left}; ++i) *y++ = 0.0f;",
+        "    }",
+        f"    {around}",
+        "}",
+    ]
+    return "\n".join(lines)
 
 
 def weighted(context: Context, offsets: np.ndarray, *, lanes: bool) -> tuple[Matrix, Storage]:

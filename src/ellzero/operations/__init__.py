@@ -7,7 +7,7 @@ from ellzero.operations.conv import Conv
 from ellzero.operations.flatten import Flatten
 from ellzero.operations.input import Input
 from ellzero.operations.linear import Linear
-from ellzero.operations.opaque import Opaque
+from ellzero.operations.opaque import Opaque as Opaque
 from ellzero.operations.operation import Operation
 from ellzero.operations.pool import Pool
 from ellzero.operations.prelu import PReLU
@@ -36,22 +36,3 @@ One of your own joins them in a line: `OPERATIONS["global_max"] = GlobalMax`.
 def is_registered(operation: Operation) -> bool:
     """Whether its kind stands for its class, so that files and C mean what it is."""
     return OPERATIONS.get(operation.kind) is type(operation)
-
-
-__all__ = [
-    "OPERATIONS",
-    "Activation",
-    "Add",
-    "Affine",
-    "Conv",
-    "Flatten",
-    "Input",
-    "Linear",
-    "Opaque",
-    "Operation",
-    "PReLU",
-    "Pool",
-    "Select",
-    "Softmax",
-    "is_registered",
-]

@@ -101,37 +101,15 @@ class Activation(Elementwise):
         return FUNCTIONS[self.function].c(v, *map(c_float, self.parameters))
 
 
-def _called(function: str, *roles: str) -> Recognizer:
-    """Who recognizes a call whose arguments of these roles are the parameters."""
-
-    def recognize(call: Call) -> Recognized | None:
-        return _activation(call, function, *(call[role] for role in roles))
-
-    return recognize
-
-
 def _activation(call: Call, function: str, *parameters: Any) -> Recognized | None:
     if any(not isinstance(p, int | float) or not math.isfinite(p) for p in parameters):
         return None
     return Recognized(Activation(function=function, parameters=parameters), [call["self"]])
 
 
-def _clamp(call: Call) -> Recognized | None:
-    low, high = call["min"], call["max"]
+def _bounded(call: Call, low: Any, high: Any) -> Recognized | None:
     if (low, high) == (0, None):
         return _activation(call, "relu")
-    return _bounded(call, low, high)
-
-
-def _hardtanh(call: Call) -> Recognized | None:
-    return _bounded(call, call["min_val"], call["max_val"])
-
-
-def _relu6(call: Call) -> Recognized | None:
-    return _bounded(call, 0.0, 6.0)
-
-
-def _bounded(call: Call, low: Any, high: Any) -> Recognized | None:
     clamp = _activation(call, "clamp", low, high)
     return clamp if clamp is not None and low <= high else None
 
@@ -146,16 +124,16 @@ def _gelu(call: Call) -> Recognized | None:
 
 
 RECOGNIZERS: dict[Any, Recognizer] = {
-    aten.relu.default: _called("relu"),
-    aten.relu6.default: _relu6,
-    aten.leaky_relu.default: _called("leaky_relu", "negative_slope"),
-    aten.hardtanh.default: _hardtanh,
-    aten.clamp.default: _clamp,
+    aten.relu.default: lambda call: _activation(call, "relu"),
+    aten.relu6.default: lambda call: _bounded(call, 0.0, 6.0),
+    aten.leaky_relu.default: lambda call: _activation(call, "leaky_relu", call["negative_slope"]),
+    aten.hardtanh.default: lambda call: _bounded(call, call["min_val"], call["max_val"]),
+    aten.clamp.default: lambda call: _bounded(call, call["min"], call["max"]),
     aten.elu.default: _elu,
-    aten.sigmoid.default: _called("sigmoid"),
-    aten.tanh.default: _called("tanh"),
-    aten.silu.default: _called("silu"),
+    aten.sigmoid.default: lambda call: _activation(call, "sigmoid"),
+    aten.tanh.default: lambda call: _activation(call, "tanh"),
+    aten.silu.default: lambda call: _activation(call, "silu"),
     aten.gelu.default: _gelu,
-    aten.hardswish.default: _called("hardswish"),
-    aten.hardsigmoid.default: _called("hardsigmoid"),
+    aten.hardswish.default: lambda call: _activation(call, "hardswish"),
+    aten.hardsigmoid.default: lambda call: _activation(call, "hardsigmoid"),
 }

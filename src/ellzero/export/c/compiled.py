@@ -36,7 +36,8 @@ class Compiled:
 
     Example:
         >>> import tempfile, torch, ellzero as ez
-        >>> source = ez.export_c(torch.nn.Linear(8, 4), tempfile.mkdtemp(), example=torch.zeros(1, 8))
+        >>> model = torch.nn.Linear(8, 4)
+        >>> source = ez.export_c(model, tempfile.mkdtemp(), torch.zeros(1, 8))
         >>> compiled = ez.compile_c(source)
         >>> compiled.inputs, compiled.outputs, compiled(torch.zeros(5, 8)).shape
         (8, 4, torch.Size([5, 4]))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ellzero.c.kernel import After, Kernel
-from ellzero.c.padding import padded
+from ellzero.c.layer import padded
 from ellzero.errors import InputError
 from ellzero.graph import Graph, Network, Node
 from ellzero.operations import Affine, Flatten, Select, is_registered

@@ -59,7 +59,8 @@ class CSource:
 
     Example:
         >>> import tempfile, torch, ellzero as ez
-        >>> source = ez.export_c(torch.nn.Linear(8, 4), tempfile.mkdtemp(), example=torch.zeros(1, 8))
+        >>> model = torch.nn.Linear(8, 4)
+        >>> source = ez.export_c(model, tempfile.mkdtemp(), torch.zeros(1, 8))
         >>> source.name, source.layers[0].nonzeros, source.kept
         ('net', 32, ())
     """
