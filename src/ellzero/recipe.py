@@ -248,8 +248,8 @@ class Recipe(Document):
                 raise InputError(f"train.penalty: {error}") from None
         inherited = {}
         for stage in ("reference", "finetune"):
-            own = value.get(stage, {})
-            inherited[stage] = {**shared, **own} if isinstance(own, Mapping) else own
+            table = value.get(stage, {})
+            inherited[stage] = {**shared, **table} if isinstance(table, Mapping) else table
         return {**value, **inherited}
 
     @model_validator(mode="after")
@@ -340,23 +340,23 @@ def _override(table: dict[str, Any], text: str) -> None:
 def _keys(path: str) -> list[str]:
     """The keys of a dotted path, quoted as TOML has it; none if it is no such path."""
     try:
-        found: Any = tomllib.loads(f"{path} = 0")
+        tables: Any = tomllib.loads(f"{path} = 0")
     except tomllib.TOMLDecodeError:
         return []
     keys = []
-    while isinstance(found, dict):
-        ((key, found),) = found.items()
+    while isinstance(tables, dict):
+        ((key, tables),) = tables.items()
         keys.append(key)
     return keys
 
 
 def explain(error: ValidationError) -> str:
     """All that is wrong, in one line."""
-    found = []
+    mistakes = []
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if not isinstance(item["input"], Mapping | BaseModel) and item["type"] != "value_error":
             message += f" (got {item['input']!r})"
-        found.append(f"{where}: {message}" if where else message)
-    return "; ".join(found)
+        mistakes.append(f"{where}: {message}" if where else message)
+    return "; ".join(mistakes)

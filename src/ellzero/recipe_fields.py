@@ -95,21 +95,21 @@ class _Family:
 
     def portable(self, tables: Mapping[str, Any]) -> dict[str, Any]:
         """The tables under names that another process finds."""
-        found: dict[str, Any] = {}
+        renamed: dict[str, Any] = {}
         for name, table in tables.items():
             cls = self.find(name)
             if not _comes_with_ellzero(cls):
                 require_importable(cls)
-            if self.name(cls) in found:
+            if self.name(cls) in renamed:
                 raise InputError(f"{self.name(cls)} stands there under two names")
-            found[self.name(cls)] = table
-        return found
+            renamed[self.name(cls)] = table
+        return renamed
 
     def place(self, cls: type[Any]) -> tuple[int, str]:
         """Where a class stands in a sum: the built-in ones first, for any order has its bits."""
         known = list(self.registry.values())
-        own = not _comes_with_ellzero(cls)
-        return (len(known) if own else known.index(cls), self.name(cls))
+        is_users = not _comes_with_ellzero(cls)
+        return (len(known) if is_users else known.index(cls), self.name(cls))
 
 
 _PENALTY = _Family("penalty", PENALTIES, Term)
@@ -124,10 +124,10 @@ def _read_gates(value: Any) -> Any:
     """Gates from `{hard_concrete = {strength = 1e-6}}`."""
     if value is None or isinstance(value, Gates):
         return value
-    found = list(_read_named(value, _GATES))
-    if len(found) > 1:
-        raise InputError(f"got {len(found)} methods; a network can have one kind of gates")
-    return found[0] if found else None
+    methods = list(_read_named(value, _GATES))
+    if len(methods) > 1:
+        raise InputError(f"got {len(methods)} methods; a network can have one kind of gates")
+    return methods[0] if methods else None
 
 
 def _read_named(value: Any, family: _Family) -> Iterator[Any]:
@@ -207,7 +207,9 @@ def _write_penalty(penalty: Penalty | None) -> Any:
     tables: dict[str, Any] = {}
     for term in penalty.terms:
         tables.setdefault(_PENALTY.name(type(term)), []).append(dataclasses.asdict(term))
-    return {name: found[0] if len(found) == 1 else found for name, found in tables.items()}
+    return {
+        name: of_class[0] if len(of_class) == 1 else of_class for name, of_class in tables.items()
+    }
 
 
 def _write_gates(gates: Gates | None) -> Any:

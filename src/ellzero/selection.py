@@ -140,9 +140,9 @@ class Selection(Mapping[str, nn.Parameter]):
             InputError: one was replaced, so that whatever is done to it here has no effect.
         """
         for weight, path in zip(self.weights, self._paths, strict=True):
-            found = _parameter_at(self.model, path)
-            if found is not weight.parameter:
-                raise InputError(_replaced(type(self.model).__name__, weight.name, found))
+            parameter = _parameter_at(self.model, path)
+            if parameter is not weight.parameter:
+                raise InputError(_replaced(type(self.model).__name__, weight.name, parameter))
 
 
 def select(
@@ -238,7 +238,7 @@ def selected(model: nn.Module, weights: Selection | None) -> Selection:
 
 def named_weights(model: nn.Module) -> Iterator[tuple[list[str], Weight]]:
     """Every distinct parameter with all its names, first name first, and its kind."""
-    found: dict[nn.Parameter, list[Weight]] = {}
+    places: dict[nn.Parameter, list[Weight]] = {}
     modules = dict(model.named_modules(remove_duplicate=False))
     for prefix, module in modules.items():
         for local, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
@@ -250,9 +250,9 @@ def named_weights(model: nn.Module) -> Iterator[tuple[list[str], Weight]]:
                 )
             weight = _parametrized(modules, prefix, local, parameter)
             weight = weight or Weight(name, parameter, _kind(module, local))
-            found.setdefault(parameter, []).append(weight)
+            places.setdefault(parameter, []).append(weight)
     order: tuple[Kind, ...] = ("embedding", *SELECTED, "normalization", "other")
-    for weights in found.values():
+    for weights in places.values():
         first = min(weights, key=lambda weight: order.index(weight.kind))
         yield [weight.name for weight in weights], replace(first, name=weights[0].name)
 
@@ -317,22 +317,22 @@ def _left_out(rest: Sequence[Weight]) -> Iterator[str]:
         "other": "weights of a kind that is not known are not selected",
     }
     for kind, reason in reasons.items():
-        found: dict[str, list[Weight]] = {}
+        alike: dict[str, list[Weight]] = {}
         for weight in rest:
             # a table of positions, "pos_embed", is an embedding that no layer holds
             is_embedding = weight.kind == "embedding" or "embed" in _local(weight)
             if is_embedding == (kind == "embedding") and _is_matrix(weight):
                 # "blocks.0.qkv" and "blocks.1.qkv" are told together
                 parts = ("*" if part.isdigit() else part for part in weight.name.split("."))
-                found.setdefault(".".join(parts), []).append(weight)
-        if found:
+                alike.setdefault(".".join(parts), []).append(weight)
+        if alike:
             named = ", ".join(
                 f"{pattern} ({len(some)} of {_size(some[0])})"
                 if len(some) > 1
                 else f"{some[0].name} ({_size(some[0])})"
-                for pattern, some in found.items()
+                for pattern, some in alike.items()
             )
-            patterns = [DEFAULT, *(p if len(ws) > 1 else ws[0].name for p, ws in found.items())]
+            patterns = [DEFAULT, *(p if len(ws) > 1 else ws[0].name for p, ws in alike.items())]
             yield f"{reason}: {named}; include={patterns} selects them too"
 
 
@@ -360,10 +360,10 @@ def _parameter_at(model: nn.Module, path: Sequence[str]) -> object:
     return module._parameters.get(path[-1])
 
 
-def _replaced(network: str, name: str, found: object) -> str:
-    if isinstance(found, nn.Parameter) and is_distributed(found):
+def _replaced(network: str, name: str, replacement: object) -> str:
+    if isinstance(replacement, nn.Parameter) and is_distributed(replacement):
         return f"{name} of {network} has become a DTensor, which ellzero does not support yet"
-    what = "is no longer there" if found is None else "is another parameter now"
+    what = "is no longer there" if replacement is None else "is another parameter now"
     return (
         f"{name} of {network} {what} (a new module, load_state_dict(assign=True), a "
         "parametrization), so what is bound to the old one has no effect; select, prune, or make "

@@ -40,10 +40,10 @@ def _absent_classes(data: Data) -> Iterator[str]:
     if not data.labels_are_classes or (data.train.example[1].ndim > 1 and not data.classes):
         return  # of several labels an example, such as tokens, many need not occur
     tallies = {part.name: part.tally for part in data.parts}
-    found = {name: tally.labels for name, tally in tallies.items() if tally and tally.labels}
-    classes = range(data.class_count) if data.class_count else sorted(set().union(*found.values()))
+    labels = {name: tally.labels for name, tally in tallies.items() if tally and tally.labels}
+    classes = range(data.class_count) if data.class_count else sorted(set().union(*labels.values()))
     for name in ("train", "validation"):
-        absent = [c for c in classes if c not in found[name]] if name in found else []
+        absent = [c for c in classes if c not in labels[name]] if name in labels else []
         if absent:
             shown = [data.classes[c] if data.classes else str(c) for c in absent[:LISTED]]
             more = len(absent) - len(shown)

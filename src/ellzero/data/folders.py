@@ -62,10 +62,10 @@ def find_files(published: Published, data_root: Path | str | None = None) -> dic
             looked_at.append(f"{place}: not given")
             continue
         folder = Path(root) / published.name
-        found = {file: path for file in published.sha256 if (path := _locate(folder, file))}
-        missing = [file for file in published.sha256 if file not in found]
+        files = {file: path for file in published.sha256 if (path := _locate(folder, file))}
+        missing = [file for file in published.sha256 if file not in files]
         if not missing:
-            return found
+            return files
         reason = f"lacks {', '.join(missing)}" if folder.is_dir() else "no such folder"
         looked_at.append(f"{place}: {folder} ({reason})")
 

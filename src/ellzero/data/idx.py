@@ -68,6 +68,6 @@ def _read(content: BinaryIO | gzip.GzipFile, path: Path, shape: tuple[int, ...])
     size = math.prod(shape)
     values = bytearray(content.read(size + 1))  # one more, to see that nothing follows
     if len(values) != size:
-        found = f"only {len(values)}" if len(values) < size else "more"
-        raise InputError(f"{path} holds {found} values; its header announces {size}")
+        count = f"only {len(values)}" if len(values) < size else "more"
+        raise InputError(f"{path} holds {count} values; its header announces {size}")
     return np.frombuffer(values, np.uint8).reshape(shape)

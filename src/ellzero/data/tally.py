@@ -79,8 +79,8 @@ def _counts(targets: Tensor) -> Counter[int] | None:
     if labels.numel() and int(labels.min()) < 0:
         labels = labels[labels >= 0]
     counts = torch.bincount(labels)
-    found = counts.nonzero().flatten()
-    return Counter(dict(zip(found.tolist(), counts[found].tolist(), strict=True)))
+    classes = counts.nonzero().flatten()
+    return Counter(dict(zip(classes.tolist(), counts[classes].tolist(), strict=True)))
 
 
 def _is_one_hot(targets: Tensor) -> bool:

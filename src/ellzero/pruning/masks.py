@@ -136,11 +136,11 @@ class Masks(Mapping[str, Tensor]):
     @property
     def kept_zeros(self) -> dict[str, list[int]]:
         """By name, the flat indices of kept weights that are zero all the same (rare)."""
-        found = {
+        zeros = {
             name: (mask & (self.weights[name] == 0)).reshape(-1).nonzero().view(-1).tolist()
             for name, mask in self.items()
         }
-        return {name: indices for name, indices in found.items() if indices}
+        return {name: indices for name, indices in zeros.items() if indices}
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -177,9 +177,9 @@ class Masks(Mapping[str, Tensor]):
             >>> int(average.module.weight.count_nonzero())
             10
         """
-        found = {_bare(name): w for name, w in other.named_parameters(remove_duplicate=False)}
+        weights = {_bare(name): w for name, w in other.named_parameters(remove_duplicate=False)}
         for name, mask in self.items():
-            w = found.get(_bare(name))
+            w = weights.get(_bare(name))
             if w is None or w.shape != mask.shape:
                 has = "none of that name" if w is None else f"one of {tuple(w.shape)}"
                 raise InputError(
@@ -187,7 +187,7 @@ class Masks(Mapping[str, Tensor]):
                     "expected a network of the same weights"
                 )
         for name, mask in self.items():
-            w = found[_bare(name)]
+            w = weights[_bare(name)]
             require_plain(name, w)
             fill_zeros(w, mask.to(w.device))
 

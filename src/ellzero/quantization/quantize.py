@@ -218,17 +218,17 @@ def _common(
     tick: Callable[[], None],
 ) -> dict[str, int]:
     """The fewest bits common to all weights that the budget allows."""
-    found = {}
+    losses = {}
     for width in BITS:
         bits = dict.fromkeys(weights, width)
-        found[width] = lost(bits)
-        if budget.allows(found[width]):
+        losses[width] = lost(bits)
+        if budget.allows(losses[width]):
             return bits
         tick()
-    best = min(found, key=lambda width: found[width])
+    best = min(losses, key=lambda width: losses[width])
     unit = " points of accuracy" if budget.max_loss_increase is None else " (relative loss)"
     raise BudgetError(
         f"from {BITS[0]} to {BITS[-1]} bits none stayed within the budget of {budget.limit:g}"
-        f"{unit}; the best found, {best} bits, lost {found[best]:.3g}. Allow more, or choose the "
+        f"{unit}; the best found, {best} bits, lost {losses[best]:.3g}. Allow more, or choose the "
         "bits and fine-tune the codebooks"
     )

@@ -139,10 +139,10 @@ class BoundGates(ABC):
         Raises:
             InputError: other names or shapes.
         """
-        found = {name: tuple(tensor.shape) for name, tensor in state["own"].items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in state["own"].items()}
         expected = {name: tuple(tensor.shape) for name, tensor in self.own.items()}
-        if found != expected:
-            odd = sorted(set(found.items()) ^ set(expected.items()))
+        if shapes != expected:
+            odd = sorted(set(shapes.items()) ^ set(expected.items()))
             raise InputError(f"the state is of other gates: {odd[0][0]} {odd[0][1]} differs")
         for name, tensor in self.own.items():
             tensor.copy_(state["own"][name])

@@ -67,11 +67,11 @@ class HardConcrete(Gates):
 class BoundHardConcrete(BoundGates):
     """Hard-concrete gates on the weights of one network; `own` holds `log_alpha` of each."""
 
-    def __init__(self, told: HardConcrete, weights: Selection) -> None:
-        start = math.log(told.keep / (1 - told.keep)) + SHIFT
+    def __init__(self, gates: HardConcrete, weights: Selection) -> None:
+        start = math.log(gates.keep / (1 - gates.keep)) + SHIFT
         own = {name: own_like(w, start) for name, w in weights.items()}
-        super().__init__(weights, told.rate, own)
-        self._strength = told.strength
+        super().__init__(weights, gates.rate, own)
+        self._strength = gates.strength
         self._drawn: dict[str, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def value(self, ramped: float) -> Tensor:

@@ -52,14 +52,14 @@ class PMMP(Gates):
 class BoundPMMP(BoundGates):
     """PMMP on the weights of one network; `own` holds `w/NAME`, `p/NAME` and `u/NAME` of each."""
 
-    def __init__(self, told: PMMP, weights: Selection) -> None:
+    def __init__(self, gates: PMMP, weights: Selection) -> None:
         own = {}
         for name, a in weights.items():
             own[f"w/{name}"] = own_like(a, 0).copy_(a.detach())
             own[f"p/{name}"] = own_like(a, 1)
-            own[f"u/{name}"] = own_like(a, told.multiplier)
-        super().__init__(weights, told.rate, own)
-        self._strength = told.strength
+            own[f"u/{name}"] = own_like(a, gates.multiplier)
+        super().__init__(weights, gates.rate, own)
+        self._strength = gates.strength
 
     def _stands(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         for name, a in self.live():

@@ -330,12 +330,12 @@ class Regularizer:
         return self.gates
 
     def _remainder(self, weight: Weight) -> Tensor:
-        found = self._remainders.get(weight.name)
-        if found is None or found.device != weight.parameter.device:
+        remainder = self._remainders.get(weight.name)
+        if remainder is None or remainder.device != weight.parameter.device:
             w = weight.parameter
-            found = torch.zeros_like(w, dtype=torch.float32, requires_grad=False)
-            self._remainders[weight.name] = found
-        return found
+            remainder = torch.zeros_like(w, dtype=torch.float32, requires_grad=False)
+            self._remainders[weight.name] = remainder
+        return remainder
 
     def _progress(self) -> float:
         if self.progress is None:

@@ -42,16 +42,16 @@ def save(state: State, path: Path) -> None:
     if state.optimizer is not None:
         groups["optimizer"], document["optimizer"] = _parts(state.optimizer.state_dict())
     if state.regularizer is not None:
-        found = state.regularizer.state_dict()
-        groups["remainders"] = found["remainders"]
-        if found["gates"] is not None:
-            groups["gates"] = found["gates"]["own"]
-            parts = _parts(found["gates"]["optimizer"])
+        regularizer = state.regularizer.state_dict()
+        groups["remainders"] = regularizer["remainders"]
+        if regularizer["gates"] is not None:
+            groups["gates"] = regularizer["gates"]["own"]
+            parts = _parts(regularizer["gates"]["optimizer"])
             groups["gates_optimizer"], document["gates_optimizer"] = parts
     tensors = {
         f"{group}/{name}": tensor.detach().cpu().contiguous()
-        for group, found in groups.items()
-        for name, tensor in found.items()
+        for group, members in groups.items()
+        for name, tensor in members.items()
     }
     # one tensor may stand in two snapshots, which safetensors does not write twice
     seen: set[int] = set()
@@ -108,27 +108,27 @@ def _regularizer_state(
     state: State, groups: dict[str, dict[str, Tensor]], document: dict[str, Any]
 ) -> dict[str, Any]:
     """What the regularizer's `load_state_dict` takes."""
-    gates, found = state.gates, None
+    gates, gates_state = state.gates, None
     if gates is not None:
         moments = groups.get("gates_optimizer", {})
         moved = _optimizer_state(gates.optimizer, document["gates_optimizer"], moments)
-        found = {"own": groups["gates"], "optimizer": moved, "is_finalized": False}
-    return {"remainders": groups.get("remainders", {}), "gates": found}
+        gates_state = {"own": groups["gates"], "optimizer": moved, "is_finalized": False}
+    return {"remainders": groups.get("remainders", {}), "gates": gates_state}
 
 
-def _parts(found: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _parts(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of an optimizer's state_dict, and all the rest of it."""
     tensors = {
         f"{index}/{key}": value
-        for index, values in found["state"].items()
+        for index, values in state["state"].items()
         for key, value in values.items()
         if isinstance(value, Tensor)
     }
     rest = {
         index: {key: value for key, value in values.items() if not isinstance(value, Tensor)}
-        for index, values in found["state"].items()
+        for index, values in state["state"].items()
     }
-    return tensors, {"param_groups": found["param_groups"], "state": rest}
+    return tensors, {"param_groups": state["param_groups"], "state": rest}
 
 
 def _optimizer_state(

@@ -47,8 +47,8 @@ def evaluate_each(model: nn.Module, data: Data, part: str) -> tuple[Evaluation, 
     (segmentation), one entry for each; None where the score is no accuracy.
     """
     right: list[Tensor] | None = [] if data.scores_accuracy else None
-    found = _evaluate(model, data, part, right)
-    return found, None if right is None else torch.cat(right).cpu()
+    evaluation = _evaluate(model, data, part, right)
+    return evaluation, None if right is None else torch.cat(right).cpu()
 
 
 @torch.no_grad()

@@ -159,8 +159,8 @@ def _search(run: RunContext, state: State, bounds: tuple[float, float]) -> int:
 
     fewest = max(1, sum(least(state.weights)))
     low, high = bounds[0], min(bounds[1], bounds[0] + MOST_PROGRESS, math.log(numel / fewest))
-    found = max(bisect(near_budget, low, high), min(low + LEAST_PROGRESS, high))
-    return max(fewest, round(numel / math.exp(found)))
+    highest = max(bisect(near_budget, low, high), min(low + LEAST_PROGRESS, high))
+    return max(fewest, round(numel / math.exp(highest)))
 
 
 def _used(budget: Budget, reference: Snapshot, candidate: Evaluation) -> float:
