@@ -17,10 +17,13 @@ _PUBLIC = {
     "Compacted": "ellzero.compaction.compact",
     "Compiled": "ellzero.export.c.compiled",
     "Data": "ellzero.data.data",
+    "Destinations": "ellzero.shipping",
     "DivergenceError": "ellzero.errors",
     "EllzeroError": "ellzero.errors",
     "EllzeroWarning": "ellzero.errors",
+    "EpochMetrics": "ellzero.record",
     "Evaluation": "ellzero.record",
+    "FinishedRecord": "ellzero.record",
     "GroupLasso": "ellzero.penalties",
     "HardConcrete": "ellzero.regularizers",
     "Hold": "ellzero.pruning",
@@ -36,13 +39,17 @@ _PUBLIC = {
     "Packed": "ellzero.packed.pack",
     "Penalty": "ellzero.penalties",
     "Preprocess": "ellzero.preprocess",
+    "Quantization": "ellzero.shipping",
     "Quantized": "ellzero.quantization.finetune",
     "Recipe": "ellzero.recipe",
+    "Record": "ellzero.record",
     "Regularizer": "ellzero.regularizers",
     "Result": "ellzero.scheme",
     "Results": "ellzero.study.results",
+    "Run": "ellzero.runs",
     "Schedule": "ellzero.schedules",
     "Selection": "ellzero.selection",
+    "Shipped": "ellzero.shipping",
     "Study": "ellzero.study.study",
     "Term": "ellzero.penalties",
     "UserCodeError": "ellzero.errors",
@@ -54,11 +61,13 @@ _PUBLIC = {
     "export_c": "ellzero.export.c.source",
     "export_onnx": "ellzero.export.onnx_file",
     "load": "ellzero.model_file",
+    "open_run": "ellzero.runs",
     "pack": "ellzero.packed.pack",
     "prune": "ellzero.pruning",
     "quantize": "ellzero.quantization.quantize",
     "save": "ellzero.model_file",
     "select": "ellzero.selection",
+    "ship": "ellzero.shipping",
     "trace": "ellzero.graph",
     "write_report": "ellzero.report.page",
 }
@@ -102,16 +111,25 @@ if TYPE_CHECKING:
     from ellzero.quantization.finetune import Quantized as Quantized
     from ellzero.quantization.quantize import quantize as quantize
     from ellzero.recipe import Recipe as Recipe
+    from ellzero.record import EpochMetrics as EpochMetrics
     from ellzero.record import Evaluation as Evaluation
+    from ellzero.record import FinishedRecord as FinishedRecord
+    from ellzero.record import Record as Record
     from ellzero.regularizers import PMMP as PMMP
     from ellzero.regularizers import HardConcrete as HardConcrete
     from ellzero.regularizers import Regularizer as Regularizer
     from ellzero.report.page import write_report as write_report
+    from ellzero.runs import Run as Run
+    from ellzero.runs import open_run as open_run
     from ellzero.schedules import Schedule as Schedule
     from ellzero.scheme import Result as Result
     from ellzero.scheme import compress as compress
     from ellzero.selection import Selection as Selection
     from ellzero.selection import select as select
+    from ellzero.shipping import Destinations as Destinations
+    from ellzero.shipping import Quantization as Quantization
+    from ellzero.shipping import Shipped as Shipped
+    from ellzero.shipping import ship as ship
     from ellzero.study.results import Results as Results
     from ellzero.study.runner import compare as compare
     from ellzero.study.study import Study as Study

@@ -67,6 +67,21 @@ def take_folder(folder: Path) -> Path:
     return folder
 
 
+def require_resumable(folder: Path) -> None:
+    """Make sure that a run can go on in this folder.
+
+    Raises:
+        InputError: no folder, or no run in it; one that is done; no recipe or no checkpoint.
+    """
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder} to resume")
+    if read_record(folder).status == "done":
+        raise InputError(f"the run in {folder} is done; there is nothing to resume")
+    for name in (RECIPE, CHECKPOINT):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} cannot be resumed: there is no {name} in it")
+
+
 @contextmanager
 def locked(folder: Path | None) -> Iterator[None]:
     """Keep other processes from working in the folder at the same time.

@@ -32,7 +32,14 @@ from ellzero.record import (
     versions,
 )
 from ellzero.regularizers.compiled import no_compiler
-from ellzero.run_folder import CHECKPOINT, RECIPE, locked, take_folder, write_record
+from ellzero.run_folder import (
+    CHECKPOINT,
+    RECIPE,
+    locked,
+    require_resumable,
+    take_folder,
+    write_record,
+)
 from ellzero.selection import Selection, select
 from ellzero.tensors import require_held
 from ellzero.training import checkpoint
@@ -140,8 +147,10 @@ def compress(
     """
     device = _device(recipe.device)
     path = None if folder is None else Path(folder)
-    if resume and (path is None or not (path / CHECKPOINT).is_file()):
-        raise InputError(f"resume needs the folder of a run with a {CHECKPOINT} in it; got {path}")
+    if resume:
+        if path is None:
+            raise InputError("resume needs the folder of a run that was stopped; give folder=")
+        require_resumable(path)
     recipe = settled(recipe, device, path / RECIPE if path and resume else None)
     if resume:  # the checkpoint has it, as it has a trained network that was given
         reference = None

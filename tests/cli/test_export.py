@@ -93,7 +93,7 @@ def test_a_packed_file_is_a_model_to_every_command(ellzero, run):
 
 def test_a_packed_file_alone_does_not_know_its_data(ellzero, run):
     assert ellzero("export", run, "--ellz", "a.ellz").code == 0
-    assert "give --data" in ellzero("evaluate", "a.ellz").says()
+    assert "name a data set (--data)" in ellzero("evaluate", "a.ellz").says()
     # in the folder of the run the recipe says it
     assert ellzero("export", run, "--ellz", run / "a.ellz").code == 0
     assert ellzero("evaluate", run / "a.ellz").code == 0
@@ -170,13 +170,13 @@ def test_nothing_is_overwritten_unasked(ellzero, run):
         (("--ellz", "a/b.ellz"), "there is no folder a"),
         (("--ellz", "a.ellz", "--bits", "9"), "9"),
         (("--ellz", "a.ellz", "--bits", "3", "--int8"), "give one"),
-        (("--ellz", "a.ellz", "--finetune", "2"), "--finetune"),
-        (("--ellz", "a.ellz", "--bits", "4", "--finetune", "-1"), "--finetune is -1"),
+        (("--ellz", "a.ellz", "--finetune", "2"), "none of the three ways to quantize"),
+        (("--ellz", "a.ellz", "--bits", "4", "--finetune", "-1"), "finetune_epochs is -1"),
         (("--ellz", "a.ellz", "--max-accuracy-drop", "-1"), "max_accuracy_drop"),
         (("--ellz", "same", "--onnx", "same"), "two of the outputs are one file"),
         (("--ellz", "same/../a", "--onnx", "a"), "there is no folder same"),
         (("--ellz", "runs"), "runs is a folder"),
-        (("--ellz", "a.ellz", "--c", "mine.toml"), "--c mine.toml is a file"),
+        (("--ellz", "a.ellz", "--c", "mine.toml"), "mine.toml is a file"),
         (("--ellz", "a.ellz", "--c", "c", "--name", "a b"), "expected a C identifier"),
         (("--ellz", "a.ellz", "--onnx", "a/b.onnx"), "there is no folder a"),
     ],

@@ -38,28 +38,28 @@ def bench(
     json_
         Print one JSON document instead of tables.
     """
-    from ellzero.cli.model import open_model
     from ellzero.measure.measurement import measure
+    from ellzero.runs import open_run
 
     if threads < 1:
         raise InputError(f"--threads is {threads}; expected at least 1")
-    opened = open_model(model)
-    found = measure(opened.traced(data_root), threads=threads, shown=sys.stderr.isatty())
+    run = open_run(model, data_root=data_root)
+    measurement = measure(run.trace(), threads=threads, shown=sys.stderr.isatty())
     if json_:
-        print(json.dumps({"model": str(opened.file), **found.to_json()}, indent=2))
+        print(json.dumps({"model": str(run.file), **measurement.to_json()}, indent=2))
     else:
-        _show(found, opened.file)
+        _show(measurement, run.file)
 
 
-def _show(found: Measurement, file: Path) -> None:
+def _show(measurement: Measurement, file: Path) -> None:
     from ellzero.cli.tables import show_rows
 
-    size = found.size
+    size = measurement.size
     packed = "needs ellzero[export]"
     if size.packed_bytes is not None:
         packed = f"{size.packed_bytes:,} ({size.float32_bytes / size.packed_bytes:.1f}x smaller)"
-    macs = sum(layer.macs for layer in found.layers)
-    effective = sum(layer.effective_macs for layer in found.layers)
+    macs = sum(layer.macs for layer in measurement.layers)
+    effective = sum(layer.effective_macs for layer in measurement.layers)
     show_rows(
         str(file),
         [
@@ -69,11 +69,12 @@ def _show(found: Measurement, file: Path) -> None:
         ],
         ("", "dense", "as it is"),
     )
-    batches = list(dict.fromkeys(timing.batch for timing in found.timings))
-    ways = list(dict.fromkeys(timing.way for timing in found.timings))
-    by_place = {(timing.way, timing.batch): timing for timing in found.timings}
+    batches = list(dict.fromkeys(timing.batch for timing in measurement.timings))
+    ways = list(dict.fromkeys(timing.way for timing in measurement.timings))
+    by_place = {(timing.way, timing.batch): timing for timing in measurement.timings}
+    where = f"{measurement.threads} thread(s), {measurement.device}"
     show_rows(
-        f"Microseconds a batch, median (quartiles); {found.threads} thread(s), {found.device}",
+        f"Microseconds a batch, median (quartiles); {where}",
         [(way, *(_figure(by_place[way, batch]) for batch in batches)) for way in ways],
         ("", *(f"batch {batch}" for batch in batches)),
     )

@@ -37,25 +37,25 @@ def evaluate(
         Print one JSON document instead of a table.
     """
     import ellzero as ez
-    from ellzero.cli.model import open_model
     from ellzero.cli.tables import show_rows
 
-    opened = open_model(model)
-    examples = opened.data(data, data_root)
-    source = opened.factory(data)
-    found = ez.evaluate(opened.network, examples, part)
+    run = ez.open_run(model, data_root=data_root)
+    examples = run.data(data)
+    evaluation = ez.evaluate(run.model, examples, part)
+    of_recipe = run.recipe and run.recipe.data
+    name = data or (of_recipe and of_recipe.name)
     document = {
-        "model": str(opened.file),
-        "data": source and source.name,
+        "model": str(run.file),
+        "data": name,
         "part": part,
-        "score": found.score,
-        "loss": found.loss,
-        "error_percent": found.error_percent if examples.scores_accuracy else None,
+        "score": evaluation.score,
+        "loss": evaluation.loss,
+        "error_percent": evaluation.error_percent if examples.scores_accuracy else None,
     }
     if json_:
         print(json.dumps(document, indent=2))
         return
-    rows = [("score", f"{found.score:.4f}"), ("loss", f"{found.loss:.4f}")]
+    rows = [("score", f"{evaluation.score:.4f}"), ("loss", f"{evaluation.loss:.4f}")]
     if examples.scores_accuracy:
-        rows.insert(0, ("error", f"{found.error_percent:.2f} %"))
-    show_rows(f"{opened.file} on {document['data']}, {part}", rows, ("", part))
+        rows.insert(0, ("error", f"{evaluation.error_percent:.2f} %"))
+    show_rows(f"{run.file} on {name}, {part}", rows, ("", part))

@@ -23,16 +23,16 @@ def inspect(
     json_
         Print one JSON document instead of a table.
     """
-    from ellzero.cli.model import open_model
     from ellzero.cli.tables import show_layers
     from ellzero.record import layer_table, sizes
+    from ellzero.runs import open_run
 
-    opened = open_model(model)
-    weights = opened.masks.weights
-    layers, size = layer_table(weights), sizes(opened.network, weights)
+    run = open_run(model)
+    weights = run.masks.weights
+    layers, size = layer_table(weights), sizes(run.model, weights)
     if json_:
         tables = [layer.to_table() for layer in layers]
-        document = {"model": str(opened.file), **size.to_table(), "layers": tables}
+        document = {"model": str(run.file), **size.to_table(), "layers": tables}
         print(json.dumps(document, indent=2))
     else:
         show_layers(layers, size)

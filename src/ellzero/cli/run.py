@@ -51,7 +51,7 @@ def run(
     """
     from ellzero.factories import PACKED, build_data, build_model, with_data_root
     from ellzero.recipe import Recipe
-    from ellzero.run_folder import RECIPE, new_folder
+    from ellzero.run_folder import RECIPE, new_folder, require_resumable
     from ellzero.scheme import compress
 
     if recipe is not None and recipe.suffix == PACKED:
@@ -60,7 +60,11 @@ def run(
             f"--set model={recipe}"
         )
     if resume is not None:
-        _check_resume(resume, recipe, set_, output, seed)
+        if any(other is not None for other in (recipe, set_, output, seed)):
+            raise InputError(
+                "--resume goes on with a run as it was begun: no recipe, --set, --output or --seed"
+            )
+        require_resumable(resume)
         settings = Recipe.read(resume / RECIPE)
     else:
         overrides = [*(set_ or []), *([] if seed is None else [f"seed={seed}"])]
@@ -83,22 +87,6 @@ def run(
         print(json.dumps(result.record.to_table(), indent=2))
     else:
         _show(result.record, folder)
-
-
-def _check_resume(folder: Path, *others: object) -> None:
-    from ellzero.run_folder import CHECKPOINT, RECIPE, read_record
-
-    if any(other is not None for other in others):
-        raise InputError(
-            "--resume goes on with a run as it was begun: no recipe, --set, --output or --seed"
-        )
-    if not folder.is_dir():
-        raise InputError(f"no folder {folder} to resume")
-    if read_record(folder).status == "done":
-        raise InputError(f"the run in {folder} is done; there is nothing to resume")
-    for name in (RECIPE, CHECKPOINT):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder} cannot be resumed: there is no {name} in it")
 
 
 def _saved(folder: Path) -> str:

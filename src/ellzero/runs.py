@@ -1,0 +1,184 @@
+"""Runs, opened again: the network, the data and the record that a folder or a file leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ellzero.conclusion import traced
+from ellzero.data.data import Data
+from ellzero.errors import InputError
+from ellzero.factories import PACKED, build_data, build_model, with_data_root
+from ellzero.graph import Network, trace
+from ellzero.model_file import load, read_metadata
+from ellzero.packed.reader import is_packed, read_packed
+from ellzero.preprocess import Preprocess
+from ellzero.pruning import Masks
+from ellzero.recipe import Factory, Recipe
+from ellzero.record import Record
+from ellzero.run_folder import MODEL, RECIPE, RECORD, REFERENCE, read_record
+from ellzero.selection import select
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What `open_run` opened; what takes time is read when it is first asked for, and kept.
+
+    Args:
+        file: the file with the network's weights.
+        recipe: what the run was made by; None of a packed file that lies in no run's folder.
+        data_root: folder that holds data sets.
+    """
+
+    file: Path
+    recipe: Recipe | None
+    data_root: Path | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's folder; None of a packed file that lies in none."""
+        return None if self.recipe is None else self.file.parent
+
+    @cached_property
+    def record(self) -> Record | None:
+        """The run's record, a `FinishedRecord` if it is done; None where there is none.
+
+        Raises:
+            InputError: a record that cannot be read.
+        """
+        folder = self.folder
+        return None if folder is None or not (folder / RECORD).is_file() else read_record(folder)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network with the file's weights, in evaluation mode.
+
+        Raises:
+            InputError: a network that cannot be made; a damaged file, or one of another network.
+        """
+        if is_packed(self.file) and (self.recipe is None or read_packed(self.file)[0] is not None):
+            return load(self.file)  # which says so if it holds weights only
+        return self._network_of(self.file)
+
+    @cached_property
+    def reference(self) -> nn.Module | None:
+        """The network with the dense reference's weights; None where the folder has none.
+
+        Raises:
+            InputError: as `model` raises.
+        """
+        file = self.file.parent / REFERENCE
+        return None if self.recipe is None or not file.is_file() else self._network_of(file)
+
+    def _network_of(self, file: Path) -> nn.Module:
+        assert self.recipe is not None
+        if self.recipe.model is None:
+            raise InputError(
+                f"the recipe beside {file} names no network; load the weights into yours: "
+                f"ez.load({str(file)!r}, model)"
+            )
+        return load(file, build_model(self.recipe.model, self.recipe.seed)).eval()
+
+    @cached_property
+    def masks(self) -> Masks:
+        """The network's masks: its zeros, and what the file says of kept ones."""
+        if is_packed(self.file):
+            return Masks.of(select(self.model))
+        return Masks.read(self.file, self.model)
+
+    def data(self, name: str | None = None) -> Data:
+        """The data set that the network was made with, or another one by its name.
+
+        Raises:
+            InputError: none is known; a data set that cannot be had, or does not fit the network.
+        """
+        factory = self.recipe and self.recipe.data
+        if name is not None:
+            factory = Factory.model_validate(name)
+        if factory is None:
+            raise InputError(
+                f"{self.file} does not say what data it was made with; name a data set (--data)"
+            )
+        data = build_data(with_data_root(factory, self.data_root))
+        data.check_fit(self.model)
+        if isinstance(self.model, Network):
+            preprocess = self.model.graph.preprocess
+            if preprocess not in (None, data.preprocess):
+                raise InputError(
+                    f"{self.file} preprocesses by {preprocess}, the data by {data.preprocess}; the "
+                    "network was not made for these data"
+                )
+        return data
+
+    def trace(self) -> Network:
+        """The network as layers, with the preprocessing and the classes it was trained with.
+
+        Raises:
+            InputError: a network that cannot be traced; an input whose shape nobody knows.
+        """
+        if isinstance(self.model, Network):
+            return self.model
+        about = {} if is_packed(self.file) else read_metadata(self.file)
+        shape = about.get("input_shape")
+        if not (isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape)):
+            # weights alone, or a file from before the shape was noted: the data tell
+            return traced(self.model, self.data())
+        prepare = about.get("preprocess")
+        try:
+            preprocess = None if prepare is None else Preprocess(**_tuples(prepare))
+        except TypeError as error:
+            raise InputError(f"{self.file}: its preprocessing makes no sense: {error}") from None
+        example = torch.zeros(1, *shape)
+        return trace(self.model, example, preprocess=preprocess, classes=about.get("classes"))
+
+
+def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+
+
+def open_run(path: str | Path, *, data_root: str | Path | None = None) -> Run:
+    """Open what a run left: a run's folder, a .safetensors in one, or a packed file.
+
+    No file is ever unpickled, and nothing in one is run. But a recipe may name its network and its
+    data as `package.module:function`, and that code is imported and called as soon as they are
+    asked for: look at the recipe.toml of a run that comes from strangers before you do.
+
+    Args:
+        path: the folder or the file.
+        data_root: folder that holds data sets, each in a folder of its name.
+
+    Raises:
+        InputError: no such path; no recipe beside it; a file that is none.
+
+    Example:
+        >>> import tempfile, torch, ellzero as ez
+        >>> x, y = torch.randn(20, 28, 28), torch.arange(20) % 10
+        >>> recipe = ez.Recipe.parse(
+        ...     {"model": "lenet-300-100", "train": {"epochs": 1}, "prune": {"sparsity": 0.9}}
+        ... )
+        >>> from ellzero.networks.lenet import lenet_300_100
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = ez.compress(lenet_300_100(), ez.Data((x, y), (x, y)), recipe, folder=folder)
+        >>> run = ez.open_run(folder)
+        >>> run.record.nonzeros, run.masks.nonzeros, type(run.reference).__name__
+        (26620, 26620, 'LeNet300100')
+    """
+    path = Path(path)
+    file = path / MODEL if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(
+            f"no model at {file}; expected a run folder, a .safetensors in one, or an .ellz"
+        )
+    if file.suffix == PACKED and not is_packed(file):
+        raise InputError(f"{file} is no packed file, or its first bytes are damaged")
+    beside = file.parent / RECIPE
+    recipe = Recipe.read(beside) if beside.is_file() else None
+    if recipe is None and not is_packed(file):
+        raise InputError(f"there is no {RECIPE} beside {file}, so its network is not known")
+    return Run(file, recipe, None if data_root is None else Path(data_root))

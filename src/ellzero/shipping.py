@@ -1,0 +1,283 @@
+"""Shipping: a network compacted, quantized if that is asked for, and written in every form."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ellzero.c.storage import StorageChoice
+from ellzero.compaction.compact import compacted_of
+from ellzero.compaction.folding import folded
+from ellzero.compaction.living import DeadWarning, warn_if_dead
+from ellzero.data.data import Data
+from ellzero.errors import InputError
+from ellzero.export.c.plan import plan
+from ellzero.export.c.source import CSource, check_name, export_c
+from ellzero.export.onnx_file import OnnxFile, export_onnx
+from ellzero.graph import Network, trace
+from ellzero.packed.pack import Packed, pack
+from ellzero.pruning.budget import Budget
+from ellzero.quantization.quantize import quantize
+from ellzero.record import Evaluation
+from ellzero.runs import Run
+from ellzero.training.evaluation import evaluate
+
+
+@dataclass(frozen=True)
+class Destinations:
+    """Where a network is shipped to: one or more files.
+
+    Args:
+        ellz: packed file.
+        onnx: ONNX model.
+        c: folder for C source.
+        name: name of the C files and functions.
+        storage: how weights lie in C, as `export_c` takes it; "dense" is the network as it is.
+        overwrite: whether files that are there already may be replaced.
+
+    Raises:
+        InputError: no file at all; a name that is no C identifier; what cannot be written, or is
+            there already.
+    """
+
+    _: KW_ONLY
+    ellz: Path | None = None
+    onnx: Path | None = None
+    c: Path | None = None
+    name: str = "net"
+    storage: StorageChoice = "smallest"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        c = self.c
+        files = [path for path in (self.ellz, self.onnx) if path is not None]
+        if c is not None:
+            check_name(self.name)
+            if c.exists() and not c.is_dir():
+                raise InputError(f"{c} is a file; expected a folder for C source")
+            if not c.parent.is_dir():
+                raise InputError(f"cannot write {c}: there is no folder {c.parent}")
+            files += [c / f"{self.name}{end}" for end in (".h", ".c", "_test.c")]
+        if not files:
+            raise InputError("nothing to write: name a packed file, an ONNX file or a C folder")
+        for file in files:
+            if file.is_dir():
+                raise InputError(f"{file} is a folder; give the name of a file")
+            if file.exists() and not self.overwrite:
+                raise InputError(f"{file} is there already; give another name, or overwrite it")
+            if file.parent != c and not file.parent.is_dir():
+                raise InputError(f"cannot write {file}: there is no folder {file.parent}")
+        if len({file.resolve() for file in files}) < len(files):
+            raise InputError("two of the outputs are one file; give each a name of its own")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a network is quantized before it is shipped: one of bits, int8 and a budget.
+
+    Args:
+        bits: bits a weight of k-means codebooks, 2 to 8.
+        int8: whether the weights become uniform int8.
+        budget: what may be lost on validation data; the fewest bits within it are found.
+        finetune_epochs: epochs for which the codebooks are trained.
+
+    Raises:
+        InputError: none or several of the three; fewer than no epochs.
+
+    Example:
+        >>> import ellzero as ez
+        >>> ez.Quantization(bits=4, finetune_epochs=5).needs_data
+        True
+    """
+
+    _: KW_ONLY
+    bits: int | None = None
+    int8: bool = False
+    budget: Budget | None = None
+    finetune_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        ways = sum((self.bits is not None, self.int8, self.budget is not None))
+        if ways != 1:
+            raise InputError(
+                f"{ways or 'none'} of the three ways to quantize: bits, int8 and a budget; give one"
+            )
+        if self.finetune_epochs < 0:
+            raise InputError(
+                f"finetune_epochs is {self.finetune_epochs}; expected a number of epochs"
+            )
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it cannot be done without data."""
+        return self.budget is not None or self.finetune_epochs > 0
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """What `ship` wrote.
+
+    Args:
+        float32_bytes: four for each parameter of the network as given.
+        kept: what could not be compacted, and why.
+        bits: of each quantized weight; None where nothing was quantized.
+        before: what the network reached on validation data before it was quantized; None where
+            that took no data.
+        after: what it reached afterwards.
+        ellz: the packed file.
+        onnx: the ONNX model.
+        c: the C source.
+    """
+
+    float32_bytes: int
+    kept: tuple[str, ...]
+    bits: Mapping[str, int] | None = None
+    before: Evaluation | None = None
+    after: Evaluation | None = None
+    ellz: Packed | None = None
+    onnx: OnnxFile | None = None
+    c: CSource | None = None
+
+    def to_table(self) -> dict[str, Any]:
+        """The same as plain data for JSON."""
+        table: dict[str, Any] = {"float32_bytes": self.float32_bytes, "kept": list(self.kept)}
+        if self.bits is not None:
+            table["quantized"] = {"bits": dict(self.bits)}
+        if self.before is not None and self.after is not None:
+            scores = {"validation_score": self.after.score}
+            table["quantized"] |= scores | {"validation_score_before": self.before.score}
+        if self.ellz is not None:
+            table["ellz"] = {
+                "path": str(self.ellz.path),
+                "bytes": self.ellz.size_bytes,
+                "parts": self.ellz.parts,
+                "self_contained": self.ellz.self_contained,
+            }
+        if self.onnx is not None:
+            table["onnx"] = {
+                "path": str(self.onnx.path),
+                "bytes": self.onnx.size_bytes,
+                "difference": self.onnx.difference,
+            }
+        if self.c is not None:
+            table["c"] = {
+                "path": str(self.c.folder),
+                "bytes": self.c.constant_bytes,
+                "scratch_bytes": self.c.scratch_bytes,
+                "layers": [asdict(layer) for layer in self.c.layers],
+            }
+        return table
+
+
+def ship(
+    source: Run | nn.Module,
+    destinations: Destinations,
+    quantization: Quantization | None = None,
+    *,
+    data: Data | str | None = None,
+    example: Tensor | None = None,
+) -> Shipped:
+    """Compact a network, quantize it if that is asked for, and write it: packed, as ONNX, as C.
+
+    A network with a part that is no data (an opaque one) is not compacted, and its packed file
+    holds the weights alone.
+
+    Args:
+        source: what `ez.open_run` gave, or a network; it does not change.
+        destinations: the files.
+        quantization: how it is quantized; by default it is not.
+        data: what judges a budget and trains the codebooks; of a run also the name of a data set,
+            by default the one that it was made with.
+        example: a batch (N, ...) of a network's inputs; a run and a traced network need none.
+
+    Raises:
+        InputError: a network that cannot be traced or has no C; data that are missing or do not
+            fit.
+        BudgetError: no number of bits stays within the budget.
+
+    Example:
+        >>> import tempfile, pathlib, torch, ellzero as ez
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU())
+        >>> files = ez.Destinations(ellz=folder / "net.ellz", c=folder / "net-c")
+        >>> shipped = ez.ship(model, files, ez.Quantization(bits=2), example=torch.zeros(1, 8))
+        >>> shipped.bits, sorted(path.name for path in folder.iterdir())
+        ({'0.weight': 2}, ['net-c', 'net.ellz'])
+    """
+    # a network or run of our own, so that quantization leaves the given one as it is
+    if isinstance(source, Run):
+        source = replace(source)
+        model, traced = source.model, source.trace
+    else:
+        model = copy.deepcopy(source)
+        traced = partial(trace, model, example)
+    whole = traced()
+    if destinations.c is not None:
+        plan(whole)  # says now what there is no C for, not after minutes of fine-tuning
+    changed = folded(whole)
+    warn_if_dead(changed)
+    float32_bytes = 4 * sum(p.numel() for p in model.parameters())
+    if whole.graph.opaque:  # weights alone can be packed, so they stay as the network has them
+        network, kept = model, (_not_compacted(whole),)
+    else:
+        compacted = compacted_of(changed)
+        network, kept = compacted.model, compacted.kept
+    shipped = Shipped(float32_bytes, kept)
+    if quantization is not None:
+        examples = _data(source, data) if quantization.needs_data else None
+        shipped = _quantized(shipped, network, quantization, examples)
+    with warnings.catch_warnings():
+        # what is dead has been said of the whole network; what was compacted has other counts
+        warnings.simplefilter("ignore", DeadWarning)
+        ellz = onnx = c = None
+        if destinations.ellz is not None:
+            ellz = pack(network, destinations.ellz)
+        if destinations.onnx is not None:
+            small = network if isinstance(network, Network) else traced()
+            onnx = export_onnx(small, destinations.onnx)
+        if destinations.c is not None:
+            storage = destinations.storage
+            of_c = whole if storage == "dense" else network
+            c = export_c(of_c, destinations.c, name=destinations.name, storage=storage)
+    return replace(shipped, ellz=ellz, onnx=onnx, c=c)
+
+
+def _not_compacted(network: Network) -> str:
+    node = network.graph.opaque[0]
+    target = getattr(node.op, "target", node.op.kind)
+    return (
+        f"the network as it is, not compacted and packed as weights alone: {node.name} ({target})"
+    )
+
+
+def _data(source: Run | nn.Module, data: Data | str | None) -> Data:
+    if isinstance(data, Data):
+        return data
+    if isinstance(source, Run):
+        return source.data(data)
+    raise InputError("a budget and fine-tuning need data; give an ez.Data")
+
+
+def _quantized(
+    shipped: Shipped, network: nn.Module, how: Quantization, data: Data | None
+) -> Shipped:
+    """Quantize in place; what came of it, measured where there are data."""
+    before = None if data is None else evaluate(network, data)
+    quantized = quantize(
+        network,
+        bits=how.bits,
+        method="int8" if how.int8 else "kmeans",
+        data=None if how.budget is None else data,
+        budget=how.budget,
+    )
+    if how.finetune_epochs and data is not None:
+        quantized.finetune(data, epochs=how.finetune_epochs)
+    after = None if data is None else evaluate(network, data)
+    return replace(shipped, bits=quantized.bits, before=before, after=after)

@@ -1,0 +1,128 @@
+"""Shipping from Python: what is written is what the network computes, and nothing else changes."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import ellzero as ez
+from ellzero.errors import InputError
+from small import blobs, classification, mlp, tensors_equal
+
+
+def pruned() -> nn.Module:
+    model = mlp()
+    ez.prune(model, sparsity=0.5)
+    return model.eval()
+
+
+X = blobs(20, 7)[0]
+
+
+def test_a_network_is_written_in_every_form_and_stays_as_it_is(tmp_path):
+    model = pruned()
+    before = copy.deepcopy(model)
+    files = ez.Destinations(
+        ellz=tmp_path / "a.ellz", onnx=tmp_path / "a.onnx", c=tmp_path / "c", name="own"
+    )
+    shipped = ez.ship(model, files, ez.Quantization(bits=3), example=X[:2])
+    assert tensors_equal(model, before)
+    assert shipped.float32_bytes == 4 * (144 + 19)
+    assert shipped.bits is not None
+    assert set(shipped.bits) == {"0.weight", "2.weight"}
+    assert (shipped.before, shipped.after) == (None, None)
+    network = ez.load(tmp_path / "a.ellz")
+    for _, weight in network.named_parameters():
+        assert weight.ndim < 2 or len(weight[weight != 0].unique()) <= 8
+    assert shipped.onnx is not None
+    assert shipped.onnx.difference is None or shipped.onnx.difference < 1e-5
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [
+        "own.c",
+        "own.h",
+        "own_test.c",
+    ]
+    table = json.loads(json.dumps(shipped.to_table()))
+    assert table["ellz"]["bytes"] == (tmp_path / "a.ellz").stat().st_size
+    assert list(table) == ["float32_bytes", "kept", "quantized", "ellz", "onnx", "c"]
+
+
+def test_a_budget_is_judged_on_the_data_and_fine_tuning_takes_them(tmp_path):
+    model, data = pruned(), classification()
+    files = ez.Destinations(ellz=tmp_path / "a.ellz")
+    how = ez.Quantization(budget=ez.Budget(max_accuracy_drop=3), finetune_epochs=1)
+    shipped = ez.ship(model, files, how, data=data, example=X[:2])
+    assert shipped.before is not None
+    assert shipped.after is not None
+    assert shipped.before == ez.evaluate(model, data)
+    assert shipped.after == pytest.approx(ez.evaluate(ez.load(tmp_path / "a.ellz"), data))
+    assert shipped.after.score >= shipped.before.score - 0.03 - 1e-9
+    (tmp_path / "a.ellz").unlink()
+    with pytest.raises(InputError, match="need data"):
+        ez.ship(model, files, how, example=X[:2])
+    assert not (tmp_path / "a.ellz").exists()
+
+
+def test_a_network_with_an_opaque_part_is_packed_as_weights_and_stays_as_it_is(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)).eval()
+    before = copy.deepcopy(model)
+    files = ez.Destinations(ellz=tmp_path / "a.ellz")
+    shipped = ez.ship(model, files, ez.Quantization(int8=True), example=X[:2])
+    assert tensors_equal(model, before)
+    assert shipped.ellz is not None
+    assert not shipped.ellz.self_contained
+    assert "packed as weights alone: 1 (aten.layer_norm" in shipped.kept[0]
+    weight = ez.load(tmp_path / "a.ellz", copy.deepcopy(model)).get_parameter("0.weight")
+    steps = weight / (weight.abs().max() / 127)
+    assert torch.allclose(steps, steps.round(), atol=1e-3)
+    assert not torch.equal(weight, model.get_parameter("0.weight"))
+    with pytest.raises(InputError, match="layer_norm"):
+        ez.ship(model, ez.Destinations(c=tmp_path / "c"), example=X[:2])
+
+
+def test_dense_c_is_the_network_as_it_is(tmp_path):
+    model = mlp()
+    ez.prune(model, nonzeros=12)
+    dense, small = (
+        ez.ship(model, ez.Destinations(c=tmp_path / kind, storage=kind), example=X[:2]).c
+        for kind in ("dense", "smallest")
+    )
+    assert dense is not None
+    assert small is not None
+    kinds = [(layer.weights, layer.layout) for layer in dense.layers]
+    assert kinds == [(96, "dense"), (48, "dense")]
+    assert sum(layer.weights for layer in small.layers) < 144
+    assert small.constant_bytes < dense.constant_bytes
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "none of the three ways"),
+        ({"bits": 3, "int8": True}, "2 of the three ways .* give one"),
+        ({"bits": 3, "finetune_epochs": -1}, "finetune_epochs is -1"),
+    ],
+)
+def test_ways_to_quantize_that_are_refused(options, expected):
+    with pytest.raises(InputError, match=expected):
+        ez.Quantization(**options)
+
+
+def test_destinations_that_are_refused(tmp_path):
+    there = tmp_path / "there.ellz"
+    there.write_text("mine")
+    for options, expected in (
+        ({}, "nothing to write"),
+        ({"ellz": there}, "there.ellz is there already"),
+        ({"ellz": tmp_path}, "is a folder"),
+        ({"ellz": tmp_path / "a" / "b.ellz"}, "there is no folder"),
+        ({"c": there}, "there.ellz is a file; expected a folder"),
+        ({"c": tmp_path / "c", "name": "2fast"}, "expected a C identifier"),
+        ({"ellz": tmp_path / "x", "onnx": tmp_path / "x"}, "two of the outputs are one file"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            ez.Destinations(**options)
+    assert ez.Destinations(ellz=there, overwrite=True).ellz == there
+    assert Path(there).read_text() == "mine"
