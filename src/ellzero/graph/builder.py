@@ -251,16 +251,23 @@ class GraphBuilder:
 
 
 def is_plain(program: ExportedProgram) -> bool:
-    """Whether every call is known by what it calls, and none is in training mode.
+    """Whether every call is known by what it calls, and nothing is changed in place.
 
-    What is not known, or trains (a batch normalization, a dropout), may change weights in place.
+    What is not known may change a value, and so may what trains (a batch normalization).
     """
     known = {*_recognizers(), *IDENTITIES, aten.sym_size.int}
-    calls = [n for n in program.graph_module.graph.nodes if n.op == "call_function"]
     return all(
-        n.target in known and not any(arguments_of(n).get(key) for key in ("train", "training"))
-        for n in calls
+        fx_node.target in known and not _changes(fx_node)
+        for fx_node in program.graph_module.graph.nodes
+        if fx_node.op == "call_function"
     )
+
+
+def _changes(fx_node: Any) -> bool:
+    """Whether a call changes one of its arguments in place."""
+    arguments = arguments_of(fx_node)
+    trains = arguments.get("train") or arguments.get("training")
+    return bool(fx_node.target._schema.is_mutable or trains)
 
 
 def _recognizers() -> Mapping[Any, list[Recognizer]]:

@@ -5,6 +5,7 @@ A "channel" is an index of an example's first dimension, so a feature is one too
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -112,13 +113,13 @@ class Operation(BaseModel):
         """The operation on a batch. What it calls of torch is what an ONNX file says, too."""
         raise NotImplementedError
 
+    @abstractmethod
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         """Shape of one example's result.
 
         Raises:
             InputError: shapes that do not go together.
         """
-        raise NotImplementedError
 
     def passing(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Passing:
         """How channels pass through it, where that depends on the settings or the shapes."""
@@ -172,3 +173,6 @@ class Elementwise(Operation):
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         return inputs[0]
+
+    @abstractmethod
+    def c_value(self, v: str, weights: Mapping[str, str]) -> str: ...
