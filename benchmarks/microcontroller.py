@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 import ellzero as ez
-from ellzero.cli.model import open_model
 from ellzero.graph import Network
 from ellzero.measure.macs import layer_costs
 
@@ -83,14 +82,14 @@ def measured(network: Network, x: Tensor, labels: Tensor, storage: Any, **names:
 
 def rows(run: Path) -> Iterator[Row]:
     """The dense reference of a run, and its compressed network in three kinds of weights."""
-    opened = open_model(run)
-    test = opened.data(None, None).test
+    opened = ez.open_run(run)
+    test = opened.data().test
     if test is None:
         raise SystemExit(f"{run}: its data have no test part")
     x, labels = next(iter(test.batches(EXAMPLES, torch.device("cpu"))))
-    dense = open_model(run / "reference.safetensors").traced()
+    dense = ez.open_run(run / "reference.safetensors").trace()
     yield measured(dense, x, labels, "dense", run=run.name, variant="dense, float32")
-    sparse = opened.traced()
+    sparse = opened.trace()
     yield measured(sparse, x, labels, "smallest", run=run.name, variant="sparse, float32")
     kinds: dict[str, dict[str, Any]] = {"4-bit codebooks": {"bits": 4}, "int8": {"method": "int8"}}
     for variant, options in kinds.items():

@@ -5,6 +5,7 @@ import re
 import runpy
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
 
 def test_the_code_of_the_shipping_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(
+    code, in_one_call = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs" / "shipping.md").read_text(), re.DOTALL
     )
     x = blobs(5, 4)[0]
@@ -102,3 +103,29 @@ def test_the_code_of_the_shipping_page_runs(tmp_path, monkeypatch):
     expected = given["small"](x)
     assert torch.allclose(given["fast"](x), expected, atol=1e-4)
     assert torch.equal(ez.load("net.ellz")(x), expected)
+
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    a_run(Path("runs/lenet"))
+    exec(in_one_call, given)
+    shipped = given["shipped"]
+    assert shipped.ellz.size_bytes == Path("net.ellz").stat().st_size
+    assert shipped.after.score >= shipped.before.score - 0.001
+
+
+def a_run(folder: Path) -> ez.Result:
+    """A run whose recipe names its network and its data."""
+    told = recipe(model="small:mlp", data="small:classification", prune={"sparsity": 0.5})
+    return ez.compress(mlp(), classification(), told, folder=folder)
+
+
+def test_the_code_that_opens_a_run_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    (code,) = re.findall(r"```python\n(run = .*?)```", page, re.DOTALL)
+    result = a_run(Path("runs/demo-1"))
+    given: dict[str, Any] = {"ez": ez}
+    exec(code, given)
+    assert given["run"].record == result.record
+    x = blobs(5, 4)[0]
+    assert torch.allclose(given["small"](x), result.model(x), atol=1e-5)

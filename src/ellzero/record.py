@@ -91,6 +91,19 @@ class EpochMetrics(Entry):
         nonzeros: the selected weights that are not zero.
         learning_rate: the last one of the epoch.
         seconds: what the epoch took, its validation included.
+
+    Example:
+        >>> import tempfile, torch, ellzero as ez
+        >>> from ellzero.run_folder import RunFolder
+        >>> x, y = torch.eye(4).repeat(5, 1), torch.arange(4).repeat(5)
+        >>> recipe = ez.Recipe.parse({"train": {"epochs": 1}, "prune": {"sparsity": 0.5}})
+        >>> folder = tempfile.mkdtemp()
+        >>> result = ez.compress(
+        ...     torch.nn.Linear(4, 4), ez.Data((x, y), (x, y)), recipe, folder=folder
+        ... )
+        >>> last = RunFolder.at(result.folder).metrics[-1]
+        >>> last.stage, last.epoch, last.nonzeros
+        ('finetune', 10, 8)
     """
 
     stage: Stage
@@ -177,6 +190,11 @@ class Record(Entry):
         recipe: all tables of the resolved recipe; `Recipe.parse` reads them.
         warnings: what makes the result mean less than it seems to, a sentence each.
         error: why the run failed.
+
+    Example:
+        >>> record = Record(format=1, status="failed", error="no space left")
+        >>> record.to_table()
+        {'format': 1, 'status': 'failed', 'error': 'no space left'}
     """
 
     format: int

@@ -34,6 +34,14 @@ class Run:
         file: the file with the network's weights.
         recipe: what the run was made by; None of a packed file that lies in no run's folder.
         data_root: folder that holds data sets.
+
+    Example:
+        >>> import tempfile, pathlib, torch, ellzero as ez
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "net.ellz"
+        >>> _ = ez.pack(torch.nn.Linear(3, 2), path, torch.zeros(1, 3))
+        >>> run = ez.open_run(path)  # of a packed file alone only the network is known
+        >>> run.masks.nonzeros, run.record
+        (6, None)
     """
 
     file: Path

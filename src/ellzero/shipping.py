@@ -45,6 +45,12 @@ class Destinations:
     Raises:
         InputError: no file at all; a name that is no C identifier; what cannot be written, or is
             there already.
+
+    Example:
+        >>> import tempfile, pathlib, ellzero as ez
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> ez.Destinations(ellz=folder / "net.ellz", c=folder / "net-c").name
+        'net'
     """
 
     _: KW_ONLY
@@ -134,6 +140,13 @@ class Shipped:
         ellz: the packed file.
         onnx: the ONNX model.
         c: the C source.
+
+    Example:
+        >>> import tempfile, pathlib, torch, ellzero as ez
+        >>> files = ez.Destinations(ellz=pathlib.Path(tempfile.mkdtemp()) / "net.ellz")
+        >>> shipped = ez.ship(torch.nn.Linear(8, 4), files, example=torch.zeros(1, 8))
+        >>> shipped.float32_bytes, shipped.to_table()["ellz"]["self_contained"]
+        (144, True)
     """
 
     float32_bytes: int

@@ -45,17 +45,17 @@ def time_calls(
         tick: called after each function of each round.
 
     Example:
-        >>> found = time_calls({"nothing": lambda: None}, rounds=3, seconds=1e-4)
-        >>> 0 < found["nothing"].median_s < 1e-3
+        >>> latencies = time_calls({"nothing": lambda: None}, rounds=3, seconds=1e-4)
+        >>> 0 < latencies["nothing"].median_s < 1e-3
         True
     """
     counts = {name: _repeats(call, seconds) for name, call in calls.items()}
-    found: dict[str, list[float]] = {name: [] for name in calls}
+    seconds_of: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            found[name].append(_timed(call, counts[name]) / counts[name])
+            seconds_of[name].append(_timed(call, counts[name]) / counts[name])
             tick()
-    return {name: _summary(figures) for name, figures in found.items()}
+    return {name: _summary(figures) for name, figures in seconds_of.items()}
 
 
 def _repeats(call: Callable[[], object], seconds: float) -> int:

@@ -80,8 +80,8 @@ def measure(
     Example:
         >>> import torch, ellzero as ez
         >>> network = ez.trace(torch.nn.Linear(8, 4), torch.zeros(1, 8))
-        >>> found = measure(network, batches=[1], rounds=2)
-        >>> [t.way for t in found.timings if t.latency is not None][0]
+        >>> measurement = measure(network, batches=[1], rounds=2)
+        >>> [t.way for t in measurement.timings if t.latency is not None][0]
         'torch dense'
     """
     compacted = compact(network).model
@@ -136,8 +136,8 @@ def _timings(
             missing[way] = "needs ellzero[bench]"
         except EllzeroError as error:
             missing[way] = str(error)
-    found = time_calls(calls, rounds=rounds, tick=tick)
-    return [Timing(way, batch, found.get(way), missing.get(way)) for way in ways]
+    latencies = time_calls(calls, rounds=rounds, tick=tick)
+    return [Timing(way, batch, latencies.get(way), missing.get(way)) for way in ways]
 
 
 @contextmanager

@@ -182,7 +182,7 @@ class Results:
     def warnings(self) -> list[tuple[str, int]]:
         """What the runs warn of, and how many of them do.
 
-        Sentences that differ in their figures alone are one, told in the words of the first run.
+        Sentences that differ in their figures alone are one, in the words of the first run.
         """
         first: dict[str, str] = {}
         counts: Counter[str] = Counter()
