@@ -420,19 +420,13 @@ class TestTheRegularizersStepIsMissed:
 
     def test_a_step_for_one_optimizer_does_not_stand_for_another(self):
         model = small_network()
-        first = torch.optim.SGD(model[:4].parameters(), lr=0.1)
-        second = torch.optim.SGD(model[4:].parameters(), lr=0.1)
-        weights = ez.select(model, include=["0.weight"])
-        masks, regularizer = (
-            ez.prune(model, sparsity=0.6),
-            ez.Regularizer(model, L1, weights=weights),
-        )
-        part = ez.Masks(weights, {"0.weight": masks["0.weight"]})
-        with masks.hold([first, second]), part.hold(first):
+        first, second = (torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2))
+        masks, regularizer = ez.prune(model, sparsity=0.6), ez.Regularizer(model, L1)
+        with masks.hold([first, second]):
             for step in range(3):
                 backward(model, step)
                 first.step()
-                regularizer.step(first, masks=part)
+                regularizer.step(first, masks=masks)
                 assert revived(model, masks) == 0
                 second.step()
                 assert revived(model, masks) == 0

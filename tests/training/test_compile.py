@@ -121,6 +121,13 @@ def with_another_tracer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.fx.experimental.proxy_tensor.make_fx", make_fx)
 
 
+def with_a_tracer_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make_fx(*arguments: Any, tracing_mode: str) -> Any:
+        raise RuntimeError("no such mode")
+
+    monkeypatch.setattr("torch.fx.experimental.proxy_tensor.make_fx", make_fx)
+
+
 def with_another_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch._inductor.compile", lambda graph: None)
 
@@ -130,6 +137,7 @@ def with_another_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (without_an_interface, "import of torch._inductor halted"),
         (with_another_tracer, "unexpected keyword argument 'tracing_mode'"),
+        (with_a_tracer_that_fails, "no such mode"),
         (with_another_compiler, "takes 1 positional argument"),
     ],
 )
