@@ -13,7 +13,7 @@ from ellzero.c.kernel import After, Kernel
 from ellzero.c.layer import padded
 from ellzero.errors import InputError
 from ellzero.graph import Graph, Network, Node
-from ellzero.operations import Affine, Flatten, Select, is_registered
+from ellzero.operations import OPERATIONS, Affine, Flatten, Select, is_registered
 from ellzero.tensors import Shape
 
 
@@ -32,12 +32,12 @@ def plan(network: Network) -> Plan:
     Raises:
         InputError: operations that there is no C for; weights that are not finite as float32.
     """
-    unknown = [node for node in network.graph.nodes[1:] if not _is_known(node)]
+    unknown = [node.named for node in network.graph.nodes[1:] if not _is_known(node)]
     if unknown:
+        known = ", ".join(kind for kind, operation in OPERATIONS.items() if operation.C != "none")
         raise InputError(
-            f"there is no C for {'; '.join(node.named for node in unknown[:3])}; replace the layer "
-            "by one of: linear, conv2d, batch norm, pooling, ReLU and its kin, softmax, a sum of "
-            "two; or export ONNX"
+            f"there is no C for {'; '.join(unknown[:3])}; replace the layer by one of: {known}; or "
+            "export ONNX"
         )
     network = with_preprocessing(network)
     kernels, same = _kernels(network)
