@@ -22,17 +22,7 @@ from ellzero.graph.trace import unwrapped
 from ellzero.modules import device_of
 from ellzero.pruning import Masks, kept_count
 from ellzero.recipe import Recipe
-from ellzero.record import (
-    ChosenEvaluations,
-    Evaluation,
-    Evaluations,
-    FinishedRecord,
-    Layer,
-    Record,
-    Sizes,
-    layer_table,
-    sizes,
-)
+from ellzero.record import Evaluation, FinishedRecord, Layer, Record, layer_table, sizes
 from ellzero.run_folder import ANSWERS, MODEL, write_metrics, write_model
 from ellzero.selection import Selection
 from ellzero.training.evaluation import BATCH, evaluate_each
@@ -70,40 +60,35 @@ def conclude(run: RunContext, state: State, record: Record) -> FinishedRecord:
     state.restore(chosen.tensors)
     file_bytes = _written(run, state)  # before anything of the test data can go wrong
     tests = _tested(run, state, {"reference": reference, "compressed": chosen})
+    dense_test, test = tests.get("reference"), tests.get("compressed")
     layers, size = layer_table(weights), sizes(network, weights)
     living_entries, living_sentences = _living_part(network, weights, layers, run.data)
-    said = [
-        *record.warnings,
-        *data_flags(run.data),
-        *living_sentences,
-        *_of_reference(run, state, reference.evaluation, chosen.evaluation),
-    ]
-    return FinishedRecord.model_validate(
-        {
-            **_entries(record),
-            "status": "done",
-            "warnings": tuple(dict.fromkeys(said)),
-            **_entries(size),
-            "reference": Evaluations(
-                validation=reference.evaluation, **_given(test=tests.get("reference"))
-            ),
-            "compressed": ChosenEvaluations(
-                validation=chosen.evaluation,
-                **_given(test=tests.get("compressed")),
-                epoch=chosen.epoch,
-            ),
-            "validation_score": chosen.evaluation.score,
-            "trained": state.trained,
-            "outcomes": state.outcomes,
-            "layers": layers,
-            "seconds": round(state.seconds, 1),
-            **living_entries,
-            "reference_error_percent": _error_percent(run.data, tests.get("reference")),
-            "test_error_percent": _error_percent(run.data, tests.get("compressed")),
-            **_given(note=_note(run.recipe, weights, chosen.nonzeros)),
-            **({} if file_bytes is None else _file_entries(file_bytes, size.float32_bytes)),
-        }
-    )
+    said = [*record.warnings, *data_flags(run.data), *living_sentences]
+    said += _of_reference(run, state, reference.evaluation, chosen.evaluation)
+    entries: dict[str, Any] = {
+        **record.to_table(),
+        **size.to_table(),
+        "status": "done",
+        "warnings": tuple(dict.fromkeys(said)),
+        "reference": _evaluations(reference.evaluation, dense_test),
+        "compressed": {**_evaluations(chosen.evaluation, test), "epoch": chosen.epoch},
+        "validation_score": chosen.evaluation.score,
+        "trained": state.trained,
+        "outcomes": state.outcomes,
+        "layers": layers,
+        "seconds": round(state.seconds, 1),
+        **living_entries,
+        "reference_error_percent": _error_percent(run.data, dense_test),
+        "test_error_percent": _error_percent(run.data, test),
+    }
+    asked = _asked(run.recipe, weights)
+    if asked is not None and chosen.nonzeros != asked:
+        entries["note"] = f"{asked} weights were to be kept; {chosen.nonzeros} of them are nonzero"
+    if file_bytes is not None:
+        entries["file"] = f"gzip of {MODEL}"
+        entries["file_bytes"] = file_bytes
+        entries["file_ratio"] = size.float32_bytes / file_bytes
+    return FinishedRecord.model_validate(entries)
 
 
 def finite(who: str, part: str, evaluation: Evaluation) -> Evaluation:
@@ -234,33 +219,12 @@ def _best_constant(data: Data, device: torch.device) -> flags.Constant | None:
     return flags.Constant(-float(variance.mean()), count, accuracy=False)
 
 
-def _entries(part: Record | Sizes) -> dict[str, Any]:
-    """The entries that a part of the record has been given."""
-    return {name: getattr(part, name) for name in part.model_fields_set}
-
-
-def _given(**entries: Any) -> dict[str, Any]:
-    """Those of the entries that there are; the others do not stand in the record."""
-    return {name: entry for name, entry in entries.items() if entry is not None}
+def _evaluations(validation: Evaluation, test: Evaluation | None) -> dict[str, Evaluation]:
+    return {"validation": validation, **({} if test is None else {"test": test})}
 
 
 def _error_percent(data: Data, test: Evaluation | None) -> float | None:
     return test.error_percent if test is not None and data.scores_accuracy else None
-
-
-def _note(recipe: Recipe, weights: Selection, nonzeros: int) -> str | None:
-    asked = _asked(recipe, weights)
-    if asked is None or nonzeros == asked:
-        return None
-    return f"{asked} weights were to be kept; {nonzeros} of them are nonzero"
-
-
-def _file_entries(file_bytes: int, float32_bytes: int) -> dict[str, Any]:
-    return {
-        "file": f"gzip of {MODEL}",
-        "file_bytes": file_bytes,
-        "file_ratio": float32_bytes / file_bytes,
-    }
 
 
 def _asked(recipe: Recipe, weights: Selection) -> int | None:
