@@ -24,9 +24,10 @@ test: lint ## lint, type check and all tests but the slow ones
 slow: $(VENV)/installed-dev ## the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2
 
-lint: $(VENV)/installed-dev ## ruff and pyright
+lint: $(VENV)/installed-dev ## ruff, the direction of imports, and pyright
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright
 
 format: $(VENV)/installed-dev ## let ruff put the code in order
