@@ -296,15 +296,20 @@ def resume(folder: Path, model: nn.Module | None = None, told: ez.Recipe | None 
 def test_a_finished_run_is_not_resumed(tmp_path):
     ez.compress(mlp(), classification(), recipe(), folder=tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(InputError, match="checkpoint"):
+    with pytest.raises(InputError, match="is done; there is nothing to resume"):
         resume(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_folder_without_a_checkpoint(tmp_path):
-    for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(InputError, match="checkpoint"):
-            resume(folder)
+    stopped(tmp_path / "run").unlink()
+    for name, said in (
+        ("run", "no checkpoint.safetensors"),
+        ("", "holds no run"),
+        ("odd", "no fol"),
+    ):
+        with pytest.raises(InputError, match=said):
+            resume(tmp_path / name)
 
 
 def test_a_truncated_checkpoint_is_an_error_at_any_length(tmp_path):
