@@ -101,6 +101,7 @@ def test_the_whole_scheme_and_what_its_record_says(make, tmp_path):
     told = recipe(device="cuda", precision="auto")
     result = ez.compress(network(), data(), told, folder=tmp_path / "run")
     assert result.record.recipe["precision"] == "bfloat16"
+    assert result.record.living_nonzeros is not None
     assert result.record.living_nonzeros <= result.masks.nonzeros
     traced = result.trace()
     small = ez.compact(traced).model
