@@ -65,6 +65,16 @@ def test_a_budget_is_judged_on_the_data_and_fine_tuning_takes_them(tmp_path):
     assert not (tmp_path / "a.ellz").exists()
 
 
+def test_fine_tuning_trains_the_codebooks(tmp_path):
+    outputs = []
+    for epochs in (0, 1):
+        files = ez.Destinations(ellz=tmp_path / f"{epochs}.ellz")
+        how = ez.Quantization(bits=3, finetune_epochs=epochs)
+        ez.ship(pruned(), files, how, data=classification(), example=X[:2])
+        outputs.append(ez.load(tmp_path / f"{epochs}.ellz")(X))
+    assert not torch.equal(*outputs)
+
+
 def test_a_network_with_an_opaque_part_is_packed_as_weights_and_stays_as_it_is(tmp_path):
     model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)).eval()
     before = copy.deepcopy(model)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from statistics import median
 
@@ -13,6 +14,7 @@ import hand_made
 from ellzero.report.facts import StudyFacts
 from ellzero.report.figures import Quality, figures
 from ellzero.report.pareto import pareto_points
+from ellzero.report.study_section import study_section
 from ellzero.report.tables import Text, cells, comparison, write_tables
 from ellzero.run_folder import RunFolder
 from ellzero.study.results import Results
@@ -78,6 +80,24 @@ def test_the_comparison_has_median_and_range_of_the_chosen_strength(folder):
         drops = [told["test_error_percent"] - told["reference_error_percent"] for told in records]
         assert row["drop_median"] == pytest.approx(median(drops))
         assert row["at_edge"] == (row["strength"] is not None)
+
+
+def test_the_figures_of_each_run_are_computed_once(tmp_path, monkeypatch):
+    hand_made.study(tmp_path, seeds=[0], methods={"magnitude": {}, "l1": {"strengths": [1e-4]}})
+    for method in ("magnitude", "l1-0.0001"):
+        hand_made.run(tmp_path, f"{method}-seed0-sparsity-0.9", tuned=2)
+    computed: Counter[Path] = Counter()
+
+    def counting(run: RunFolder, quality: Quality):
+        computed[run.folder] += 1
+        return figures(run, quality)
+
+    monkeypatch.setattr("ellzero.report.facts.figures", counting)
+    facts = StudyFacts(Results.read(tmp_path))
+    write_tables(facts, tmp_path)
+    study_section(facts, "name")
+    assert computed == dict.fromkeys((run.folder for run in facts.results.runs), 1)
+    assert len(computed) == 3
 
 
 def test_pareto_points_are_the_comparison(folder):
