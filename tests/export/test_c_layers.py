@@ -173,7 +173,7 @@ def candidates(matrix: Matrix, offsets: np.ndarray, *, lanes: bool) -> list[Stor
         *storage.gaps(matrix, offsets),
         *storage.indices(matrix, offsets),
         *storage.bitmap(matrix, offsets),
-        *storage.dense(matrix, storage.DENSE_LANES if lanes else 1, exact=False),
+        *storage.dense(matrix, storage.DENSE_LANES if lanes else 1),
     ]
     return [*found, *(storage.sliced(matrix, offsets) if lanes else [])]
 

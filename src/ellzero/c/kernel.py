@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from textwrap import indent
 
 from torch import Tensor
 
 from ellzero.c.arrays import Array, floats
 from ellzero.c.storage import Matrix, Storage, StorageChoice
+from ellzero.c.text import comment, dimensions, indented, loop
 from ellzero.tensors import Shape
 
 At = Callable[[str], str]
@@ -128,9 +128,7 @@ class Context:
             return f"[{channel}]" if size == 1 else f"[{channel} * {size} + i]"
 
         inner = self.finish(value(at), f"y{at('c')}", "c")
-        if size > 1:
-            inner = f"for (int i = 0; i < {size}; ++i) {{\n{indented(inner)}\n}}"
-        return f"for (int c = 0; c < {channels}; ++c) {{\n{indented(inner)}\n}}"
+        return loop("c", channels, loop("i", size, inner) if size > 1 else inner)
 
     def _vector(self, role: str, weight: Tensor, suffix: str) -> str:
         """The array of a weight, defined the first time it is asked for."""
@@ -165,7 +163,7 @@ class Function:
 
     def _described(self) -> str:
         kernel = self.kernel
-        sizes = f"{_size(kernel.inputs[0][1])} -> {_size(kernel.shape)}"
+        sizes = f"{dimensions(kernel.inputs[0][1])} -> {dimensions(kernel.shape)}"
         text = f"{comment(kernel.name)} ({kernel.kind}): {sizes}"
         if self.stored is not None:
             matrix, storage = self.stored
@@ -183,23 +181,3 @@ def written(kernel: Kernel, name: str, choice: StorageChoice) -> Function:
     context = Context(kernel, name, choice)
     body = kernel.body(context)
     return Function(f"{name}_step", kernel, body, context.arrays, context.stored)
-
-
-def comment(text: str) -> str:
-    """A name inside a comment: printable ASCII that cannot end it."""
-    plain = "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
-    return plain.replace("*/", "* /").replace("/*", "/ *")
-
-
-def _size(shape: Shape) -> str:
-    return " x ".join(map(str, shape))
-
-
-def scope(text: str) -> str:
-    """Statements in a block of their own, where they define something."""
-    return f"{{\n{indented(text)}\n}}" if "\n" in text else text
-
-
-def indented(text: str, levels: int = 1) -> str:
-    """Lines further to the right."""
-    return indent(text.strip("\n"), "    " * levels)

@@ -7,6 +7,7 @@ import numpy as np
 from ellzero.c import storage as storages
 from ellzero.c.kernel import Context
 from ellzero.c.storage import Matrix, Storage, StorageChoice
+from ellzero.c.text import loop
 
 
 def padded(context: Context) -> str:
@@ -17,17 +18,11 @@ def padded(context: Context) -> str:
     (_, height, width), (channels, tall, wide) = context.inputs[0], context.shape
     top, left = (tall - height) // 2, (wide - width) // 2
     around = f"for (int i = 0; i < {top * wide + left}; ++i) *y++ = 0.0f;"
-    lines = [
-        f"for (int c = 0; c < {channels}; ++c) {{",
-        f"    {around}",
-        f"    for (int row = 0; row < {height}; ++row) {{",
-        f"        for (int i = 0; i < {width}; ++i) *y++ = *x++;",
-        f"        if (row < {height - 1}) for (int i = 0; i < {2 * left}; ++i) *y++ = 0.0f;",
-        "    }",
-        f"    {around}",
-        "}",
-    ]
-    return "\n".join(lines)
+    row = (
+        f"for (int i = 0; i < {width}; ++i) *y++ = *x++;\n"
+        f"if (row < {height - 1}) for (int i = 0; i < {2 * left}; ++i) *y++ = 0.0f;"
+    )
+    return loop("c", channels, f"{around}\n{loop('row', height, row)}\n{around}")
 
 
 def weighted(context: Context, offsets: np.ndarray, *, lanes: bool) -> tuple[Matrix, Storage]:
@@ -46,24 +41,15 @@ def weighted(context: Context, offsets: np.ndarray, *, lanes: bool) -> tuple[Mat
 
 
 def _chosen(matrix: Matrix, offsets: np.ndarray, choice: StorageChoice, *, lanes: bool) -> Storage:
-    if choice == "dense":
-        return min(
-            storages.dense(matrix, storages.DENSE_LANES if lanes else 1, exact=False),
-            key=lambda storage: storage.size_bytes,
-        )
     if choice == "fastest":
         # a dense row costs its columns, a sparse one reads an index and jumps for each entry
         if lanes and 4 * matrix.nonzeros >= matrix.dense.size:
-            return storages.dense(matrix, storages.LANES, exact=True)[0]
-        if lanes:
-            return storages.sliced(matrix, offsets)[0]
-        return storages.indices(matrix, offsets)[0]
-    candidates = [
-        *storages.gaps(matrix, offsets),
-        *storages.indices(matrix, offsets),
-        *storages.bitmap(matrix, offsets),
-        *storages.dense(matrix, storages.DENSE_LANES if lanes else 1, exact=False),
-    ]
+            return storages.dense(matrix, storages.LANES)[0]
+        return (storages.sliced if lanes else storages.indices)(matrix, offsets)[0]
+    candidates = storages.dense(matrix, storages.DENSE_LANES if lanes else 1)
+    if choice == "smallest":
+        sparse = (storages.gaps, storages.indices, storages.bitmap)
+        candidates = [way for layout in sparse for way in layout(matrix, offsets)] + candidates
     return min(candidates, key=lambda storage: storage.size_bytes)
 
 

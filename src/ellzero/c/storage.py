@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from textwrap import indent
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ellzero.c.arrays import Array, c_float, floats, unsigned
-from ellzero.codebook import Codebook, find_codebook
+from ellzero.c.text import block, loop
+from ellzero.codebook import find_codebook
 
 StorageChoice = Literal["smallest", "fastest", "dense"]
 """Which storage weights get: the one of fewest bytes; one that compilers make vector instructions
@@ -39,11 +38,6 @@ class Values:
     table: Array | None = None
     scale: float | None = None
 
-    @property
-    def arrays(self) -> list[Array]:
-        """The arrays, entries first."""
-        return [self.entries] if self.table is None else [self.entries, self.table]
-
     def read(self, entry: str) -> str:
         """C expression of an entry as float, before `finish`."""
         if self.table is not None:
@@ -61,42 +55,35 @@ class Matrix:
     def __init__(self, name: str, weight: Tensor) -> None:
         self.name = name
         rows = weight.detach().reshape(len(weight), -1).cpu()
-        self.dense = rows.to(torch.float32).numpy()
+        self.dense = rows.float().numpy()
         self.rows, self.columns = self.dense.shape
         self.nonzero = self.dense != 0
         self.counts = self.nonzero.sum(1)
         self.nonzeros = int(self.counts.sum())
-        self._codebook: Codebook | None = find_codebook(rows)
-        self._codes = None if self._codebook is None else self._codebook.codes.numpy()
+        self._codebook = find_codebook(rows)
 
-    def values(self, places: np.ndarray, *, exact: bool = False) -> list[Values]:
-        """The ways to hold the entries at some places of the flattened matrix; -1 is a zero.
+    def values(self, places: np.ndarray) -> list[Values]:
+        """The ways to hold the entries at some places of the flattened matrix, float32 first.
 
         Args:
-            places: int64, indices into the flattened matrix.
-            exact: float32 alone.
+            places: int64, indices into the flattened matrix; -1 is a zero.
         """
         zero = places < 0
         plain = np.where(zero, np.float32(0), self.dense.ravel()[places])
         entries = f"{self.name}_values"
         ways = [Values("float32", floats(entries, plain))]
-        if exact or self._codebook is None or self._codes is None or not self.nonzeros:
+        codebook = self._codebook
+        if codebook is None or not self.nonzeros:
             return ways
-        codes = np.where(zero, 0, self._codes.ravel()[places]).astype(np.int64)
-        table = np.concatenate([[0], self._codebook.values.numpy()]).astype(np.float32)
-        if not (codes == 0).any():  # no zero among the entries, so none in the table
-            codes, table = codes - 1, table[1:]
-        if len(table) <= 256:
-            ways.append(
-                Values("codebook", unsigned(entries, codes), floats(f"{self.name}_table", table))
-            )
-        integers = self._codebook.integers
-        if integers is not None:
-            steps = np.concatenate([[0], integers.numpy()]).astype(np.int8)
-            whole = np.where(zero, 0, steps[np.where(zero, 0, self._codes.ravel()[places])])
-            ways.append(
-                Values("int8", Array(entries, whole.astype(np.int8)), scale=self._codebook.scale)
-            )
+        codes = np.where(zero, 0, codebook.codes.numpy().ravel()[places])
+        table = np.concatenate([[0], codebook.values.numpy()])
+        first = int((codes != 0).all())  # no zero among the entries, so none in the table
+        if len(table) - first <= 256:
+            names = floats(f"{self.name}_table", table[first:])
+            ways.append(Values("codebook", unsigned(entries, codes - first), names))
+        if codebook.integers is not None:
+            steps = np.concatenate([[0], codebook.integers.numpy()]).astype(np.int8)
+            ways.append(Values("int8", Array(entries, steps[codes]), scale=codebook.scale))
         return ways
 
 
@@ -108,7 +95,7 @@ class Storage:
         layout: what a reader of the C calls it: gaps, indices, bitmap, dense, sliced.
         values: what the entries hold.
         arrays: the arrays beside the values.
-        pointers: C type, name and array of what a walk moves along; they stay between rows.
+        along: the one of them that a walk moves along, as along the values.
         walk: (where the row's inputs begin, what to do with weight `a` at input `p`) -> C.
         lanes: rows that are walked over together.
     """
@@ -116,19 +103,26 @@ class Storage:
     layout: str
     values: Values
     arrays: Sequence[Array]
-    pointers: Sequence[tuple[str, str, str]]
+    along: Array | None
     walk: Callable[[str, str], str]
     lanes: int = 1
 
     @property
     def all_arrays(self) -> list[Array]:
-        """Every array, values included."""
-        return [*self.values.arrays, *self.arrays]
+        """Every array, the values first."""
+        table = [] if self.values.table is None else [self.values.table]
+        return [self.values.entries, *table, *self.arrays]
 
     @property
     def size_bytes(self) -> int:
         """Bytes of all arrays."""
         return sum(array.size_bytes for array in self.all_arrays)
+
+    @property
+    def pointers(self) -> list[tuple[str, str, str]]:
+        """C type, name and array of what a walk moves along; they stay between rows."""
+        moved = {"w": self.values.entries, "at": self.along}
+        return [(array.c_type, name, array.name) for name, array in moved.items() if array]
 
 
 def gaps(matrix: Matrix, offsets: np.ndarray) -> list[Storage]:
@@ -153,13 +147,10 @@ def gaps(matrix: Matrix, offsets: np.ndarray) -> list[Storage]:
     arrays = [unsigned(f"{name}_counts", counts), unsigned(f"{name}_gaps", steps)]
 
     def walk(base: str, body: str) -> str:
-        return (
-            f"const float *p = {base};\n"
-            f"for (unsigned n = {name}_counts[r]; n > 0; --n) {{\n"
-            "    p += *at++;\n" + indent(body, "    ") + "\n}"
-        )
+        return f"const float *p = {base};\n" + _each(name, f"p += *at++;\n{body}")
 
-    return _ways("gaps", matrix, np.array(places, np.int64), arrays, arrays[1], walk)
+    ways = matrix.values(np.array(places, np.int64))
+    return [Storage("gaps", values, arrays, arrays[1], walk) for values in ways]
 
 
 def indices(matrix: Matrix, offsets: np.ndarray) -> list[Storage]:
@@ -172,17 +163,14 @@ def indices(matrix: Matrix, offsets: np.ndarray) -> list[Storage]:
     ]
 
     def walk(base: str, body: str) -> str:
-        return (
-            f"for (unsigned n = {name}_counts[r]; n > 0; --n) {{\n"
-            f"    const float *p = {base} + *at++;\n" + indent(body, "    ") + "\n}"
-        )
+        return _each(name, f"const float *p = {base} + *at++;\n{body}")
 
-    return _ways("indices", matrix, places, arrays, arrays[1], walk)
+    ways = matrix.values(places)
+    return [Storage("indices", values, arrays, arrays[1], walk) for values in ways]
 
 
 def bitmap(matrix: Matrix, offsets: np.ndarray) -> list[Storage]:
     """A bit for each column, rows padded to whole bytes, the lowest bit first."""
-    places = np.flatnonzero(matrix.nonzero)
     name = matrix.name
     bits = np.packbits(matrix.nonzero, axis=1, bitorder="little")
     arrays = [Array(f"{name}_bits", bits)]
@@ -192,20 +180,15 @@ def bitmap(matrix: Matrix, offsets: np.ndarray) -> list[Storage]:
         column = f"{name}_offsets[c]"
 
     def walk(base: str, body: str) -> str:
-        return (
-            f"for (int b = 0; b < {bits.shape[1]}; ++b) {{\n"
-            "    int c = 8 * b;\n"
-            "    for (unsigned byte = *at++; byte != 0; byte >>= 1, ++c) {\n"
-            "        if (byte & 1u) {\n"
-            f"            const float *p = {base} + {column};\n"
-            + indent(body, " " * 12)
-            + "\n        }\n    }\n}"
-        )
+        entry = block("if (byte & 1u)", f"const float *p = {base} + {column};\n{body}")
+        bit = block("for (unsigned byte = *at++; byte != 0; byte >>= 1, ++c)", entry)
+        return loop("b", bits.shape[1], f"int c = 8 * b;\n{bit}")
 
-    return _ways("bitmap", matrix, places, arrays, arrays[0], walk)
+    ways = matrix.values(np.flatnonzero(matrix.nonzero))
+    return [Storage("bitmap", values, arrays, arrays[0], walk) for values in ways]
 
 
-def dense(matrix: Matrix, lanes: int, *, exact: bool) -> list[Storage]:
+def dense(matrix: Matrix, lanes: int) -> list[Storage]:
     """Every weight: blocks of rows, within a block column by column; missing rows are zero."""
     blocks = -(-matrix.rows // lanes)
     every = np.full((blocks * lanes, matrix.columns), -1, np.int64)
@@ -213,14 +196,11 @@ def dense(matrix: Matrix, lanes: int, *, exact: bool) -> list[Storage]:
     places = every.reshape(blocks, lanes, matrix.columns).transpose(0, 2, 1).ravel()
 
     def walk(base: str, body: str) -> str:
-        return (
-            f"const float *p = {base};\n"
-            f"for (unsigned n = {matrix.columns}; n > 0; --n, ++p) {{\n"
-            + indent(body, "    ")
-            + "\n}"
-        )
+        head = f"for (unsigned n = {matrix.columns}; n > 0; --n, ++p)"
+        return f"const float *p = {base};\n" + block(head, body)
 
-    return _ways("dense", matrix, places, [], None, walk, lanes=lanes, exact=exact)
+    ways = matrix.values(places)
+    return [Storage("dense", values, [], None, walk, lanes) for values in ways]
 
 
 def sliced(matrix: Matrix, offsets: np.ndarray) -> list[Storage]:
@@ -254,31 +234,12 @@ def sliced(matrix: Matrix, offsets: np.ndarray) -> list[Storage]:
     ]
 
     def walk(base: str, body: str) -> str:
-        return (
-            f"for (unsigned n = {name}_counts[r]; n > 0; --n) {{\n" + indent(body, "    ") + "\n}"
-        )
+        return _each(name, body)
 
-    return _ways(
-        "sliced", matrix, np.concatenate(places), arrays, arrays[1], walk, lanes=LANES, exact=True
-    )
+    values = matrix.values(np.concatenate(places))[0]  # float32: a table would cost the speed
+    return [Storage("sliced", values, arrays, arrays[1], walk, LANES)]
 
 
-def _ways(
-    layout: str,
-    matrix: Matrix,
-    places: np.ndarray,
-    arrays: list[Array],
-    along: Array | None,
-    walk: Callable[[str, str], str],
-    *,
-    lanes: int = 1,
-    exact: bool = False,
-) -> list[Storage]:
-    """A layout with each way to hold its values; a walk moves along one of its arrays, or none."""
-    storages = []
-    for values in matrix.values(places, exact=exact):
-        pointers = [(values.entries.c_type, "w", values.entries.name)]
-        if along is not None:
-            pointers.append((along.c_type, "at", along.name))
-        storages.append(Storage(layout, values, arrays, pointers, walk, lanes))
-    return storages
+def _each(name: str, body: str) -> str:
+    """C that does something with each entry of a row."""
+    return block(f"for (unsigned n = {name}_counts[r]; n > 0; --n)", body)

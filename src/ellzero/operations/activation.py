@@ -14,12 +14,10 @@ from torch.nn import functional as F
 
 from ellzero.c.arrays import c_float
 from ellzero.errors import InputError
-from ellzero.operations.call import Call
+from ellzero.operations.call import Call, aten
 from ellzero.operations.operation import Elementwise, Recognized, Recognizer
 from ellzero.operations.shapes import Number
 from ellzero.tensors import Shape
-
-aten = torch.ops.aten
 
 
 @dataclass(frozen=True)

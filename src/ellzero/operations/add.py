@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from ellzero.c.kernel import Context
 from ellzero.errors import InputError
-from ellzero.operations.call import Call
-from ellzero.operations.operation import CForm, Operation, Passing, Recognized, Recognizer
+from ellzero.operations.call import Call, aten
+from ellzero.operations.operation import Operation, Recognized, Recognizer
 from ellzero.tensors import Shape
 
 
@@ -19,16 +18,16 @@ class Add(Operation):
     """The sum of two values of one shape: a residual connection."""
 
     kind: Literal["add"] = "add"
-    ARITY: ClassVar[int | None] = 2
-    PASSING: ClassVar[Passing] = "keep"
-    ELEMENTWISE: ClassVar[bool] = True
-    C: ClassVar[CForm] = "body"
-    FINISHES: ClassVar[bool] = True
-    IN_PLACE: ClassVar[bool] = True
+    ARITY = 2
+    PASSING = "keep"
+    ELEMENTWISE = True
+    C = "body"
+    FINISHES = True
+    IN_PLACE = True
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:
-        return {torch.ops.aten.add.Tensor: _add}
+        return {aten.add.Tensor: _add}
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return inputs[0] + inputs[1]

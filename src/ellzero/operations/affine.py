@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ellzero.operations.call import Call
+from ellzero.operations.call import Call, aten
 from ellzero.operations.operation import Elementwise, Recognized, Recognizer
 from ellzero.operations.shapes import expect
 from ellzero.tensors import Shape
-
-aten = torch.ops.aten
 
 
 class Affine(Elementwise):
     """`x * scale + shift` per channel: a batch normalization in evaluation mode."""
 
     kind: Literal["affine"] = "affine"
-    REQUIRED: ClassVar[tuple[str, ...]] = ("scale", "shift")
+    REQUIRED = ("scale", "shift")
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:

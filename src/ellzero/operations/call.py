@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from ellzero.tensors import Shape
+
+aten = torch.ops.aten
 
 
 class ComputedWeightError(Exception):

@@ -7,30 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ellzero.c.kernel import Context, indented, scope
+from ellzero.c.kernel import Context
 from ellzero.c.layer import plus_bias, pointers, weighted
 from ellzero.c.storage import Storage
+from ellzero.c.text import block, loop, scope
 from ellzero.errors import InputError
-from ellzero.operations.call import Call
-from ellzero.operations.operation import (
-    CForm,
-    LayerKind,
-    Operation,
-    Passing,
-    Recognized,
-    Recognizer,
-)
+from ellzero.operations.call import Call, aten
+from ellzero.operations.operation import Operation, Passing, Recognized, Recognizer
 from ellzero.operations.shapes import Margin, Size, expect, pair, sizes, windows
 from ellzero.tensors import Shape
-
-aten = torch.ops.aten
 
 
 class Conv(Operation):
@@ -41,11 +32,11 @@ class Conv(Operation):
     padding: tuple[Margin, Margin] = (0, 0)
     dilation: tuple[Size, Size] = (1, 1)
     groups: Size = 1
-    REQUIRED: ClassVar[tuple[str, ...]] = ("weight",)
-    OPTIONAL: ClassVar[tuple[str, ...]] = ("bias",)
-    LAYER: ClassVar[LayerKind | None] = "conv"
-    C: ClassVar[CForm] = "body"
-    FINISHES: ClassVar[bool] = True
+    REQUIRED = ("weight",)
+    OPTIONAL = ("bias",)
+    LAYER = "conv"
+    C = "body"
+    FINISHES = True
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:
@@ -71,15 +62,7 @@ class Conv(Operation):
                 "channels"
             )
         expect(weights.get("bias", (out,)), (out,), "the bias")
-        return (
-            out,
-            *(
-                windows(n, k, s, p, d)
-                for n, k, s, p, d in zip(
-                    size, kernel, self.stride, self.padding, self.dilation, strict=True
-                )
-            ),
-        )
+        return (out, *windows(tuple(size), tuple(kernel), self.stride, self.padding, self.dilation))
 
     def passing(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Passing:
         out, per_group = weights["weight"][:2]
@@ -125,12 +108,9 @@ class Conv(Operation):
         keep = "".join(
             f"const {c_type} *const {name}0 = {name};\n" for c_type, name, _ in storage.pointers
         )
-        each_row = (
-            f"for (int oy = 0; oy < {rows}; oy += {tile.rows}) {{\n{indented(inner)}\n"
-            f"    y += {tile.rows * columns};\n}}"
-        )
-        body = f"for (int r = 0; r < {out}; ++r) {{\n{indented(keep + each_row)}\n}}"
-        return pointers(storage) + body
+        head = f"for (int oy = 0; oy < {rows}; oy += {tile.rows})"
+        each_row = block(head, f"{inner}y += {tile.rows * columns};")
+        return pointers(storage) + loop("r", out, keep + each_row)
 
 
 def _conv(call: Call) -> Recognized | None:
@@ -205,7 +185,7 @@ class _Walk:
         place = f"{self.base} + {at if right == 1 else f'({at}) * {right}'}"
         inner = f"{restart}{define}\n{self.over(place, read + add)}\n{store}"
         end, columns = count * tile.columns, tile.columns
-        return f"for (int ox = 0; ox < {end}; ox += {columns}) {{\n{indented(inner)}\n}}\n"
+        return block(f"for (int ox = 0; ox < {end}; ox += {columns})", inner) + "\n"
 
     def _scalars(self, tile: Tile, at: str) -> tuple[str, str, str]:
         """Sums written out: they stay in registers without a compiler's unrolling."""
@@ -235,8 +215,7 @@ class _Walk:
                 target = f"y[{at} + {row * self.width + begin} + i]"
                 define.append(f"float {name}[{size}] = {{0.0f}};")
                 add.append(f"{each} {name}[i] += a * p[{source} + {right}];")
-                finish = indented(self._finish(f"{name}[i]", target))
-                store.append(f"{each} {{\n{finish}\n}}")
+                store.append(block(each, self._finish(f"{name}[i]", target)))
         return "\n".join(define), "\n".join(add), "\n".join(store)
 
     def _finish(self, total: str, target: str) -> str:
@@ -247,13 +226,9 @@ def _nested(counts: tuple[int, int, int], steps: tuple[int, int, int]) -> Callab
     """A walk over every weight of an output channel in turn: input channel, row, column."""
 
     def walk(base: str, body: str) -> str:
-        column = f"for (int kx = 0; kx < {counts[2]}; ++kx) {{\n" + indented(
-            f"const float *p = from + kx * {steps[2]};\n{body}"
-        )
-        row = f"for (int ky = 0; ky < {counts[1]}; ++ky) {{\n" + indented(
-            f"const float *from = {base} + c * {steps[0]} + ky * {steps[1]};\n{column}\n}}"
-        )
-        return f"for (int c = 0; c < {counts[0]}; ++c) {{\n{indented(row)}\n    }}\n}}"
+        column = loop("kx", counts[2], f"const float *p = from + kx * {steps[2]};\n{body}")
+        source = f"const float *from = {base} + c * {steps[0]} + ky * {steps[1]};"
+        return loop("c", counts[0], loop("ky", counts[1], f"{source}\n{column}"))
 
     return walk
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, fx
 
-from ellzero.operations.call import Call
-from ellzero.operations.operation import CForm, Operation, Passing, Recognized, Recognizer
+from ellzero.operations.call import Call, aten
+from ellzero.operations.operation import Operation, Passing, Recognized, Recognizer
 from ellzero.tensors import Shape
-
-aten = torch.ops.aten
 
 
 class Flatten(Operation):
     """All values of an example in one dimension, the last index fastest."""
 
     kind: Literal["flatten"] = "flatten"
-    C: ClassVar[CForm] = "same"
+    C = "same"
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
-from ellzero.operations.operation import Operation, Passing
+from ellzero.operations.operation import Operation
 from ellzero.operations.shapes import Size
 from ellzero.tensors import Shape
 
@@ -15,8 +15,8 @@ class Input(Operation):
 
     kind: Literal["input"] = "input"
     size: tuple[Size, ...]
-    ARITY: ClassVar[int | None] = 0
-    PASSING: ClassVar[Passing] = "keep"  # there is nothing that it reads
+    ARITY = 0
+    PASSING = "keep"  # there is nothing that it reads
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         return self.size

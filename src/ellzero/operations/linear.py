@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ellzero.c.kernel import Context, indented
+from ellzero.c.kernel import Context
 from ellzero.c.layer import plus_bias, pointers, weighted
 from ellzero.c.storage import Matrix, Storage
+from ellzero.c.text import block, loop
 from ellzero.errors import InputError
-from ellzero.operations.call import Call
-from ellzero.operations.operation import (
-    CForm,
-    LayerKind,
-    Operation,
-    Passing,
-    Recognized,
-    Recognizer,
-)
+from ellzero.operations.call import Call, aten
+from ellzero.operations.operation import Operation, Recognized, Recognizer
 from ellzero.operations.shapes import expect, sizes
 from ellzero.tensors import Shape
 
@@ -31,16 +24,16 @@ class Linear(Operation):
     """A dense layer on (N, in): weight (out, in), bias (out)."""
 
     kind: Literal["linear"] = "linear"
-    REQUIRED: ClassVar[tuple[str, ...]] = ("weight",)
-    OPTIONAL: ClassVar[tuple[str, ...]] = ("bias",)
-    PASSING: ClassVar[Passing] = "mix"
-    LAYER: ClassVar[LayerKind | None] = "dense"
-    C: ClassVar[CForm] = "body"
-    FINISHES: ClassVar[bool] = True
+    REQUIRED = ("weight",)
+    OPTIONAL = ("bias",)
+    PASSING = "mix"
+    LAYER = "dense"
+    C = "body"
+    FINISHES = True
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:
-        return {torch.ops.aten.linear.default: _linear}
+        return {aten.linear.default: _linear}
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return F.linear(inputs[0], weights["weight"], weights.get("bias"))
@@ -62,14 +55,9 @@ class Linear(Operation):
         if storage.lanes > 1:
             return pointers(storage) + _lanes(context, storage, matrix)
         total = storage.values.finish("total") + plus_bias(context, "r")
-        inner = (
-            "float total = 0.0f;\n"
-            + storage.walk("x", f"total += {storage.values.read('*w++')} * *p;")
-            + "\n"
-            + context.finish(total, "y[r]", "r")
-        )
-        rows = f"for (int r = 0; r < {matrix.rows}; ++r) {{\n{indented(inner)}\n}}"
-        return pointers(storage) + rows
+        walk = storage.walk("x", f"total += {storage.values.read('*w++')} * *p;")
+        row = f"float total = 0.0f;\n{walk}\n{context.finish(total, 'y[r]', 'r')}"
+        return pointers(storage) + loop("r", matrix.rows, row)
 
 
 def _linear(call: Call) -> Recognized | None:
@@ -85,15 +73,12 @@ def _lanes(context: Context, storage: Storage, matrix: Matrix) -> str:
     row = f"{context.name}_rows[place]" if storage.layout == "sliced" else "place"
     total = storage.values.finish("total[lane]") + plus_bias(context, "row")
     guard = "" if matrix.rows % lanes == 0 else f" && {lanes} * r + lane < {matrix.rows}"
-    stores = (
-        f"for (int lane = 0; lane < {lanes}{guard}; ++lane) {{\n"
-        f"    const int place = {lanes} * r + lane;\n"
-        f"    const int row = {row};\n" + indented(context.finish(total, "y[row]", "row")) + "\n}"
+    stores = block(
+        f"for (int lane = 0; lane < {lanes}{guard}; ++lane)",
+        f"const int place = {lanes} * r + lane;\nconst int row = {row};\n"
+        + context.finish(total, "y[row]", "row"),
     )
-    return (
-        f"for (int r = 0; r < {-(-matrix.rows // lanes)}; ++r) {{\n"
-        f"{indented(sums(storage))}\n{indented(stores)}\n}}"
-    )
+    return loop("r", -(-matrix.rows // lanes), f"{sums(storage)}\n{stores}")
 
 
 def _written_out(storage: Storage) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -21,7 +21,7 @@ class Opaque(Operation):
     target: str
     call: Callable[[Sequence[Any], Mapping[str, Tensor]], Any]
     size: tuple[int, ...] = ()
-    ARITY: ClassVar[int | None] = None
+    ARITY = None
 
     def run(self, inputs: Sequence[Any], weights: Mapping[str, Tensor]) -> Any:
         return self.call(inputs, weights)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ellzero.c.kernel import Context, indented
+from ellzero.c.kernel import Context
+from ellzero.c.text import block, loop
 from ellzero.errors import InputError
-from ellzero.operations.call import Call
+from ellzero.operations.call import Call, aten
 from ellzero.operations.flatten import Flatten
-from ellzero.operations.operation import CForm, Operation, Passing, Recognized, Recognizer
+from ellzero.operations.operation import Operation, Recognized, Recognizer
 from ellzero.operations.shapes import Margin, Size, pair, sizes, windows
 from ellzero.tensors import Shape
-
-aten = torch.ops.aten
 
 
 class Pool(Operation):
@@ -31,9 +29,9 @@ class Pool(Operation):
     dilation: tuple[Size, Size] = (1, 1)
     ceil: bool = False
     count_padding: bool = True
-    PASSING: ClassVar[Passing] = "keep"
-    C: ClassVar[CForm] = "body"
-    FINISHES: ClassVar[bool] = True
+    PASSING = "keep"
+    C = "body"
+    FINISHES = True
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:
@@ -59,37 +57,19 @@ class Pool(Operation):
             raise InputError(f"padding {self.padding} is more than half the kernel {self.kernel}")
         if self.function == "average" and self.dilation != (1, 1):
             raise InputError("average pooling has no dilation")
-        return (
-            channels,
-            *(
-                windows(n, k, s, p, d, ceil=self.ceil)
-                for n, k, s, p, d in zip(
-                    size, self.kernel, self.stride, self.padding, self.dilation, strict=True
-                )
-            ),
-        )
+        settings = self.kernel, self.stride, self.padding, self.dilation
+        return (channels, *windows(tuple(size), *settings, ceil=self.ceil))
 
     def c_body(self, context: Context) -> str:
         (channels, height, width), (_, rows, columns) = context.inputs[0], context.shape
-        fits = all(
-            2 * p == 0 and (n - 1) * s + d * (k - 1) < size
-            for p, n, s, d, k, size in zip(
-                self.padding,
-                (rows, columns),
-                self.stride,
-                self.dilation,
-                self.kernel,
-                (height, width),
-                strict=True,
-            )
-        )
-        inner = (_window if fits else _clipped_window)(context, self, height, width)
-        return (
-            f"for (int c = 0; c < {channels}; ++c) {{\n"
-            f"    for (int oy = 0; oy < {rows}; ++oy) {{\n"
-            f"        for (int ox = 0; ox < {columns}; ++ox) {{\n{indented(inner, 3)}\n        }}\n"
-            f"    }}\n    x += {height * width};\n}}"
-        )
+        (kh, kw), (sh, sw), (dh, dw) = self.kernel, self.stride, self.dilation
+        fits = (rows - 1) * sh + (kh - 1) * dh < height and (columns - 1) * sw + (
+            kw - 1
+        ) * dw < width
+        inside = fits and not any(self.padding)
+        inner = (_window if inside else _clipped_window)(context, self, height, width)
+        each = loop("oy", rows, loop("ox", columns, inner))
+        return loop("c", channels, f"{each}\nx += {height * width};")
 
 
 def _max_pool(call: Call) -> Recognized | None:
@@ -127,8 +107,7 @@ def _mean(call: Call) -> Recognized | None:
     shape = call.shape_of("self")
     if len(shape) != 3 or sorted(d % 4 for d in call["dim"] or ()) != [2, 3] or call["dtype"]:
         return None
-    _, *size = shape
-    kernel = pair(size)
+    kernel = pair(shape[1:])
     mean = Recognized(Pool(function="average", kernel=kernel, stride=kernel), [call["self"]])
     return mean if call["keepdim"] else Recognized(Flatten(), [mean], name=f"{call.name}_flat")
 
@@ -136,22 +115,17 @@ def _mean(call: Call) -> Recognized | None:
 def _window(context: Context, op: Pool, height: int, width: int) -> str:
     """C of a window that lies within the input."""
     area = op.kernel[0] * op.kernel[1]
+    down, right = op.dilation[0] * width, op.dilation[1]
     is_max = op.function == "max"
     begin = f"const float *p = x + oy * {op.stride[0] * width} + ox * {op.stride[1]};\n"
     step = "if ({0} > total) total = {0};" if is_max else "total += {0};"
     if area <= 16:
-        places = [
-            y * op.dilation[0] * width + x * op.dilation[1]
-            for y in range(op.kernel[0])
-            for x in range(op.kernel[1])
-        ]
+        places = [y * down + x * right for y in range(op.kernel[0]) for x in range(op.kernel[1])]
         sums = "\n".join(step.format(f"p[{place}]") for place in places[1:])
     else:
-        sums = (
-            f"for (int i = 1; i < {area}; ++i) {{\n"
-            f"    const float q = p[i / {op.kernel[1]} * {op.dilation[0] * width} + "
-            f"i % {op.kernel[1]} * {op.dilation[1]}];\n    {step.format('q')}\n}}"
-        )
+        place = f"i / {op.kernel[1]} * {down} + i % {op.kernel[1]} * {right}"
+        read = f"const float q = p[{place}];\n{step.format('q')}"
+        sums = block(f"for (int i = 1; i < {area}; ++i)", read)
     total = "total" if is_max else f"total / {area}.0f"
     return f"{begin}float total = p[0];\n{sums}\n" + context.finish(total, "*y++", "c")
 
@@ -164,18 +138,13 @@ def _clipped_window(context: Context, op: Pool, height: int, width: int) -> str:
     inside = f"iy >= 0 && iy < {height} && ix >= 0 && ix < {width}"
     # the divisor counts the padding, but not what a last window of ceil mode reaches beyond it
     counted = f"iy < {height + ph} && ix < {width + pw}" if op.count_padding else inside
-    count = "" if is_max else f"        if ({counted}) ++count;\n"
-    loops = (
-        f"for (int ky = 0; ky < {kh}; ++ky) {{\n"
-        f"    for (int kx = 0; kx < {kw}; ++kx) {{\n"
-        f"        const int iy = oy * {sh} - {ph} + ky * {dh};\n"
-        f"        const int ix = ox * {sw} - {pw} + kx * {dw};\n{count}"
-        f"        if ({inside}) {{\n"
-        f"            const float q = x[iy * {width} + ix];\n            {step}\n"
-        "        }\n    }\n}\n"
+    count = "" if is_max else f"if ({counted}) ++count;\n"
+    place = (
+        f"const int iy = oy * {sh} - {ph} + ky * {dh};\n"
+        f"const int ix = ox * {sw} - {pw} + kx * {dw};\n{count}"
     )
-    if is_max:
-        return f"float total = -HUGE_VALF;\n{loops}" + context.finish("total", "*y++", "c")
-    return f"float total = 0.0f;\nint count = 0;\n{loops}" + context.finish(
-        "total / (float)count", "*y++", "c"
-    )
+    read = block(f"if ({inside})", f"const float q = x[iy * {width} + ix];\n{step}")
+    loops = loop("ky", kh, loop("kx", kw, place + read))
+    begin = "float total = -HUGE_VALF;" if is_max else "float total = 0.0f;\nint count = 0;"
+    total = "total" if is_max else "total / (float)count"
+    return f"{begin}\n{loops}\n{context.finish(total, '*y++', 'c')}"

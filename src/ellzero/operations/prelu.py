@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ellzero.operations.call import Call
+from ellzero.operations.call import Call, aten
 from ellzero.operations.operation import Elementwise, Recognized, Recognizer
 from ellzero.operations.shapes import expect
 from ellzero.tensors import Shape
@@ -19,11 +18,11 @@ class PReLU(Elementwise):
     """`x` where positive, `slope * x` elsewhere; a slope per channel."""
 
     kind: Literal["prelu"] = "prelu"
-    REQUIRED: ClassVar[tuple[str, ...]] = ("slope",)
+    REQUIRED = ("slope",)
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:
-        return {torch.ops.aten.prelu.default: _prelu}
+        return {aten.prelu.default: _prelu}
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return F.prelu(inputs[0], weights["slope"])

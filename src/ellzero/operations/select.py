@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from ellzero.c.arrays import unsigned
 from ellzero.c.kernel import Context
 from ellzero.errors import InputError
-from ellzero.operations.operation import CForm, Operation, Passing
+from ellzero.operations.operation import Operation
 from ellzero.operations.shapes import sizes
 from ellzero.tensors import Shape
 
@@ -19,10 +19,10 @@ class Select(Operation):
     """Some of the channels, in ascending order of `indices`, an int64 tensor."""
 
     kind: Literal["select"] = "select"
-    REQUIRED: ClassVar[tuple[str, ...]] = ("indices",)
-    PASSING: ClassVar[Passing] = "pick"
-    C: ClassVar[CForm] = "body"
-    FINISHES: ClassVar[bool] = True
+    REQUIRED = ("indices",)
+    PASSING = "pick"
+    C = "body"
+    FINISHES = True
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return inputs[0].index_select(1, weights["indices"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -15,20 +15,23 @@ Margin = Annotated[int, Field(ge=0, lt=2**31)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-def windows(n: int, kernel: int, stride: int, padding: int, dilation: int, *, ceil=False) -> int:
-    """How many windows fit into n values, as PyTorch counts them.
+def windows(
+    size: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape, *, ceil=False
+) -> Iterator[int]:
+    """How many windows fit into the values of each dimension, as PyTorch counts them.
 
     Raises:
-        InputError: none.
+        InputError: not a single one fits.
     """
-    rest = n + 2 * padding - dilation * (kernel - 1) - 1
-    count = (-(-rest // stride) if ceil else rest // stride) + 1
-    # a window that would begin in the padding on the far side is left out
-    if ceil and (count - 1) * stride >= n + padding:
-        count -= 1
-    if count < 1:
-        raise InputError(f"a kernel of {kernel} (dilation {dilation}) for {n} values")
-    return count
+    for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True):
+        rest = n + 2 * p - d * (k - 1) - 1
+        count = (-(-rest // s) if ceil else rest // s) + 1
+        # a window that would begin in the padding on the far side is left out
+        if ceil and (count - 1) * s >= n + p:
+            count -= 1
+        if count < 1:
+            raise InputError(f"a kernel of {k} (dilation {d}) for {n} values")
+        yield count
 
 
 def sizes(shape: Shape, count: int, what: str) -> Shape:

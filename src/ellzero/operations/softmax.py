@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ellzero.c.kernel import Context, indented
-from ellzero.operations.call import Call
-from ellzero.operations.operation import CForm, Operation, Passing, Recognized, Recognizer
+from ellzero.c.kernel import Context
+from ellzero.c.text import block
+from ellzero.operations.call import Call, aten
+from ellzero.operations.operation import Operation, Recognized, Recognizer
 from ellzero.tensors import Shape
-
-aten = torch.ops.aten
 
 
 class Softmax(Operation):
@@ -23,8 +21,8 @@ class Softmax(Operation):
 
     kind: Literal["softmax"] = "softmax"
     log: bool = False
-    PASSING: ClassVar[Passing] = "all"
-    C: ClassVar[CForm] = "body"
+    PASSING = "all"
+    C = "body"
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:
@@ -50,14 +48,11 @@ class Softmax(Operation):
             if self.log
             else f"{loop} y{at} = expf(x{at} - top) / total;"
         )
-        return (
-            f"for (int i = 0; i < {size}; ++i, ++x, ++y) {{\n"
-            + indented(
-                "float top = x[0];\nfloat total = 0.0f;\n"
-                f"{loop} if (x{at} > top) top = x{at};\n"
-                f"{loop} total += expf(x{at} - top);\n{last}"
-            )
-            + "\n}"
+        return block(
+            f"for (int i = 0; i < {size}; ++i, ++x, ++y)",
+            "float top = x[0];\nfloat total = 0.0f;\n"
+            f"{loop} if (x{at} > top) top = x{at};\n"
+            f"{loop} total += expf(x{at} - top);\n{last}",
         )
 
 

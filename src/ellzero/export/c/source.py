@@ -12,8 +12,9 @@ from typing import get_args
 from torch import Tensor, nn
 
 import ellzero
-from ellzero.c.kernel import Function, comment, written
+from ellzero.c.kernel import Function, written
 from ellzero.c.storage import StorageChoice
+from ellzero.c.text import comment, dimensions
 from ellzero.compaction.compact import compacted_of
 from ellzero.compaction.folding import folded
 from ellzero.compaction.living import warn_if_dead
@@ -212,7 +213,7 @@ def _header(network: Network, planned: Plan, name: str) -> str:
 #ifndef {upper}_H
 #define {upper}_H
 
-#define {upper}_INPUTS {inputs} /* {" x ".join(map(str, network.graph.input_shape))} */
+#define {upper}_INPUTS {inputs} /* {dimensions(network.graph.input_shape)} */
 #define {upper}_OUTPUTS {outputs}
 #define {upper}_SCRATCH {max(planned.scratch, 1)} /* floats of working memory */
 {named}
