@@ -9,7 +9,7 @@ import pytest
 import ellzero as ez
 import hand_made
 from ellzero.training.plan import Step
-from ellzero.training.progress import Bar, Silent, run_display
+from ellzero.training.progress import Bar
 from small import classification, mlp, recipe, tensors_equal
 
 
@@ -25,13 +25,14 @@ def test_it_is_silent_where_there_is_no_terminal(wanted, capfd):
 
 
 def test_it_is_a_bar_on_a_terminal_unless_told_otherwise(monkeypatch):
-    def kind(progress):
-        return type(run_display(recipe(), classification(), has_reference=False, progress=progress))
+    def is_shown(progress):
+        bar = Bar(recipe(), classification(), has_reference=False, progress=progress)
+        return not bar._bar.disable
 
-    assert kind(None) is Silent
+    assert not is_shown(None)
     monkeypatch.setattr(sys, "stderr", Terminal())
-    assert kind(None) is Bar
-    assert kind(False) is Silent
+    assert is_shown(None)
+    assert not is_shown(False)
 
 
 @pytest.mark.parametrize(

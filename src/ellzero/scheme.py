@@ -45,7 +45,7 @@ from ellzero.tensors import require_held
 from ellzero.training import checkpoint
 from ellzero.training.evaluation import evaluate
 from ellzero.training.precision import costs, settled
-from ellzero.training.progress import run_display
+from ellzero.training.progress import Bar
 from ellzero.training.run import Callback, RunContext, go, save_reference
 from ellzero.training.seeds import settings
 from ellzero.training.state import State
@@ -174,10 +174,10 @@ def compress(
             begun = _begun(recipe, path, known)
             with (
                 _recorded(path, begun),
-                run_display(recipe, data, has_reference=has_reference, progress=progress) as shown,
+                Bar(recipe, data, has_reference=has_reference, progress=progress) as bar,
             ):
                 run = RunContext(
-                    recipe, data, path, shown, has_reference, _about(recipe, data), callback
+                    recipe, data, path, bar, has_reference, _about(recipe, data), callback
                 )
                 if has_reference and not resume:
                     save_reference(run, state)

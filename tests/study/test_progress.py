@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ellzero.study.progress import StudyBar, study_bar
+from ellzero.study.progress import StudyBar
 
 
 def shown(bar: StudyBar) -> Any:
@@ -52,7 +52,7 @@ def test_it_is_shown_where_it_is_wanted_or_on_a_terminal(monkeypatch, capfd):
         (None, False, False),
     ):
         monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal, raising=False)
-        assert study_bar(progress)._bar.disable == (not expected)
+        assert StudyBar(progress)._bar.disable == (not expected)
 
 
 def test_a_bar_that_is_not_wanted_writes_nothing(tmp_path, capfd):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 from ellzero.progress import is_shown, rich_bar
 from ellzero.run_folder import METRICS
 
 
 class StudyBar:
-    """Counts the epochs of a study's cells, and shows them in a bar if that is wanted."""
+    """Counts the epochs of a study's cells.
 
-    def __init__(self, wanted: bool) -> None:
-        self._bar = rich_bar(shown=wanted)
+    Shows them if `progress` says so, or by default if standard error is a terminal.
+    """
+
+    def __init__(self, progress: bool | None) -> None:
+        self._bar = rich_bar(shown=is_shown(progress))
         self._task = self._bar.add_task("starting", total=None, note="")
         self._active: dict[Path, int] = {}
         self._finished = self._cells = self._failed = 0
@@ -45,12 +47,7 @@ class StudyBar:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
 
@@ -59,8 +56,3 @@ def _epochs(folder: Path) -> int:
         return (folder / METRICS).read_bytes().count(b"\n")
     except OSError:
         return 0
-
-
-def study_bar(progress: bool | None) -> StudyBar:
-    """The display, shown if that is wanted, or by default if standard error is a terminal."""
-    return StudyBar(is_shown(progress))

@@ -12,14 +12,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from ellzero.errors import InputError
 from ellzero.files import write_atomically
 from ellzero.recipe import Recipe
 from ellzero.run_folder import RECIPE, REFERENCE, TRAINED, RunFolder, fail, locked
-from ellzero.study.progress import StudyBar, study_bar
+from ellzero.study.progress import StudyBar
 from ellzero.study.results import STUDY, Results, cell_folder, reference_folder
 from ellzero.study.study import Cell, Study, Target, Training
 
@@ -68,7 +67,7 @@ def compare(
     _take(study, folder)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = max(1, (cores or 1) // workers)
-    with locked(folder), study_bar(progress) as shown:
+    with locked(folder), StudyBar(progress) as shown:
         write_atomically(folder / STUDY, study.to_toml().encode())
         with _Crew(workers, threads, folder / LOG, shown) as crew:
             first, *others = study.seeds
@@ -220,12 +219,7 @@ class _Crew:
     def __enter__(self) -> _Crew:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
         for worker in self._workers:
             worker.release()

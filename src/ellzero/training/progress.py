@@ -1,9 +1,6 @@
-"""What shows a run while it goes on: one bar over all its steps, or nothing."""
+"""The bar of a run: one over all its steps, on a terminal only."""
 
 from __future__ import annotations
-
-from types import TracebackType
-from typing import Protocol
 
 from ellzero.data.data import Data
 from ellzero.progress import is_shown, rich_bar
@@ -12,42 +9,15 @@ from ellzero.record import EpochMetrics
 from ellzero.training.plan import Step
 
 
-class Display(Protocol):
-    """What shows a run while it goes on."""
-
-    def begin(self, step: Step, epoch: int) -> None:
-        """A step begins, or goes on after this epoch."""
-
-    def tick(self) -> None:
-        """A batch is done."""
-
-    def epoch(self, metrics: EpochMetrics) -> None:
-        """An epoch is done."""
-
-
-class Silent:
-    """A display that shows nothing."""
-
-    def begin(self, step: Step, epoch: int) -> None:
-        """Show nothing."""
-
-    def tick(self) -> None:
-        """Show nothing."""
-
-    def epoch(self, metrics: EpochMetrics) -> None:
-        """Show nothing."""
-
-    def __enter__(self) -> Silent:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
 class Bar:
-    """One bar over the whole run, on standard error: stage, score, nonzeros, time left."""
+    """One bar over the whole run, on standard error: stage, score, nonzeros, time left.
 
-    def __init__(self, recipe: Recipe, data: Data, *, has_reference: bool) -> None:
+    Shown if `progress` says so, or by default if standard error is a terminal.
+    """
+
+    def __init__(
+        self, recipe: Recipe, data: Data, *, has_reference: bool, progress: bool | None = None
+    ) -> None:
         self._recipe, self._data = recipe, data
         self._stages = [
             (stage, 1 if stage != "finetune" else recipe.prune.rounds)
@@ -55,7 +25,7 @@ class Bar:
             if not (stage == "reference" and has_reference)
             and not (stage == "train" and recipe.train.file is not None)
         ]
-        self._bar = rich_bar(shown=True)
+        self._bar = rich_bar(shown=is_shown(progress))
         self._total = sum(self._batches(stage) * times for stage, times in self._stages)
         self._task = self._bar.add_task("starting", total=self._total, note="")
         self._label = ""
@@ -92,17 +62,5 @@ class Bar:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
-
-
-def run_display(
-    recipe: Recipe, data: Data, *, has_reference: bool, progress: bool | None
-) -> Silent | Bar:
-    """The bar if it is wanted, or by default if standard error is a terminal."""
-    return Bar(recipe, data, has_reference=has_reference) if is_shown(progress) else Silent()

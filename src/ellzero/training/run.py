@@ -23,7 +23,7 @@ from ellzero.training import checkpoint
 from ellzero.training.evaluation import evaluate
 from ellzero.training.loop import epochs, masks_for
 from ellzero.training.plan import Step, kept_at, next_step
-from ellzero.training.progress import Display
+from ellzero.training.progress import Bar
 from ellzero.training.state import Snapshot, State
 
 CHECKPOINT_SECONDS = 120.0
@@ -50,7 +50,7 @@ class RunContext:
     recipe: Recipe
     data: Data
     folder: Path | None
-    display: Display
+    bar: Bar
     has_reference: bool
     about: dict[str, Any]
     """What a model file says of its origin."""
@@ -71,13 +71,13 @@ def go(run: RunContext, state: State) -> None:
             step = next_step(run.recipe, numel, state.outcomes, has_reference=run.has_reference)
             if step is None:
                 break
-            run.display.begin(step, 0)
+            run.bar.begin(step, 0)
             _begin(run, state, step)
             _checkpoint(run, state, clock)
         else:
-            run.display.begin(state.step, state.epoch)
+            run.bar.begin(state.step, state.epoch)
         validation = None
-        for metrics, validation in epochs(state, run.recipe, run.data, tick=run.display.tick):
+        for metrics, validation in epochs(state, run.recipe, run.data, tick=run.bar.tick):
             _require_finite(run, state, metrics)
             state.history.append(metrics)
             _keep_best(run, state, validation)
@@ -85,7 +85,7 @@ def go(run: RunContext, state: State) -> None:
                 write_metrics(run.folder, state.history)
                 if state.epoch > 0 and clock.since_checkpoint() > CHECKPOINT_SECONDS:
                     _checkpoint(run, state, clock)
-            run.display.epoch(metrics)
+            run.bar.epoch(metrics)
             if _ends_stage(run, state, metrics, clock):
                 break
         if state.regularizer is not None:
