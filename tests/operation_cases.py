@@ -5,7 +5,7 @@ The tests in `tests/graph/test_contract.py` take them all through tracing, compa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def cases() -> dict[str, OperationCase]:
     strided: Any = {"stride": (2, 1), "dilation": (1, 2)}
     cumulative = ops.Opaque(target="cumsum", call=lambda x, _: x[0].cumsum(1), size=IMAGE)
     average: Any = {"kernel": (3, 2), "stride": (2, 2), "padding": (1, 1)}
-    found = {
+    table = {
         "input": OperationCase(ops.Input(size=IMAGE), IMAGE, nn.Identity()),
         "select": OperationCase(
             ops.Select(), IMAGE, Own(lambda x: x[:, INDICES]), {"indices": INDICES}, traced=False
@@ -114,8 +114,8 @@ def cases() -> dict[str, OperationCase]:
     for name, formula in FUNCTIONS.items():
         op: Any = {"function": name, "parameters": parameters.get(name, ())}
         module = modules.get(name, Own(formula.run))
-        found[name] = OperationCase(ops.Activation.model_validate(op), IMAGE, module)
-    return found
+        table[name] = OperationCase(ops.Activation.model_validate(op), IMAGE, module)
+    return table
 
 
 OPERATION_CASES = cases()
@@ -138,6 +138,25 @@ def around(case: OperationCase, seed: int) -> Network:
         b.add(case.op, *before[1:], **case.weights)
     after = _layer(b, 3, padded=seed % 2 == 0)
     b.weights[f"{after}.weight"][:, -1] = 0
+    return b.network()
+
+
+def all_at_once(cases: Iterable[OperationCase]) -> Network:
+    """The sum of what the operations make of one image, or of six of its values."""
+    b = Builder((2, *IMAGE[1:]), seed=1)
+    image = _layer(b, IMAGE[0], padded=True)
+    values = b.linear(VALUES[0], density=1.0, kind="float32", bias=True)
+    b.last = image
+    place = b.add(ops.Pool(function="average", kernel=IMAGE[1:], stride=IMAGE[1:]))
+    sources = {IMAGE: image, VALUES: values, (6, 1, 1): place}
+    total = ""
+    for case in cases:
+        if isinstance(case.op, ops.Input):  # the network has one
+            continue
+        b.last = sources[case.shape]
+        b.add(case.op, *[image] * ((case.op.ARITY or 1) - 1), **case.weights)
+        b.linear(3, density=1.0, kind="float32", bias=True)
+        total = b.add(ops.Add(), total) if total else b.last
     return b.network()
 
 
@@ -196,10 +215,10 @@ def check_packed(case: OperationCase, folder: Path) -> None:
     assert torch.equal(ez.load(folder / "net.ellz")(x), network(x))
 
 
-def check_onnx(case: OperationCase, folder: Path) -> None:
+def check_onnx(network: Network, folder: Path) -> None:
     """ONNX computes the same."""
     for module in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(module)
-    written = ez.export_onnx(around(case, 0), folder / "net.onnx")
+    written = ez.export_onnx(network, folder / "net.onnx")
     assert written.difference is not None
     assert written.difference < 1e-5

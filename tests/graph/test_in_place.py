@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import ellzero as ez
 from c_programs import check_networks, needs_gcc
+from operation_cases import check_onnx
 
 
 class Counting(nn.Module):
@@ -105,22 +106,18 @@ def test_a_network_that_changes_things_is_traced_compacted_and_packed(what, tmp_
     x = inputs()
     traced(x)
     assert torch.equal(x, inputs())
-    torch.testing.assert_close(ez.compact(model, inputs()).model(inputs()), expected)
+    torch.testing.assert_close(ez.compact(traced).model(inputs()), expected)
     if not traced.graph.opaque:
-        assert ez.pack(model, tmp_path / "net.ellz", inputs()).self_contained
+        assert ez.pack(traced, tmp_path / "net.ellz").self_contained
         assert torch.equal(ez.load(tmp_path / "net.ellz")(inputs()), traced(inputs()))
 
 
 @needs_gcc
 def test_and_exported(tmp_path):
     model, _ = made("relu of the input")
-    check_networks(tmp_path, {"net": ez.trace(model, inputs())}, "smallest")
-    ez.export_c(model, tmp_path / "c", example=inputs())
-    for module in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(module)
-    written = ez.export_onnx(model, tmp_path / "net.onnx", inputs())
-    assert written.difference is not None
-    assert written.difference < 1e-5
+    traced = ez.trace(model, inputs())
+    check_networks(tmp_path, {"net": traced}, "smallest")
+    check_onnx(traced, tmp_path)
 
 
 def test_tracing_leaves_buffers_as_they_are():
@@ -138,13 +135,10 @@ def test_tracing_leaves_buffers_as_they_are():
         (decays, r"dense\.weight"),
     ],
 )
-def test_state_from_call_to_call_is_refused_by_name(wiring, name, tmp_path):
-    model = Counting(wiring).eval()
+def test_state_from_call_to_call_is_refused_by_name(wiring, name):
     message = rf"the network changes {name} in each call and its output depends on it"
     with pytest.raises(ez.InputError, match=message):
-        ez.trace(model, inputs())
-    with pytest.raises(ez.InputError, match=message):
-        ez.export_c(model, tmp_path / "c", example=inputs())
+        ez.trace(Counting(wiring).eval(), inputs())
 
 
 # Weights that are no plain numbers
