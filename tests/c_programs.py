@@ -23,7 +23,8 @@ from ellzero.operations.activation import FUNCTIONS
 from ellzero.tensors import Shape
 
 WARNINGS = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
-SANITIZERS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+# not optimized, which takes most of the compiler's time; `test_many_random_networks` does so
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 CORTEX_M4F = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
@@ -96,11 +97,11 @@ def outputs_of(folder: Path, inputs: Mapping[str, Tensor]) -> dict[str, tuple[Te
     program = folder / "driver"
     succeed(["gcc", *WARNINGS, *SANITIZERS, str(driver), "-o", str(program), "-lm"], folder)
     succeed([str(program)], folder)
-    found = {}
+    outputs = {}
     for name, x in inputs.items():
         result = np.fromfile(folder / f"{name}.out", np.float32).reshape(len(x), -1)
-        found[name] = torch.from_numpy(result[:, :-1]), torch.from_numpy(result[:, -1]).long()
-    return found
+        outputs[name] = torch.from_numpy(result[:, :-1]), torch.from_numpy(result[:, -1]).long()
+    return outputs
 
 
 def check_networks(folder: Path, networks: Mapping[str, Network], storage: Any) -> list[CSource]:
@@ -112,9 +113,9 @@ def check_networks(folder: Path, networks: Mapping[str, Network], storage: Any) 
             sources.append(ez.export_c(network, folder, name=name, storage=storage))
         inputs[name] = raw_inputs(network)
         expected[name] = predicted(network, inputs[name])
-    for name, (found, classes) in outputs_of(folder, inputs).items():
-        assert_close(found, expected[name], f"{name}, {storage}")
-        assert torch.equal(classes, found.argmax(1)), name
+    for name, (outputs, classes) in outputs_of(folder, inputs).items():
+        assert_close(outputs, expected[name], f"{name}, {storage}")
+        assert torch.equal(classes, outputs.argmax(1)), name
     return sources
 
 
@@ -138,14 +139,14 @@ def predicted(network: Network, raw: Tensor) -> Tensor:
         return exact(x.double()).flatten(1)
 
 
-def assert_close(found: Tensor, expected: Tensor, what: str) -> None:
+def assert_close(outputs: Tensor, expected: Tensor, what: str) -> None:
     """Within 1e-4 of the largest output, or of 1; the same infinities where there are any.
 
     A maximum over padding alone is one, in PyTorch and in C.
     """
     finite = torch.where(expected.isinf(), 0, expected)
     size = finite.abs().amax(1, keepdim=True).clamp(min=1)
-    difference = torch.where(found == expected, 0, (found - expected) / size)
+    difference = torch.where(outputs == expected, 0, (outputs - expected) / size)
     worst = difference.abs().max()
     assert worst <= 1e-4, f"{what}: {worst:.3g} from PyTorch"  # a NaN fails too
 

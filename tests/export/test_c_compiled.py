@@ -9,6 +9,7 @@ import torch
 
 import ellzero as ez
 from c_programs import assert_close, needs_gcc, predicted, random_network, raw_inputs
+from ellzero.export.c.compiled import Compiled
 from ellzero.graph import Network
 from small import convnet, mlp
 
@@ -18,6 +19,12 @@ X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 @functools.cache
 def traced(seed: int = 0) -> Network:
     return ez.trace(mlp(seed=seed), X)
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory) -> Compiled:
+    """The network of `traced`, which takes 6 values and gives 3."""
+    return ez.compile_c(ez.export_c(traced(), tmp_path_factory.mktemp("net")))
 
 
 @pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")
@@ -62,25 +69,21 @@ def test_inputs_of_any_kind(tmp_path):
 
 
 @needs_gcc
-def test_inputs_of_another_size(tmp_path):
-    ez.export_c(traced(), tmp_path, example=X)
-    net = ez.compile_c(tmp_path)
+def test_inputs_of_another_size(net):
     for wrong in (X[:, :5], X[:0], torch.zeros(0), torch.tensor(1.0)):
         with pytest.raises(ez.InputError, match="of 6 values each"):
             net(wrong)
 
 
 @needs_gcc
-def test_inputs_that_numpy_cannot_read(tmp_path):
-    net = ez.compile_c(ez.export_c(traced(), tmp_path, example=X))
+def test_inputs_that_numpy_cannot_read(net):
     assert torch.equal(net(X.clone().requires_grad_()), net(X))
     rounded = X.bfloat16()
     assert torch.equal(net(rounded), net(rounded.float()))
 
 
 @needs_gcc
-def test_memory_that_c_would_leave(tmp_path):
-    net = ez.compile_c(ez.export_c(traced(), tmp_path, example=X))
+def test_memory_that_c_would_leave(net):
     batch, outputs = X.numpy(), np.zeros((4, 3), np.float32)
     net.bound(batch, outputs)
     read_only = outputs.copy()
@@ -105,11 +108,14 @@ def test_memory_that_c_would_leave(tmp_path):
 @needs_gcc
 def test_several_networks_at_once(tmp_path):
     """In one folder and, of one name, in two: each library keeps its own."""
-    for seed, name in ((1, "one"), (2, "two")):
+    sources = [
         ez.export_c(traced(seed), tmp_path, example=X, name=name)
+        for seed, name in ((1, "one"), (2, "two"))
+    ]
     with pytest.raises(ez.InputError, match=r"one, two.*name="):
         ez.compile_c(tmp_path)
-    nets = [ez.compile_c(tmp_path, name=name) for name in ("one", "two")]
+    # by name, and by what export_c returned
+    nets = [ez.compile_c(tmp_path, name="one"), ez.compile_c(sources[1])]
     ez.export_c(traced(3), tmp_path / "other", example=X, name="one")
     nets.append(ez.compile_c(tmp_path / "other"))
     for seed, net in enumerate(nets, start=1):
@@ -158,13 +164,6 @@ def test_flags(tmp_path):
     assert_close(net(X), mlp()(X).double(), "-O0")
     with pytest.raises(ez.InputError, match=r"flags is '-O2'; expected a list"):
         ez.compile_c(tmp_path, flags="-O2")
-
-
-@needs_gcc
-def test_what_export_c_returned_says_which_network(tmp_path):
-    sources = [ez.export_c(traced(s), tmp_path, example=X, name=f"net{s}") for s in (1, 2)]
-    for seed, source in enumerate(sources, start=1):
-        assert_close(ez.compile_c(source)(X), mlp(seed=seed)(X).double(), source.name)
 
 
 @needs_gcc

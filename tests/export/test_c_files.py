@@ -16,8 +16,11 @@ from c_programs import (
     SANITIZERS,
     WARNINGS,
     Builder,
+    assert_close,
     needs_arm_gcc,
     needs_gcc,
+    outputs_of,
+    predicted,
     random_network,
     succeed,
     write_program,
@@ -27,6 +30,7 @@ from ellzero.c.arrays import c_float, unsigned
 from ellzero.graph import Network
 from small import convnet, mlp
 
+STORAGES = ("smallest", "fastest", "dense")
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 
 
@@ -45,17 +49,16 @@ def pruned() -> Network:
 def run_test(folder: Path, name: str = "net") -> subprocess.CompletedProcess[str]:
     """Build the network's own test and run it."""
     sources = [f"{name}.c", f"{name}_test.c"]
-    succeed(["gcc", *WARNINGS, *SANITIZERS, *sources, "-o", "own_test", "-lm"], folder)
+    succeed(["gcc", *WARNINGS, "-O1", *SANITIZERS, *sources, "-o", "own_test", "-lm"], folder)
     return subprocess.run([str(folder / "own_test")], cwd=folder, capture_output=True, text=True)
 
 
 @needs_gcc
-@pytest.mark.parametrize("storage", ["smallest", "fastest", "dense"])
-def test_own_test_compares_with_pytorch(tmp_path, storage):
+def test_own_test_compares_with_pytorch(tmp_path):
     model = convnet().eval()
     x = torch.randn(9, 2, 6, 6)
     prepare = ez.Preprocess((0.5, 2.0), (-1.0, 0.25))
-    ez.export_c(ez.trace(model, x, preprocess=prepare), tmp_path, example=x, storage=storage)
+    ez.export_c(ez.trace(model, x, preprocess=prepare), tmp_path, example=x)
     done = run_test(tmp_path)
     assert done.returncode == 0, done.stdout
     assert "8 examples" in done.stdout, "eight of the nine"
@@ -127,7 +130,7 @@ def test_no_static_memory_where_it_is_not_wanted(tmp_path):
 @pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")
 @needs_gcc
 @needs_arm_gcc
-@pytest.mark.parametrize("storage", ["smallest", "fastest", "dense"])
+@pytest.mark.parametrize("storage", STORAGES)
 def test_arm_compiler_says_nothing(tmp_path, storage):
     names = [f"net{seed}" for seed in range(8)]
     for seed, name in enumerate(names):
@@ -261,14 +264,16 @@ class Normalized(nn.Module):
         return self.middle(self.enter(x))
 
 
-@pytest.mark.parametrize("storage", ["smallest", "fastest", "dense"])
-def test_unknown_layers_are_named(tmp_path, storage):
-    with pytest.raises(ez.InputError, match=r"no C for middle .*layer_norm.*replace.*export ONNX"):
-        ez.export_c(Normalized(), tmp_path, example=X, storage=storage)
+def test_unknown_layers_are_named(tmp_path):
+    network = ez.trace(Normalized(), X)
+    message = r"no C for middle .*layer_norm.*replace.*export ONNX"
+    for storage in STORAGES:
+        with pytest.raises(ez.InputError, match=message):
+            ez.export_c(network, tmp_path, storage=storage)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("storage", ["smallest", "fastest", "dense"])
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_named(tmp_path, storage, value):
     model = mlp()
@@ -278,7 +283,7 @@ def test_weights_that_are_no_numbers_are_named(tmp_path, storage, value):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("storage", ["smallest", "fastest", "dense"])
+@pytest.mark.parametrize("storage", STORAGES)
 def test_weights_that_only_float64_holds_are_named(tmp_path, storage):
     model = mlp().double()
     model.get_parameter("2.weight").data[1, 2] = 1e300
@@ -288,17 +293,22 @@ def test_weights_that_only_float64_holds_are_named(tmp_path, storage):
 
 
 @needs_gcc
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("storage", ["smallest", "fastest", "dense"])
-def test_weights_of_any_floating_type(tmp_path, storage, dtype):
-    model = convnet().eval().to(dtype)
-    x = torch.randn(4, 2, 6, 6)
-    ez.export_c(model, tmp_path, example=x.to(dtype), storage=storage)
-    done = run_test(tmp_path)
-    assert done.returncode == 0, done.stdout
-    expected = numbers(tmp_path / "net_test.c", "expected")
-    exact = model.double()(x.to(dtype).double()).flatten()
-    assert torch.allclose(expected.double(), exact, atol=1e-5), "float32 of the same weights"
+def test_weights_of_any_floating_type(tmp_path):
+    """float32 of the same weights, in each storage; one program of all."""
+    x = torch.randn(4, 2, 6, 6).bfloat16()  # every type holds these inputs
+    exact = {}
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        model = convnet().eval().to(dtype)
+        traced = ez.trace(model, x.to(dtype))
+        for storage in STORAGES:
+            name = f"{dtype}_{storage}".removeprefix("torch.")
+            ez.export_c(traced, tmp_path, example=x.to(dtype), name=name, storage=storage)
+            exact[name] = model.double()(x.double())
+            expected = numbers(tmp_path / f"{name}_test.c", "expected").double()
+            assert torch.allclose(expected, exact[name].flatten(), atol=1e-5), name
+    computed = outputs_of(tmp_path, dict.fromkeys(exact, x.float()))
+    for name, (outputs, _) in computed.items():
+        assert_close(outputs, exact[name], name)
 
 
 @needs_gcc
@@ -364,10 +374,14 @@ def test_names_that_are_no_identifiers(tmp_path, name):
 
 
 @needs_gcc
-@pytest.mark.parametrize("name", ["x", "y", "w", "r", "p", "at", "input", "output", "scratch"])
-def test_names_that_the_c_uses_itself(tmp_path, name):
-    ez.export_c(traced(), tmp_path, example=X, name=name)
-    assert run_test(tmp_path, name).returncode == 0
+def test_names_that_the_c_uses_itself(tmp_path):
+    names = ["x", "y", "w", "r", "p", "at", "input", "output", "scratch"]
+    for name in names:
+        ez.export_c(traced(), tmp_path, example=X, name=name)
+    for name, (outputs, _) in outputs_of(tmp_path, dict.fromkeys(names, X)).items():
+        assert_close(outputs, predicted(traced(), X), name)
+    own_tests = [f"{name}_test.c" for name in names]
+    succeed(["gcc", *WARNINGS, "-fsyntax-only", *own_tests], tmp_path)
 
 
 def test_refused(tmp_path):

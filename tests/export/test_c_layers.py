@@ -6,10 +6,12 @@ import torch
 
 import ellzero as ez
 from c_programs import (
+    WARNINGS,
     Builder,
     check_networks,
     needs_gcc,
     random_network,
+    succeed,
 )
 from ellzero import operations as ops
 from ellzero.c import layer, storage
@@ -150,6 +152,7 @@ def test_random_networks(tmp_path, storage):
 def test_many_random_networks(tmp_path, storage, batch):
     seeds = range(100 + 40 * batch, 140 + 40 * batch)
     check_networks(tmp_path, {f"net{seed}": random_network(seed) for seed in seeds}, storage)
+    succeed(["gcc", *WARNINGS, "-O2", "-c", "driver.c"], tmp_path)  # optimizing warns of more
 
 
 def test_activations(tmp_path):
