@@ -111,7 +111,7 @@ def test_padding_keeps_what_reads_a_constant():
     assert of(model, 1, 4, 4).nonzeros == {"0.weight": 1, "1.weight": 9}
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(5))
 def test_what_lives_is_what_the_output_has_a_gradient_of(seed):
     """Without biases, dead channels are zero: a gradient says which weights can matter."""
     torch.manual_seed(seed)

@@ -219,11 +219,11 @@ def test_the_slowest_weights_of_a_small_file_are_refused_in_time(hostile, tmp_pa
     assert "counts that are announced" in refused(content, tmp_path)
 
 
-def test_a_thousand_hostile_files(hostile):
-    outcomes, _ = hostile["hostile"](1000, seed=1)
-    assert sum(outcomes.values()) == 1000
+def test_hostile_files(hostile):
+    outcomes, _ = hostile["hostile"](300, seed=1)
+    assert sum(outcomes.values()) == 300
     # both happen: the checksums are mended, and the parser tells good from bad
-    assert sum(n for (_, outcome), n in outcomes.items() if outcome == "loaded") > 20
+    assert sum(n for (_, outcome), n in outcomes.items() if outcome == "loaded") > 6
 
 
 @pytest.mark.slow

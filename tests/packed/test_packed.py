@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ellz_reader
 import ellzero as ez
 from ellzero.codebook import round_half
-from ellzero.packed import reader
 from ellzero.graph import Graph, Network
 from ellzero.networks.lenet import lenet_5_caffe, lenet_300_100
+from ellzero.packed import reader
 from ellzero.packed.entropy import Decoder, encode, frequencies
 from ellzero.packed.pack import to_bytes
 from ellzero.packed.reader import DICTIONARY, read_packed
@@ -217,7 +217,6 @@ def any_tensor(draw) -> Tensor:
     return tensor.nan_to_num(0, 0, 0)
 
 
-@settings(max_examples=150)
 @given(st.lists(any_tensor(), max_size=4))
 def test_any_weights_come_back_bit_by_bit(tmp_path_factory, tensors):
     given_ = {f"w{index}": tensor for index, tensor in enumerate(tensors)}
