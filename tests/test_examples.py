@@ -21,6 +21,7 @@ def test_a_loop_of_your_own(capsys):
     assert accuracy > 0.92
 
 
+@pytest.mark.slow
 def test_a_network_and_data_of_your_own(tmp_path):
     for name in ("my_project.py", "own_model.toml"):
         shutil.copy(EXAMPLES / name, tmp_path)

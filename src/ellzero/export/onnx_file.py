@@ -45,11 +45,10 @@ class OnnxFile:
             that nothing was compared.
 
     Example:
-        >>> import tempfile, pathlib, torch, ellzero as ez
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / "small.onnx"
-        >>> written = ez.export_onnx(torch.nn.Linear(4, 3), path, torch.zeros(1, 4))
-        >>> written.size_bytes == path.stat().st_size
-        True
+        >>> import pathlib, ellzero as ez
+        >>> written = ez.OnnxFile(pathlib.Path("small.onnx"), size_bytes=1_312, difference=6e-8)
+        >>> f"{written.path}: {written.size_bytes:,} bytes"
+        'small.onnx: 1,312 bytes'
     """
 
     path: Path
@@ -167,12 +166,9 @@ def _strip(proto: ModelProto) -> None:
     """Leave out the exporter's notes, which tell the paths of this machine's source files."""
     graph = proto.graph
     values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
-    for part in (proto, graph, *graph.node, *values):
+    in_functions = (part for f in proto.functions for part in (f, *f.node))
+    for part in (proto, graph, *graph.node, *values, *in_functions):
         del part.metadata_props[:]
-    for function in proto.functions:
-        del function.metadata_props[:]
-        for node in function.node:
-            del node.metadata_props[:]
 
 
 def _metadata(network: Network) -> dict[str, str]:

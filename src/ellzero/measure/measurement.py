@@ -80,9 +80,9 @@ def measure(
     Example:
         >>> import torch, ellzero as ez
         >>> network = ez.trace(torch.nn.Linear(8, 4), torch.zeros(1, 8))
-        >>> measurement = measure(network, batches=[1], rounds=2)
-        >>> [t.way for t in measurement.timings if t.latency is not None][0]
-        'torch dense'
+        >>> measurement = measure(network, batches=[])  # bytes and multiply-adds alone
+        >>> measurement.layers[0].macs, measurement.timings
+        (32, ())
     """
     compacted = compact(network).model
     plain, small = _for_timing(network), _for_timing(compacted)
@@ -120,12 +120,7 @@ def _ways(plain: Network, small: Network, batch: int, threads: int) -> Ways:
     }
 
 
-def _timings(
-    ways: dict[str, Callable[[], runtimes.Call]],
-    batch: int,
-    rounds: int,
-    tick: Callable[[], object],
-) -> list[Timing]:
+def _timings(ways: Ways, batch: int, rounds: int, tick: Callable[[], object]) -> list[Timing]:
     calls, missing = {}, {}
     for way, make in ways.items():
         try:
