@@ -1,11 +1,14 @@
 """Penalties: scalar functions of weights, one a file; recipes use the names in `PENALTIES`."""
 
-from ellzero.penalties.group_lasso import GroupLasso
-from ellzero.penalties.hoyer import HoyerSquare
-from ellzero.penalties.l0 import L0
-from ellzero.penalties.l1 import L1
-from ellzero.penalties.l2 import L2
-from ellzero.penalties.penalty import Form, Penalty, Sum, Term
+from ellzero.penalties.group_lasso import GroupLasso as GroupLasso
+from ellzero.penalties.hoyer import HoyerSquare as HoyerSquare
+from ellzero.penalties.l0 import L0 as L0
+from ellzero.penalties.l1 import L1 as L1
+from ellzero.penalties.l2 import L2 as L2
+from ellzero.penalties.penalty import Form as Form
+from ellzero.penalties.penalty import Penalty as Penalty
+from ellzero.penalties.penalty import Sum as Sum
+from ellzero.penalties.penalty import Term as Term
 
 PENALTIES: dict[str, type[Term]] = {
     "l0": L0,
@@ -14,16 +17,3 @@ PENALTIES: dict[str, type[Term]] = {
     "hoyer_square": HoyerSquare,
     "group_lasso": GroupLasso,
 }
-
-__all__ = [
-    "L0",
-    "L1",
-    "L2",
-    "PENALTIES",
-    "Form",
-    "GroupLasso",
-    "HoyerSquare",
-    "Penalty",
-    "Sum",
-    "Term",
-]
