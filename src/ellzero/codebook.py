@@ -43,8 +43,8 @@ class Codebook:
         Autograd goes through it: the gradient of a value is the sum of those of its weights.
 
         Example:
-            >>> found = find_codebook(torch.tensor([[0.5, 0.0], [-1.0, 0.5]]))
-            >>> found.expand(torch.tensor([-3.0, 2.0]))
+            >>> codebook = find_codebook(torch.tensor([[0.5, 0.0], [-1.0, 0.5]]))
+            >>> codebook.expand(torch.tensor([-3.0, 2.0]))
             tensor([[ 2.,  0.],
                     [-3.,  2.]])
         """
@@ -63,8 +63,8 @@ def find_codebook(weight: Tensor) -> Codebook | None:
     """The codebook of a weight, or None if it has more than 256 distinct nonzero values.
 
     Example:
-        >>> found = find_codebook(torch.tensor([0.5, 0.0, -1.0, 0.5]))
-        >>> found.values, found.codes
+        >>> codebook = find_codebook(torch.tensor([0.5, 0.0, -1.0, 0.5]))
+        >>> codebook.values, codebook.codes
         (tensor([-1.0000,  0.5000]), tensor([2, 0, 1, 2], dtype=torch.int16))
     """
     nonzero = weight.detach() != 0

@@ -63,15 +63,15 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         raise InputError(f"{what} {path} is not TOML: {error}") from None
 
 
-def check_format(path: str | Path, found: object, known: int) -> None:
+def check_format(path: str | Path, version: object, known: int) -> None:
     """Refuse a file whose format is newer than the known one, or no number.
 
     Raises:
         InputError: it is.
     """
-    if not isinstance(found, int) or found > known:
+    if not isinstance(version, int) or version > known:
         raise InputError(
-            f"{path} has format {found!r}; this ellzero reads up to {known}: install a newer one"
+            f"{path} has format {version!r}; this ellzero reads up to {known}: install a newer one"
         )
 
 

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ellzero.compaction.channels import Channels, exact, summed
-from ellzero.compaction.folding import Folded, folded, like, reading, with_bias
+from ellzero.compaction.folding import Folded, folded, like, with_bias
 from ellzero.compaction.living import warn_if_dead
 from ellzero.errors import InputError
 from ellzero.graph import Graph, Network, Node, trace
+from ellzero.graph.graph import free_name
+from ellzero.modules import device_of
 from ellzero.operations import Opaque, Select
 
 
@@ -119,16 +121,13 @@ def _sliced(network: Network, channels: Channels) -> tuple[Graph, dict[str, Tens
     nodes: list[Node] = []
     result: dict[str, str] = {}  # entry -> the selection of its channels
     for node in network.graph.nodes:
-        nodes.append(reading(_slice(node, network, channels, weights), result))
+        nodes.append(_slice(node, network, channels, weights).reading(result))
         if node.name in channels.entries and not channels[node.name].all():
-            name = f"{node.name}_select"
-            while name in network.shapes:
-                name += "_"
-            indices = f"{name}.indices"
-            weights[indices] = channels[node.name].nonzero().view(-1).to(_device(network))
-            nodes.append(
-                Node(name=name, op=Select(), inputs=(node.name,), weights={"indices": indices})
-            )
+            name = free_name(f"{node.name}_select", network.shapes)
+            roles = {"indices": f"{name}.indices"}
+            kept = channels[node.name].nonzero().view(-1)
+            weights[roles["indices"]] = kept.to(device_of(network))
+            nodes.append(Node(name=name, op=Select(), inputs=(node.name,), weights=roles))
             result[node.name] = name
     return network.graph.model_copy(update={"nodes": tuple(nodes)}), weights
 
@@ -175,7 +174,3 @@ def _differences(before: Network, after: Network) -> Iterator[Removed]:
             yield Removed(node.name, "outputs", *outputs)
         if inputs[0] != inputs[1]:
             yield Removed(node.name, "inputs", *inputs)
-
-
-def _device(network: Network) -> torch.device:
-    return next((w.device for w in network.parameters()), torch.device("cpu"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from ellzero.compaction.channels import Channels, exact, tied_nodes
 from ellzero.graph import Network, Node
+from ellzero.graph.graph import free_name
 from ellzero.operations import Affine
 
 
@@ -51,7 +51,7 @@ def folded(network: Network) -> Folded:
     result: dict[str, str] = {}  # folded node -> the layer whose result is now its own
     kept = []
     for original in graph.nodes:
-        node = reading(original, result)
+        node = original.reading(result)
         nodes[node.name] = node
         if not isinstance(node.op, Affine):
             continue
@@ -94,15 +94,9 @@ def with_bias(layer: Node, bias: Tensor, weights: dict[str, Tensor]) -> Node:
     # "fc.weight" -> "fc.bias"; a weight with a name of its own, "w" -> "w_bias"
     path, _, local = weight.rpartition(".")
     name = f"{path}." * bool(path) + ("bias" if local == "weight" else f"{local}_bias")
-    while name in weights:
-        name += "_"
+    name = free_name(name, weights)
     weights[name] = like(bias, weights[weight])
     return layer.model_copy(update={"weights": {**layer.weights, "bias": name}})
-
-
-def reading(node: Node, instead: Mapping[str, str]) -> Node:
-    """The node with some of its inputs replaced."""
-    return node.model_copy(update={"inputs": tuple(instead.get(n, n) for n in node.inputs)})
 
 
 def like(values: Tensor, old: Tensor) -> Tensor:

@@ -5,30 +5,29 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 from torch.fx.node import map_arg
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from ellzero.errors import InputError
-from ellzero.graph.graph import Graph, Node
+from ellzero.graph.graph import Graph, Node, free_name
 from ellzero.operations import OPERATIONS, Input, Opaque, Operation
 from ellzero.operations.call import (
     Call,
     ComputedWeightError,
     arguments_of,
+    aten,
     example_shape,
     first_result,
     is_batch,
     path_of,
 )
 from ellzero.operations.operation import Recognized, Recognizer
-
-aten = torch.ops.aten
 
 IDENTITIES = {
     aten.clone.default,
@@ -43,11 +42,11 @@ VIEWS = {aten.view.default, aten._unsafe_view.default}
 """Calls that fail where the values do not lie as they expect."""
 
 
+@dataclass(frozen=True)
 class _Ref:
-    """Stands for a node's result or a weight in the arguments of an opaque operation."""
+    """Stands in an opaque operation's arguments for an input (its index) or a weight (its role)."""
 
-    def __init__(self, index: int, *, weight: str | None = None) -> None:
-        self.index, self.weight = index, weight
+    key: int | str
 
 
 class GraphBuilder:
@@ -182,9 +181,7 @@ class GraphBuilder:
             return self.result[said]
         inputs = [self._said(call, source) for source in said.inputs]
         weights = {
-            role: self._new_weight(f"{call.path}.{role}", weight)
-            if isinstance(weight, Tensor)
-            else self._weight(weight)
+            role: self._weight(weight, f"{call.path}.{role}")
             for role, weight in said.weights.items()
             if weight is not None
         }
@@ -199,7 +196,7 @@ class GraphBuilder:
             if argument in self.lifted:
                 name = self._weight(argument)
                 weights[name] = name
-                return _Ref(-1, weight=name)
+                return _Ref(name)
             read.append(self.result[argument])
             return _Ref(len(read) - 1)
 
@@ -208,29 +205,22 @@ class GraphBuilder:
         target: Any = aten.reshape.default if fx_node.target in VIEWS else fx_node.target
 
         def call(inputs: Sequence[Any], given: Mapping[str, Tensor]) -> Any:
-            def fill(value: Any) -> Any:
-                if not isinstance(value, _Ref):
-                    return value
-                return inputs[value.index] if value.weight is None else given[value.weight]
-
-            args, kwargs = tree_map(fill, arguments)
+            values = {**dict(enumerate(inputs)), **given}
+            args, kwargs = tree_map_only(_Ref, lambda ref: values[ref.key], arguments)
             return target(*args, **kwargs)
 
         shape = example_shape(fx_node.meta.get("val"))
         op = Opaque(target=str(fx_node.target), call=call, size=shape)
         self.result[fx_node] = self._add(op, read, weights, path_of(fx_node), fx_node)
 
-    def _weight(self, fx_node: Any) -> str:
-        """The name of a weight, which is now in use."""
-        name = self.lifted[fx_node]
-        self.weights[name] = self.tensors[name]
-        return name
-
-    def _new_weight(self, name: str, tensor: Tensor) -> str:
-        """The name of a weight that the network has under no name of its own."""
-        while name in self.weights or name in self.tensors:
-            name += "_"
-        self.weights[name] = tensor
+    def _weight(self, weight: fx.Node | Tensor, new_name: str = "") -> str:
+        """The name of a weight, which is now in use; a new tensor has none of its own yet."""
+        if isinstance(weight, Tensor):
+            name = free_name(new_name, {**self.weights, **self.tensors})
+            self.weights[name] = weight
+        else:
+            name = self.lifted[weight]
+            self.weights[name] = self.tensors[name]
         return name
 
     def _add(
@@ -242,10 +232,7 @@ class GraphBuilder:
         fx_node: fx.Node,
     ) -> str:
         """Add a node; its name, which is another one where that is taken."""
-        if name in self.nodes:
-            name = fx_node.name
-        while name in self.nodes:
-            name += "_"
+        name = free_name(fx_node.name if name in self.nodes else name, self.nodes)
         self.nodes[name] = Node(name=name, op=op, inputs=tuple(inputs), weights=dict(weights))
         return name
 

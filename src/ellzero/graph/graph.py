@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    ValidationError,
-)
+from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from ellzero.errors import InputError
 from ellzero.operations import OPERATIONS, Input, Opaque, Operation, is_registered
@@ -20,6 +13,13 @@ from ellzero.preprocess import Preprocess
 from ellzero.tensors import Shape
 
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """The name, lengthened until it is another one's no more."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _operation(table: Any) -> Operation:
@@ -36,13 +36,10 @@ def _operation(table: Any) -> Operation:
 
 
 AnyOperation = Annotated[SerializeAsAny[Operation], BeforeValidator(_operation)]
-_PLAIN = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
-class Node(BaseModel):
+class Node(BaseModel, frozen=True, extra="forbid"):
     """One step of a network: an operation, what it works on, and the names of its weights."""
-
-    model_config = _PLAIN
 
     name: Name
     op: AnyOperation
@@ -56,16 +53,18 @@ class Node(BaseModel):
         op = self.op
         return f"{self.name} ({op.target if isinstance(op, Opaque) else op.kind})"
 
+    def reading(self, instead: Mapping[str, str]) -> Node:
+        """The node with some of its inputs replaced."""
+        return self.model_copy(update={"inputs": tuple(instead.get(n, n) for n in self.inputs)})
 
-class Graph(BaseModel):
+
+class Graph(BaseModel, frozen=True, extra="forbid"):
     """A network's architecture: its nodes, in an order in which they can run.
 
     The first node is the input, the last one's result is the network's. Weights are not in it, only
     their names. `preprocess` turns raw values into what the input takes; it is not applied, it
     travels with the network, and so do the names of the classes.
     """
-
-    model_config = _PLAIN
 
     nodes: tuple[Node, ...]
     preprocess: Preprocess | None = None
@@ -122,18 +121,14 @@ class Graph(BaseModel):
                 )
             except InputError as error:
                 raise InputError(f"{node.name} ({node.op.kind}): {error}") from None
-        unused = set(weights) - set(self.weight_names())
-        if unused:
+        if unused := set(weights) - set(self.weight_names()):
             raise InputError(f"no node uses the weight {min(unused)!r}")
-        self._check_read()
-        self._check_preprocess()
-        return shapes
-
-    def _check_read(self) -> None:
-        """Every result is of use: what runs a graph frees a value after its last reader."""
+        # every result is of use: what runs a graph frees a value after its last reader
         for name, readers in self.consumers().items():
             if not readers and name != self.nodes[-1].name:
                 raise InputError(f"nobody reads {name!r}, and it is not the last node")
+        self._check_preprocess()
+        return shapes
 
     def _check_preprocess(self) -> None:
         if self.preprocess is None:

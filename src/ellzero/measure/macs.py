@@ -44,11 +44,7 @@ def layer_costs(network: Network) -> list[LayerCost]:
         if node.op.LAYER is None:
             continue
         weight = network.weight(node.weights["weight"])
-        nonzeros = int(weight.count_nonzero())
+        count, nonzeros = weight.numel(), int(weight.count_nonzero())
         places = math.prod(network.shapes[node.name][1:])  # 1 for a linear layer
-        costs.append(
-            LayerCost(
-                node.name, weight.numel(), nonzeros, weight.numel() * places, nonzeros * places
-            )
-        )
+        costs.append(LayerCost(node.name, count, nonzeros, count * places, nonzeros * places))
     return costs

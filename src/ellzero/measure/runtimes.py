@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ellzero.errors import InputError
-from ellzero.export.c.compiled import FLAGS, compile_c, find_compiler, run_compiler
+from ellzero.export.c.compiled import compile_c, load_c
 from ellzero.export.c.source import export_c
 from ellzero.export.onnx_file import export_onnx
 from ellzero.graph import Network
@@ -114,11 +114,9 @@ def compiled_c(network: Network, batch: Tensor) -> Call:
 def empty_c(batch: Tensor) -> Call:
     """A C function that does nothing, called once for each example."""
     with tempfile.TemporaryDirectory() as folder:
-        source, library = Path(folder) / "empty.c", Path(folder) / "empty.so"
+        source = Path(folder) / "empty.c"
         source.write_text("int empty(const float *x, float *y) { (void)x; (void)y; return 0; }\n")
-        command = [*find_compiler(), *FLAGS, "-shared", "-fPIC", str(source)]
-        run_compiler([*command, "-o", str(library)])
-        empty = ctypes.CDLL(str(library)).empty
+        empty = load_c(source).empty
     empty.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
     places = [(batch.data_ptr(), batch.data_ptr())] * len(batch)
 

@@ -62,7 +62,7 @@ class Conv(Operation):
                 "channels"
             )
         expect(weights.get("bias", (out,)), (out,), "the bias")
-        return (out, *windows(tuple(size), tuple(kernel), self.stride, self.padding, self.dilation))
+        return (out, *windows(size, kernel, self.stride, self.padding, self.dilation))
 
     def passing(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Passing:
         out, per_group = weights["weight"][:2]

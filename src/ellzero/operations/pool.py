@@ -58,16 +58,14 @@ class Pool(Operation):
         if self.function == "average" and self.dilation != (1, 1):
             raise InputError("average pooling has no dilation")
         settings = self.kernel, self.stride, self.padding, self.dilation
-        return (channels, *windows(tuple(size), *settings, ceil=self.ceil))
+        return (channels, *windows(size, *settings, ceil=self.ceil))
 
     def c_body(self, context: Context) -> str:
         (channels, height, width), (_, rows, columns) = context.inputs[0], context.shape
         (kh, kw), (sh, sw), (dh, dw) = self.kernel, self.stride, self.dilation
-        fits = (rows - 1) * sh + (kh - 1) * dh < height and (columns - 1) * sw + (
-            kw - 1
-        ) * dw < width
-        inside = fits and not any(self.padding)
-        inner = (_window if inside else _clipped_window)(context, self, height, width)
+        down, right = (rows - 1) * sh + (kh - 1) * dh, (columns - 1) * sw + (kw - 1) * dw
+        fits = not any(self.padding) and down < height and right < width
+        inner = (_window if fits else _clipped_window)(context, self, height, width)
         each = loop("oy", rows, loop("ox", columns, inner))
         return loop("c", channels, f"{each}\nx += {height * width};")
 

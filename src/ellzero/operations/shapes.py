@@ -16,7 +16,13 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def windows(
-    size: Shape, kernel: Shape, stride: Shape, padding: Shape, dilation: Shape, *, ceil=False
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
+    *,
+    ceil: bool = False,
 ) -> Iterator[int]:
     """How many windows fit into the values of each dimension, as PyTorch counts them.
 

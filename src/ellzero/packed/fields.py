@@ -18,11 +18,11 @@ def varint(value: int) -> bytes:
         >>> varint(300).hex()
         'ac02'
     """
-    found = bytearray()
+    encoded = bytearray()
     while value > 127:
-        found.append(value & 127 | 128)
+        encoded.append(value & 127 | 128)
         value >>= 7
-    return bytes([*found, value])
+    return bytes([*encoded, value])
 
 
 def zigzag(value: int) -> int:

@@ -111,20 +111,20 @@ def read_packed(
     content = path.read_bytes()
     limit = default_max_bytes(len(content)) if max_bytes is None else max_bytes
     try:
-        found = announcement(content)
-        if found.memory_bytes > limit:
+        file = announcement(content)
+        if file.memory_bytes > limit:
             raise InputError(
-                f"it takes {found.memory_bytes} bytes of memory, more than {limit}; if the file "
-                f"can be trusted: ez.load(path, max_bytes={found.memory_bytes})"
+                f"it takes {file.memory_bytes} bytes of memory, more than {limit}; if the file "
+                f"can be trusted: ez.load(path, max_bytes={file.memory_bytes})"
             )
-        decoder = Decoder(found.codes)
-        tensors = {name: tensor.decode(decoder) for name, tensor in found.tensors.items()}
+        decoder = Decoder(file.codes)
+        tensors = {name: tensor.decode(decoder) for name, tensor in file.tensors.items()}
         decoder.finish()
-        if found.graph is not None:
-            _check_indices(found.graph, tensors)
+        if file.graph is not None:
+            _check_indices(file.graph, tensors)
     except InputError as error:
         raise InputError(f"{path} cannot be loaded: {error}") from None
-    return found.graph, tensors
+    return file.graph, tensors
 
 
 def announcement(content: bytes) -> Announcement:

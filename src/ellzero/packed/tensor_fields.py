@@ -20,6 +20,7 @@ from ellzero.codebook import MAX_VALUES, find_codebook, half_exponent, round_hal
 from ellzero.errors import InputError
 from ellzero.packed.entropy import Decoder, Integers
 from ellzero.packed.fields import Reader, rice, varint, zigzag
+from ellzero.tensors import INTEGERS
 
 DTYPES = (
     torch.float32,
@@ -39,7 +40,7 @@ MAX_DIMENSIONS = 64
 MAX_ELEMENTS = 1 << 38
 MAX_EXPONENT = 2200  # beyond it every half is 0 or infinite in any type
 LISTED = 32  # from so many int8 values on, a bitmap of 32 bytes says which ones there are
-BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+BITS = {1: torch.int8, **INTEGERS}
 MASK = np.array([False, True])
 
 
@@ -191,8 +192,8 @@ class Announced:
         if self.layout is Layout.CODEBOOK:
             table = torch.cat([torch.zeros(1, dtype=self.dtype), self.values])
             bits = table.view(BITS[self.dtype.itemsize]).numpy()
-            found = decoder.values(counts[occurring], bits[occurring])
-            return torch.from_numpy(found).view(self.dtype).reshape(self.shape)
+            values = decoder.values(counts[occurring], bits[occurring])
+            return torch.from_numpy(values).view(self.dtype).reshape(self.shape)
         mask = torch.from_numpy(decoder.values(counts[occurring], MASK[occurring]))
         if self.layout is Layout.INDICES:
             return mask.nonzero()[:, 0]
@@ -236,6 +237,8 @@ def announced(reader: Reader) -> Announced:
             Layout.INDICES: 0,
         }[layout]
         values = _read_values(reader, dtype, encoding, count)
+    if not values.isfinite().all():
+        raise InputError("a value is NaN or infinite")
     return Announced(dtype, shape, layout, values, counts)
 
 
@@ -269,14 +272,10 @@ def _read_values(reader: Reader, dtype: torch.dtype, encoding: Encoding, count: 
             values = torch.tensor(np.ldexp(halves, exponent)).to(dtype)
     else:
         size = dtype.itemsize
-        content = np.frombuffer(reader.take(size * count), f"<i{size}").astype(
-            f"i{size}", copy=False
-        )
+        content = np.frombuffer(reader.take(size * count), f"<i{size}").astype(f"i{size}")
         if dtype == torch.bool and (content & ~1).any():
             raise InputError("a bool is neither 0 nor 1")
         values = torch.tensor(content).view(dtype)
-    if not values.isfinite().all():
-        raise InputError("a value is NaN or infinite")
     return values
 
 
@@ -289,7 +288,4 @@ def _read_integers(reader: Reader, dtype: torch.dtype, count: int) -> Tensor:
         integers = np.flatnonzero(np.unpackbits(bitmap, bitorder="little")) - 127.0
         if len(integers) != count:
             raise InputError(f"{len(integers)} int8 values are there instead of {count}")
-    values = (torch.from_numpy(integers) * (top / 127)).to(dtype)
-    if not values.isfinite().all():
-        raise InputError("a value is NaN or infinite")
-    return values
+    return (torch.from_numpy(integers) * (top / 127)).to(dtype)

@@ -45,7 +45,6 @@ class Compiled:
 
     def __init__(self, library: ctypes.CDLL, name: str, inputs: int, outputs: int) -> None:
         self.name, self.inputs, self.outputs = name, inputs, outputs
-        self._library = library
         self._predict = getattr(library, f"{name}_predict")
         self._predict.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
         self._predict.restype = ctypes.c_int
@@ -76,11 +75,8 @@ class Compiled:
             InputError: arrays of another type or size, where C would read or write astray.
         """
         count = len(batch) if np.ndim(batch) else 0
-        for array, what, size in (
-            (batch, "batch", self.inputs),
-            (outputs, "outputs", self.outputs),
-        ):
-            _check_memory(array, what, count, size)
+        _check_memory(batch, "batch", count, self.inputs)
+        _check_memory(outputs, "outputs", count, self.outputs)
         if not outputs.flags.writeable:
             raise InputError("outputs can only be read; expected memory to write to")
         first, into = batch.ctypes.data, outputs.ctypes.data
@@ -135,20 +131,27 @@ def compile_c(
         raise InputError(f"there is no {name}.c and {name}.h in {folder}; export_c writes them")
     text = header.read_text(encoding="utf-8", errors="replace")
     inputs, outputs = (_defined(text, name, what) for what in ("INPUTS", "OUTPUTS"))
-    with tempfile.TemporaryDirectory(prefix="ellzero-") as temporary:
-        library = Path(temporary) / f"{name}.so"
-        command = [*find_compiler(compiler), *flags, "-shared", "-fPIC", str(source), "-lm"]
-        run_compiler([*command, "-o", str(library)])
-        loaded = ctypes.CDLL(str(library))
-    return Compiled(loaded, name, inputs, outputs)
+    return Compiled(load_c(source, compiler, flags), name, inputs, outputs)
 
 
-def find_compiler(compiler: str | None = None) -> list[str]:
-    """The C compiler's command, in words: a compiler may come with options, as in "gcc -m32".
+def load_c(source: Path, compiler: str | None = None, flags: Sequence[str] = FLAGS) -> ctypes.CDLL:
+    """A C file as a library in memory; nothing of it stays on the disk.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no compiler; it failed, with the first of its complaints.
     """
+    with tempfile.TemporaryDirectory(prefix="ellzero-") as folder:
+        library = Path(folder) / f"{source.stem}.so"
+        command = [*_compiler(compiler), *flags, "-shared", "-fPIC", str(source), "-lm"]
+        done = subprocess.run([*command, "-o", str(library)], capture_output=True, text=True)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
+            raise InputError(f"{command[0]} failed: {lines[0].strip() or done.returncode}")
+        return ctypes.CDLL(str(library))
+
+
+def _compiler(compiler: str | None) -> list[str]:
+    """The C compiler's command, in words: a compiler may come with options, as in "gcc -m32"."""
     wanted = compiler or os.environ.get("CC", "").strip()
     tried = (wanted,) if wanted else COMPILERS
     for candidate in tried:
@@ -163,18 +166,6 @@ def find_compiler(compiler: str | None = None) -> list[str]:
     raise InputError(
         f"no C compiler found (tried {', '.join(tried)}); install gcc or clang, or name one with CC"
     )
-
-
-def run_compiler(command: Sequence[str]) -> None:
-    """Run a compiler.
-
-    Raises:
-        InputError: it failed; with the first of its complaints.
-    """
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
-        raise InputError(f"{command[0]} failed: {lines[0].strip() or done.returncode}")
 
 
 def _check_memory(array: np.ndarray, what: str, count: int, size: int) -> None:

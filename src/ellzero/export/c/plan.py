@@ -13,6 +13,7 @@ from ellzero.c.kernel import After, Kernel
 from ellzero.c.layer import padded
 from ellzero.errors import InputError
 from ellzero.graph import Graph, Network, Node
+from ellzero.graph.graph import free_name
 from ellzero.operations import OPERATIONS, Affine, Flatten, Select, is_registered
 from ellzero.tensors import Shape
 
@@ -32,7 +33,11 @@ def plan(network: Network) -> Plan:
     Raises:
         InputError: operations that there is no C for; weights that are not finite as float32.
     """
-    unknown = [node.named for node in network.graph.nodes[1:] if not _is_known(node)]
+    unknown = [
+        node.named
+        for node in network.graph.nodes[1:]
+        if node.op.C == "none" or not is_registered(node.op)
+    ]
     if unknown:
         known = ", ".join(kind for kind, operation in OPERATIONS.items() if operation.C != "none")
         raise InputError(
@@ -43,10 +48,6 @@ def plan(network: Network) -> Plan:
     kernels, same = _kernels(network)
     places, scratch = _places(kernels, network, same)
     return Plan(kernels, places, scratch)
-
-
-def _is_known(node: Node) -> bool:
-    return is_registered(node.op) and node.op.C != "none"
 
 
 def with_preprocessing(network: Network) -> Network:
@@ -69,9 +70,7 @@ def with_preprocessing(network: Network) -> Network:
         at += 1
     before = graph.nodes[at]
     channels = network.shapes[before.name][0]
-    name = "preprocess"
-    while name in network.shapes:
-        name += "_"
+    name = free_name("preprocess", network.shapes)
     weights = {n: network.weight(n) for n in graph.weight_names()}
     roles = {}
     for role in ("scale", "shift"):
@@ -79,10 +78,7 @@ def with_preprocessing(network: Network) -> Network:
         roles[role] = f"{name}_{role}"
         weights[roles[role]] = value.expand(channels).clone()
     node = Node(name=name, op=Affine(), inputs=(before.name,), weights=roles)
-    later = [
-        n.model_copy(update={"inputs": tuple(name if i == before.name else i for i in n.inputs)})
-        for n in graph.nodes[at + 1 :]
-    ]
+    later = [n.reading({before.name: name}) for n in graph.nodes[at + 1 :]]
     nodes = (*graph.nodes[: at + 1], node, *later)
     return Network(Graph(nodes=nodes, classes=graph.classes), weights)
 
@@ -158,26 +154,16 @@ def _places(
     for i, kernel in enumerate(kernels):
         size = math.prod(kernel.shape)
         if kernel.result not in places:
-            offset = _reused(kernel, alive, last_read, i, size)
-            if offset is None:
-                offset = _free_offset(alive.values(), size)
+            # one that works value by value may store where it reads what nobody reads again
+            read = [name for name, _ in kernel.inputs if name in alive and last_read[name] == i]
+            reused = [alive[n][0] for n in read if kernel.in_place and alive[n][1] == size]
+            offset = reused[0] if reused else _free_offset(alive.values(), size)
             alive[kernel.result] = (offset, size)
             places[kernel.result] = f"scratch + {offset}"
             total = max(total, offset + size)
         for name in [name for name in alive if last_read[name] <= i]:
             del alive[name]
     return places, total
-
-
-def _reused(
-    kernel: Kernel, alive: dict[str, tuple[int, int]], last_read: dict[str, int], i: int, size: int
-) -> int | None:
-    """The place of an input that nobody reads again, for a kernel that works value by value."""
-    if kernel.in_place:
-        for name, _ in kernel.inputs:
-            if name in alive and last_read[name] == i and alive[name][1] == size:
-                return alive[name][0]
-    return None
 
 
 def _free_offset(taken: Iterable[tuple[int, int]], size: int) -> int:

@@ -23,6 +23,7 @@ from ellzero.export.c.check import examples_of, program
 from ellzero.export.c.plan import Plan, plan
 from ellzero.files import write_atomically
 from ellzero.graph import Network, trace
+from ellzero.graph.graph import free_name
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,7 @@ def _functions(planned: Plan, prefix: str, choice: StorageChoice) -> list[Functi
     functions = []
     for kernel in planned.kernels:
         name = re.sub(r"[^A-Za-z0-9]+", "_", kernel.name).strip("_") or "node"
-        name = f"{prefix}_{name}"
-        while name in names:
-            name += "_"
+        name = free_name(f"{prefix}_{name}", names)
         names.add(name)
         functions.append(written(kernel, name, choice))
     return functions
