@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from ellzero import operations as ops
 from ellzero.graph import Graph, Network, Node
 
 
-def network(**changes: Any) -> Network:
-    """Most of the operations, in one network of (2, 8, 8)."""
+@pytest.fixture(scope="module")
+def network() -> Network:
+    """Most of the operations, in one network of (2, 8, 8), preprocessing and classes."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.BatchNorm2d(2),
@@ -29,21 +31,26 @@ def network(**changes: Any) -> Network:
         nn.Linear(5, 3, bias=False),
         nn.LogSoftmax(1),
     )
-    return ez.trace(model, torch.zeros(1, 2, 8, 8), **changes)
+    return ez.trace(
+        model,
+        torch.zeros(1, 2, 8, 8),
+        preprocess=ez.Preprocess((0.1, 1 / 3), -0.5),
+        classes=("a", "é", '"'),
+    )
 
 
-def test_json_there_and_back():
-    plain = network(preprocess=ez.Preprocess((0.1, 1 / 3), -0.5), classes=("a", "é", '"'))
-    content = plain.graph.to_json()
+def test_json_there_and_back(network):
+    content = network.graph.to_json()
     read = Graph.from_json(content)
-    assert read == plain.graph
+    assert read == network.graph
     assert read.to_json() == content
     x = torch.randn(3, 2, 8, 8)
-    assert torch.equal(Network(read, plain.state_dict())(x), plain(x))
+    assert torch.equal(Network(read, network.state_dict())(x), network(x))
 
 
-def test_json_is_short():
-    table = json.loads(network().graph.to_json())
+def test_json_is_short(network):
+    plain = network.graph.model_copy(update={"preprocess": None, "classes": None})
+    table = json.loads(plain.to_json())
     assert list(table) == ["nodes"]
     assert table["nodes"][0] == {"name": "input", "op": {"kind": "input", "size": [2, 8, 8]}}
     assert table["nodes"][-1] == {
@@ -163,7 +170,7 @@ def test_preprocessing_has_one_value_or_one_for_each_channel():
 
 def test_who_reads_what():
     graph = Graph(nodes=(X, node("y", RELU, "x"), node("z", ops.Add(), "y", "y")))
-    assert {name: [n.name for n in found] for name, found in graph.consumers().items()} == {
+    assert {name: [n.name for n in readers] for name, readers in graph.consumers().items()} == {
         "x": ["y"],
         "y": ["z", "z"],
         "z": [],
@@ -191,14 +198,13 @@ def test_names_that_the_class_has_a_use_for(name):
     assert made(-torch.ones(1, 3)).tolist() == [[-1, -4, -6]]
 
 
-def test_an_input_of_another_shape_is_refused():
+def test_an_input_of_another_shape_is_refused(network):
     with pytest.raises(ez.InputError, match=r"\(4, 2, 8\); expected \(N, 2, 8, 8\)"):
-        network()(torch.zeros(4, 2, 8))
+        network(torch.zeros(4, 2, 8))
 
 
-def test_a_weight_that_is_replaced_is_seen():
-    made = network()
+def test_a_weight_that_is_replaced_is_seen(network):
+    changed = deepcopy(network)
+    changed.get_submodule("6").weight = nn.Parameter(torch.zeros(5, 24))
     x = torch.randn(2, 2, 8, 8)
-    before = made(x)
-    made.get_submodule("6").weight = nn.Parameter(torch.zeros(5, 24))
-    assert not torch.equal(made(x), before)
+    assert not torch.equal(changed(x), network(x))
