@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ellzero.errors import InputError
 from ellzero.files import read_toml
-from ellzero.penalties import Penalty, Sum
+from ellzero.penalties import Penalty
 from ellzero.pruning import Scope, kept_count
 from ellzero.recipe_fields import (
     BudgetTable,
@@ -21,6 +21,7 @@ from ellzero.recipe_fields import (
     Gradual,
     PenaltyTable,
     Ramp,
+    added,
     read_penalty,
     require_known,
 )
@@ -64,6 +65,19 @@ class Document(Table):
         if not isinstance(table, Mapping) or not all(isinstance(key, str) for key in table):
             raise InputError(f"got {table!r}; expected tables under their names, as TOML has them")
         return cls(**table)
+
+    @classmethod
+    def _from_file(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """It from a TOML file, under the file's name unless the file says otherwise."""
+        path, what = Path(path), cls.__name__.lower()
+        table = read_toml(path, what)
+        table.setdefault("name", path.stem)
+        for override in overrides:
+            _override(table, override)
+        try:
+            return cls.parse(table)
+        except InputError as error:
+            raise InputError(f"{what} {path}: {error}") from None
 
 
 class Factory(Table):
@@ -275,15 +289,7 @@ class Recipe(Document):
         Raises:
             InputError: no such file; not TOML; an unknown key; a value that does not fit.
         """
-        path = Path(path)
-        table = read_toml(path, "recipe")
-        table.setdefault("name", path.stem)
-        for override in overrides:
-            _override(table, override)
-        try:
-            return cls.parse(table)
-        except InputError as error:
-            raise InputError(f"recipe {path}: {error}") from None
+        return cls._from_file(path, overrides)
 
     def to_table(self) -> dict[str, Any]:
         """The whole recipe as nested tables, every default spelled out; `parse` reads them."""
@@ -304,10 +310,7 @@ def _given(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_sparsifying(penalty: Penalty | None) -> Penalty | None:
-    terms = () if penalty is None else tuple(t for t in penalty.terms if not t.sparsifying)
-    if not terms:
-        return None
-    return terms[0] if len(terms) == 1 else Sum(terms)
+    return added([] if penalty is None else [t for t in penalty.terms if not t.sparsifying])
 
 
 def _override(table: dict[str, Any], text: str) -> None:

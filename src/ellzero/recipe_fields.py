@@ -36,10 +36,12 @@ def read_penalty(value: Any) -> Any:
     """A penalty from `{l0 = {strength = 1e-5}, l2 = {...}}`; a list under a name gives several."""
     if value is None or isinstance(value, Penalty):
         return value
-    terms = tuple(_read_named(value, _PENALTY))
-    if not terms:
-        return None
-    return terms[0] if len(terms) == 1 else Sum(terms)
+    return added(list(_read_named(value, _PENALTY)))
+
+
+def added(terms: Sequence[Term]) -> Penalty | None:
+    """The penalty of these terms; None where there are none."""
+    return Sum(tuple(terms)) if len(terms) > 1 else next(iter(terms), None)
 
 
 def portable(stage: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,9 +176,8 @@ def _made(cls: type[Any], table: Mapping[str, Any]) -> Any:
         raise UserCodeError(f"{name_of(cls)} failed: {type(error).__name__}: {error}") from error
 
 
-def _dataclass(cls: type[Any]) -> BeforeValidator:
-    """Read a frozen dataclass from its table."""
-    return BeforeValidator(lambda v: _made(cls, v) if isinstance(v, Mapping) else v)
+def _read_budget(value: Any) -> Any:
+    return _made(Budget, value) if isinstance(value, Mapping) else value
 
 
 def _rise(shape: ScheduleShape) -> BeforeValidator:
@@ -216,9 +217,9 @@ def _write_gates(gates: Gates | None) -> Any:
     return None if gates is None else {_GATES.name(type(gates)): dataclasses.asdict(gates)}
 
 
-def _without_none(value: Any) -> Any:
-    fields = {} if value is None else dataclasses.asdict(value)
-    return {key: field for key, field in fields.items() if field is not None} or None
+def budget_table(budget: Budget | None) -> Any:
+    """A budget as a table, with the one key that is given."""
+    return budget and {k: v for k, v in dataclasses.asdict(budget).items() if v is not None}
 
 
 PenaltyTable = Annotated[
@@ -227,4 +228,4 @@ PenaltyTable = Annotated[
 GatesTable = Annotated[Gates | None, BeforeValidator(_read_gates), PlainSerializer(_write_gates)]
 Ramp = Annotated[Schedule | None, _rise("linear"), PlainSerializer(_write_rise)]
 Gradual = Annotated[Schedule | None, _rise("cubic"), PlainSerializer(_write_rise)]
-BudgetTable = Annotated[Budget | None, _dataclass(Budget), PlainSerializer(_without_none)]
+BudgetTable = Annotated[Budget | None, BeforeValidator(_read_budget), PlainSerializer(budget_table)]

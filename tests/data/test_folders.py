@@ -139,7 +139,7 @@ def test_a_download_shows_a_bar_on_a_terminal(places, server, monkeypatch):
     assert {file: path.read_bytes() for file, path in found.items()} == CONTENT
     shown = sys.stderr.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
     assert all(file in shown for file in CONTENT)
-    assert "100%" in shown
+    assert "100 %" in shown
 
 
 # pooch leaves the socket of a refused request to the garbage collector.

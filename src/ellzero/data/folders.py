@@ -1,16 +1,20 @@
 """Where a published data set's files are found on this machine, or put by a download."""
 
+from __future__ import annotations
+
 import os
-import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
 from ellzero.errors import InputError
+from ellzero.progress import is_shown, rich_bar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _SYSTEM_FOLDER = Path("/usr/share/datasets")  # Debian's dataset-* packages
 
@@ -106,41 +110,30 @@ def _download(published: Published, folder: Path) -> dict[str, Path]:
     registry = {file: f"sha256:{digest}" for file, digest in published.sha256.items()}
     downloads = pooch.create(folder, published.url, registry=registry)
     paths = {}
-    for file in registry:
-        with _Bar(file) if sys.stderr.isatty() else nullcontext() as bar:
-            shown: Any = bar or False
-            downloader: Any = pooch.HTTPDownloader(progressbar=shown)
+    with rich_bar(shown=is_shown(None)) as bar:
+        for file in registry:
+            line: Any = _Line(bar, file)
+            downloader: Any = pooch.HTTPDownloader(progressbar=line)
             paths[file] = Path(downloads.fetch(file, downloader=downloader))
     return paths
 
 
-class _Bar:
-    """A download's bar with the time left, on standard error; of the shape that pooch asks for."""
+class _Line:
+    """A file's line of a bar, of the shape that pooch asks for."""
 
     total = 0
 
-    def __init__(self, label: str) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self._progress = Progress(console=Console(stderr=True), transient=True)
-        self._task = self._progress.add_task(label, total=None)
-        self._progress.start()
+    def __init__(self, bar: Progress, file: str) -> None:
+        self._bar = bar
+        self._task = bar.add_task(file, total=None, note="")
 
     def update(self, count: int) -> None:
         """So many bytes more have come."""
-        self._progress.update(self._task, total=self.total, advance=count)
+        self._bar.update(self._task, total=self.total, advance=count)
 
     def reset(self) -> None:
         """Begin to count anew."""
-        self._progress.reset(self._task)
+        self._bar.reset(self._task)
 
     def close(self) -> None:
-        """Take the bar away."""
-        self._progress.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()  # pooch closes it only where all went well
+        """The file is complete; its line goes away with the bar."""

@@ -46,7 +46,7 @@ def ranking(facts: StudyFacts, target: Target, *, name: str) -> Picture | None:
             axes.plot([spread.median], [place], **marks(look), zorder=look.order)
         _name_rows(axes, rows)
         axes.set_xlabel(quality.label())
-        _log_if_wide(axes, values)
+        log_if_wide(axes, "x", values)
         axes.grid(axis="x")
 
     return Picture(
@@ -80,7 +80,7 @@ def recovery(facts: StudyFacts, target: Target, *, name: str) -> Picture | None:
             axes.plot([after.median], [place], **marks(look), zorder=look.order)
         _name_rows(axes, rows)
         axes.set_xlabel(quality.label("validation"))
-        _log_if_wide(axes, values)
+        log_if_wide(axes, "x", values)
         axes.grid(axis="x")
 
     return Picture(
@@ -153,9 +153,7 @@ def courses(facts: StudyFacts, target: Target, *, name: str) -> Picture | None:
             axes.axvline(end, color=SOFT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="epoch", ylabel=quality.label("validation"))
-        if values and min(values) > 0 and max(values) / min(values) > 6:
-            axes.set_yscale("log")
-            plain_ticks(axes, "y")
+        log_if_wide(axes, "y", values)
         axes.grid(axis="y")
 
     return Picture(
@@ -250,7 +248,8 @@ def _name_rows(axes: Axes, rows: Sequence[Row]) -> None:
         axes.axhline(place, color=FAINT, linewidth=0.5, zorder=0)
 
 
-def _log_if_wide(axes: Axes, values: Sequence[float]) -> None:
+def log_if_wide(axes: Axes, which: str, values: Sequence[float]) -> None:
+    """A logarithmic axis where the values span a wide range."""
     if values and min(values) > 0 and max(values) / min(values) > 6:
-        axes.set_xscale("log")
-        plain_ticks(axes, "x")
+        getattr(axes, f"set_{which}scale")("log")
+        plain_ticks(axes, which)

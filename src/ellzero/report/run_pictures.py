@@ -14,7 +14,7 @@ from ellzero.files import read_tensors
 from ellzero.record import EpochMetrics, Layer
 from ellzero.report.attraction import CAPTION, panels
 from ellzero.report.figures import Quality
-from ellzero.report.pictures import epochs_of
+from ellzero.report.pictures import epochs_of, log_if_wide
 from ellzero.report.style import DENSE, INK, SOFT, WIDTH, Look, Picture, plain_ticks, svg
 from ellzero.run_folder import MODEL, RunFolder
 
@@ -156,9 +156,7 @@ def course(run: RunFolder, quality: Quality, *, name: str) -> Picture | None:
             )
         if dense is not None:
             above.axhline(dense, color=DENSE, linestyle=(0, (4, 3)), linewidth=1)
-        if min(values) > 0 and max(values) / min(values) > 6:
-            above.set_yscale("log")
-            plain_ticks(above, "y")
+        log_if_wide(above, "y", values)
         above.set_ylabel(quality.label("validation"))
         below.set(yscale="log", ylabel="nonzeros", xlabel="epoch")
         below.xaxis.set_major_locator(MaxNLocator(integer=True))

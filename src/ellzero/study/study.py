@@ -15,10 +15,10 @@ import tomli_w
 from pydantic import Field, model_validator
 
 from ellzero.errors import InputError, is_number, nearest
-from ellzero.files import read_toml
+from ellzero.pruning.budget import Budget
 from ellzero.recipe import TARGETS as RECIPE_TARGETS
 from ellzero.recipe import Document, Recipe, Table
-from ellzero.recipe_fields import BudgetTable, portable
+from ellzero.recipe_fields import BudgetTable, budget_table, portable
 
 TARGETS = ("sparsities", "nonzeros", "budgets")
 STAGES = ("reference", "train", "finetune")
@@ -217,7 +217,7 @@ class Study(Document):
                 for s in self.sparsities
             ),
             *(Target(f"nonzeros-{n}", f"{n:,} nonzeros", {"nonzeros": n}) for n in self.nonzeros),
-            *(_budget_target(budget) for budget in self.budgets),
+            *(_budget_target(budget) for budget in self.budgets if budget),
         )
 
     def label(self, method: str) -> str:
@@ -274,13 +274,7 @@ class Study(Document):
         Raises:
             InputError: no such file; not TOML; whatever `Study` refuses.
         """
-        path = Path(path)
-        table = read_toml(path, "study")
-        table.setdefault("name", path.stem)
-        try:
-            return cls.parse(table)
-        except InputError as error:
-            raise InputError(f"study {path}: {error}") from None
+        return cls._from_file(path)
 
     def to_toml(self) -> str:
         """The study as TOML, built-in methods spelled out; `parse` reads it."""
@@ -343,11 +337,9 @@ def _check_method(name: str, method: Method) -> None:
         raise InputError(f"methods.{name} has no strengths; write strengths = [1e-5, 1e-4]")
 
 
-def _budget_target(budget: Any) -> Target:
-    if budget.max_accuracy_drop is not None:
-        table = {"max_accuracy_drop": budget.max_accuracy_drop}
-        name, label = f"drop-{budget.limit:g}", f"at most {budget.limit:g} points below"
-    else:
-        table = {"max_loss_increase": budget.max_loss_increase}
-        name, label = f"loss-{budget.limit:g}", f"loss at most {100 * budget.limit:g} % above"
-    return Target(name, label, {"budget": table})
+def _budget_target(budget: Budget) -> Target:
+    limit = budget.limit
+    name, label = f"drop-{limit:g}", f"at most {limit:g} points below"
+    if budget.max_loss_increase is not None:
+        name, label = f"loss-{limit:g}", f"loss at most {100 * limit:g} % above"
+    return Target(name, label, {"budget": budget_table(budget)})
