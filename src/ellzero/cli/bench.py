@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
-
+from ellzero.cli.options import DataRoot, Json, Model
 from ellzero.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def bench(
-    model: Path,
+    model: Model,
     /,
     *,
     threads: int = 1,
-    data_root: Path | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    data_root: DataRoot = None,
+    json_: Json = False,
 ) -> None:
     """Measure a network: its bytes, its multiply-adds, and how long it takes, run in every way.
 
@@ -29,14 +28,8 @@ def bench(
 
     Parameters
     ----------
-    model
-        Run folder, a .safetensors in one, or a packed file.
     threads
         Threads of PyTorch and onnxruntime; scipy and the compiled C take one.
-    data_root
-        Folder that holds data sets, each in a folder of its name.
-    json_
-        Print one JSON document instead of tables.
     """
     from ellzero.measure.measurement import measure
     from ellzero.runs import open_run

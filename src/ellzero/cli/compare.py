@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
+from ellzero.cli.options import Json
 
 SHOWN = ("method", "nonzero ratio", "parameter ratio", "strength")
 """The columns on the terminal, beside the second, which is the result by whatever measure."""
@@ -19,7 +18,7 @@ def compare(
     *,
     output: Path | None = None,
     workers: int = 1,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json_: Json = False,
 ) -> None:
     """Compare methods by a study: train, prune and fine-tune every cell, then write a report.
 
@@ -35,8 +34,6 @@ def compare(
         Folder for the study, new or its own; by default runs/STUDY.
     workers
         Processes that run cells side by side; the machine's threads are shared out between them.
-    json_
-        Print one JSON document instead of tables.
     """
     from ellzero.cli.tables import show_rows, show_warnings
     from ellzero.report.facts import StudyFacts

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import Parameter
+from ellzero.cli.options import DataRoot, Json, Model
 
 
 def evaluate(
-    model: Path,
+    model: Model,
     /,
     *,
     data: str | None = None,
     part: Literal["train", "validation", "test"] = "validation",
-    data_root: Path | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    data_root: DataRoot = None,
+    json_: Json = False,
 ) -> None:
     """Measure a network on the data set it was made with, or on another one.
 
@@ -24,17 +23,11 @@ def evaluate(
 
     Parameters
     ----------
-    model
-        Run folder, a .safetensors in one, or a packed file.
     data
         Built-in data set or your own package.module:function; by default the run's, which a packed
         file alone does not know.
     part
         Part of the data set; the test part is for the end, when nothing is chosen any more.
-    data_root
-        Folder that holds data sets, each in a folder of its name.
-    json_
-        Print one JSON document instead of a table.
     """
     import ellzero as ez
     from ellzero.cli.tables import show_rows

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from cyclopts import Parameter
+from ellzero.cli.options import DataRoot, Flag, Json, Model
 
 if TYPE_CHECKING:
     from ellzero.shipping import Shipped
 
 
 def export(
-    model: Path,
+    model: Model,
     /,
     *,
     ellz: Path | None = None,
@@ -22,13 +22,13 @@ def export(
     name: str = "net",
     storage: Literal["smallest", "fastest", "dense"] = "smallest",
     bits: int | None = None,
-    int8: Annotated[bool, Parameter(negative=())] = False,
+    int8: Flag = False,
     max_accuracy_drop: float | None = None,
     finetune: int = 0,
     data: str | None = None,
-    data_root: Path | None = None,
-    overwrite: Annotated[bool, Parameter(negative=())] = False,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    data_root: DataRoot = None,
+    overwrite: Flag = False,
+    json_: Json = False,
 ) -> None:
     """Write a network compacted, and quantized if you ask: packed, as ONNX, as C source.
 
@@ -36,8 +36,6 @@ def export(
 
     Parameters
     ----------
-    model
-        Run folder, a .safetensors in one, or a packed file.
     ellz
         Packed file to write.
     onnx
@@ -58,12 +56,8 @@ def export(
         Epochs for which the codebooks are trained.
     data
         Data set for max-accuracy-drop and finetune; by default the run's.
-    data_root
-        Folder that holds data sets, each in a folder of its name.
     overwrite
         Replace files that are there already.
-    json_
-        Print one JSON document instead of a table.
     """
     from ellzero.pruning.budget import Budget
     from ellzero.runs import open_run

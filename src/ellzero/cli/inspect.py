@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
+from ellzero.cli.options import Json, Model
 
 
-def inspect(
-    model: Path, /, *, json_: Annotated[bool, Parameter(name="--json", negative=())] = False
-) -> None:
+def inspect(model: Model, /, *, json_: Json = False) -> None:
     """Show a network layer by layer: shape, weights, nonzeros, density.
 
     Example: ellzero inspect runs/demo-1
-
-    Parameters
-    ----------
-    model
-        Run folder, a .safetensors in one, or a packed file.
-    json_
-        Print one JSON document instead of a table.
     """
     from ellzero.cli.tables import show_layers
     from ellzero.record import layer_table, sizes

@@ -8,13 +8,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ellzero.cli.options import Json
+
 
 def report(
     folders: Annotated[list[Path], Parameter(negative=())],
     /,
     *,
     output: Path | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json_: Json = False,
 ) -> None:
     """Write one HTML page of studies and runs, as far as they have come; nothing is trained.
 
@@ -26,8 +28,6 @@ def report(
         Folders of studies or runs; two or more runs are compared.
     output
         File for the page; by default report.html in the folder, if it is one.
-    json_
-        Print one JSON document instead of the paths.
     """
     from ellzero.cli.tables import show_warnings
     from ellzero.report.page import report as write

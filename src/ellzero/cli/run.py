@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from ellzero.cli.options import DataRoot, Json
 from ellzero.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ def run(
     set_: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
     output: Path | None = None,
     resume: Path | None = None,
-    data_root: Path | None = None,
+    data_root: DataRoot = None,
     seed: int | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    json_: Json = False,
 ) -> None:
     """Train, prune and fine-tune a network by a recipe; without one, a demonstration.
 
@@ -42,12 +43,8 @@ def run(
         Folder for what the run writes, new or empty; by default runs/RECIPE-N.
     resume
         Folder of a run that was stopped, to go on with; instead of a recipe.
-    data_root
-        Folder that holds data sets, each in a folder of its name.
     seed
         Short for --set seed=N.
-    json_
-        Print one JSON document instead of tables.
     """
     from ellzero.factories import PACKED, build_data, build_model, with_data_root
     from ellzero.recipe import Recipe

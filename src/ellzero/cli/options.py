@@ -1,0 +1,19 @@
+"""Options that several commands share, each with its line of help."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+Flag = Annotated[bool, Parameter(negative=())]
+
+Json = Annotated[
+    bool,
+    Parameter(name="--json", negative=(), help="Print one JSON document instead of text."),
+]
+
+Model = Annotated[Path, Parameter(help="Run folder, a .safetensors in one, or a packed file.")]
+
+DataRoot = Annotated[
+    Path | None, Parameter(help="Folder that holds data sets, each in a folder of its name.")
+]
