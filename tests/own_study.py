@@ -78,6 +78,7 @@ def project_in(folder: Path) -> Iterator[Path]:
         patch.setattr(sys, "path", [p for p in sys.path if p])
         # a study is as fast as its workers can start, and the machine may be busy
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("OMP_WAIT_POLICY", "passive")  # threads that have nothing to do sleep
         yield folder
     sys.modules.pop("own_project", None)
 

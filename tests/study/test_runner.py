@@ -3,9 +3,9 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,13 +14,15 @@ import torch
 from safetensors.torch import load_file
 
 import ellzero as ez
+from ellzero.cli.app import main
 from ellzero.factories import build_data, build_model
 from ellzero.penalties import PENALTIES, Term
 from ellzero.recipe import Recipe
 from ellzero.record import FinishedRecord
-from ellzero.study.results import Results
+from ellzero.study.results import Results, cell_folder, reference_folder
 from ellzero.study.statistics import pairs
 from ellzero.study.study import Cell, Study
+from ellzero.study.worker import run_cell
 from ellzero.user_code import imported
 from own_study import (
     a_study,
@@ -42,8 +44,9 @@ WEIGHTS = 6 * 16 + 16 * 3
 KEPT = {"sparsity-0.75": 36, "sparsity-0.9": 14}  # of 144, a quarter and a tenth
 
 
-def whole_study(**keys: Any) -> Study:
-    return a_study(**{"seeds": [0, 1], "sparsities": [0.75, 0.9], "methods": METHODS, **keys})
+def whole_study(recipe: dict[str, Any] | None = None, **keys: Any) -> Study:
+    table = {"seeds": [0, 1], "sparsities": [0.75, 0.9], "methods": METHODS, **keys}
+    return a_study(recipe, **table)
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +151,9 @@ def test_each_training_is_done_once_and_the_other_targets_start_from_it(whole):
 
 def test_every_network_is_that_of_an_ordinary_run_from_the_beginning(whole):
     made = networks(whole.folder)
-    for cell in whole.study.cells():
-        if cell.name not in made:
-            continue
+    cells = [cell for cell in whole.study.cells() if cell.training.seed == 1 and cell.name in made]
+    assert len(cells) == len(METHODS) * 2
+    for cell in cells:
         recipe = whole.study.cell_recipe(cell)
         assert recipe.reference.file is recipe.train.file is None
         model = build_model(recipe.model, recipe.seed)
@@ -163,19 +166,31 @@ def test_every_network_is_that_of_an_ordinary_run_from_the_beginning(whole):
             assert getattr(result.record, key) == getattr(record, key)
 
 
-def test_the_same_call_again_runs_nothing_and_gives_the_same(whole, capfd):
+def test_the_same_call_again_runs_nothing_and_gives_the_same(whole, capfd, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # for rich this is a terminal
+    monkeypatch.setenv("COLUMNS", "160")
     before = stamps(whole.folder)
-    again = ez.compare(whole_study(), whole.folder, progress=False)
+    again = ez.compare(whole_study(), whole.folder, progress=True)
     assert stamps(whole.folder) == before
     assert figures(again) == figures(whole)
     assert figures(Results.read(whole.folder)) == figures(whole)
-    assert capfd.readouterr() == ("", "")
+    out, err = capfd.readouterr()
+    assert out == ""
+    # two references, 12 cells of the first seed, 8 of the second: all were done before
+    assert "22 cells done" in err
 
 
 def test_one_worker_makes_the_same_networks_and_has_all_threads(whole):
-    alone = ez.compare(whole_study(), "alone", progress=False)
-    assert figures(alone) == figures(whole)
-    assert_equal_networks(Path("alone"), whole.folder)
+    methods = {name: METHODS[name] for name in ("magnitude", "l1")}
+    more_than_there_are = {"threads": 4096}
+    study = whole_study(more_than_there_are, seeds=[0], methods=methods)
+    alone = ez.compare(study, "alone", progress=False)
+    made, expected = figures(alone)["cells"], figures(whole)["cells"]
+    assert made == {name: expected[name] for name in made}
+    assert len(made) == 2 + 2 * 2
+    for_all = networks(whole.folder)
+    for name, tensors in networks(alone.folder).items():
+        assert all(torch.equal(w, for_all[name][key]) for key, w in tensors.items())
     cores = len(os.sched_getaffinity(0))
     assert {r["recipe"]["threads"] for r in records(Path("alone")).values()} == {cores}
 
@@ -185,44 +200,36 @@ def test_threads_are_shared_out_between_the_workers(whole):
     assert {record["recipe"]["threads"] for record in records(whole.folder).values()} == {share}
 
 
-def test_threads_that_the_recipe_asks_for_are_a_limit(project):
-    for asked in (1, 4096):
-        study = a_study({"threads": asked}, seeds=[0], sparsities=[0.9], methods={"magnitude": {}})
-        ez.compare(study, f"threads-{asked}", progress=False)
-        expected = min(asked, len(os.sched_getaffinity(0)))
-        found = records(Path(f"threads-{asked}")).values()
-        assert {record["recipe"]["threads"] for record in found} == {expected}
-
-
 def printed(folder: Path) -> list[str]:
     """What the log holds beside warnings, which Python shows with the line that they are from."""
     text = (folder / "workers.log").read_text()
     return re.sub(r".*EllzeroWarning: .*\n  .*\n", "", text).splitlines()
 
 
-def test_what_the_users_code_prints_goes_to_the_log(whole, capfd):
+def test_a_cell_that_is_gone_is_run_again_with_the_threads_that_are_asked_for(whole, capfd):
     # by each of two workers, and by those of later calls: once each
     lines = printed(whole.folder)
     assert len(lines) >= 2
     assert set(lines) == {"the user's module is imported"}
-    shutil.rmtree(copied(whole, "printing") / "cells" / "magnitude-seed0-sparsity-0.9")
-    ez.compare(whole_study(), "printing", progress=False)
+    gone = "magnitude-seed0-sparsity-0.9"
+    shutil.rmtree(copied(whole, "printing") / "cells" / gone)
+    ez.compare(whole_study({"threads": 1}), "printing", progress=False)
     assert capfd.readouterr() == ("", "")
     assert len(printed(Path("printing"))) == len(lines) + 1
+    assert records(Path("printing"))[gone]["recipe"]["threads"] == 1
+    assert_equal_networks(Path("printing"), whole.folder)
 
 
-def test_the_recipe_of_a_cell_can_be_run_as_it_is(whole, project):
+def test_the_recipe_of_a_cell_can_be_run_as_it_is(whole, capfd):
     follower = next(name for name in networks(whole.folder) if name not in trained_in(whole.folder))
     for number, name in enumerate((follower, "gradual-seed1-sparsity-0.9")):
         path = whole.folder / "cells" / name / "recipe.toml"
-        command = [sys.executable, "-m", "ellzero", "run", str(path), "--output", f"again-{number}"]
-        done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        said = done.stderr.splitlines()
-        assert all(line.startswith("ellzero: warning: ") for line in said)
-        found = load_file(f"again-{number}/model.safetensors")
+        with pytest.raises(SystemExit) as ended:
+            main(["run", str(path), "--output", f"again-{number}"])
+        assert (ended.value.code, capfd.readouterr().err) == (0, "")
+        tensors = load_file(f"again-{number}/model.safetensors")
         for key, tensor in networks(whole.folder)[name].items():
-            assert torch.equal(found[key], tensor)
+            assert torch.equal(tensors[key], tensor)
 
 
 def test_cells_have_the_recipes_of_the_study(whole):
@@ -259,7 +266,7 @@ def test_seeds_targets_strengths_and_methods_can_be_added(whole):
         sparsities=[0.5, 0.75, 0.9],
         methods={"magnitude": {}, "l1": {"strengths": [1e-4, 3e-2, 1e-5]}},
     )
-    results = ez.compare(study, folder, workers=2, progress=False)
+    results = ez.compare(study, folder, progress=False)
     assert results.failures() == []
     assert {(row.method, row.target.name, len(row.cells)) for row in results.rows()} == {
         (method, f"sparsity-{s}", 3)
@@ -289,20 +296,6 @@ def test_another_recipe_needs_another_folder(whole):
     assert Study.read(whole.folder / "study.toml") == whole_study()
 
 
-def test_another_reference_file_needs_another_folder(whole):
-    keys: dict[str, Any] = {"seeds": [0], "sparsities": [0.9], "methods": {"magnitude": {}}}
-    files = [whole.folder / f"cells/reference-seed{s}/reference.safetensors" for s in (0, 1)]
-    studies = [a_study({"reference": {"file": str(file)}}, **keys) for file in files]
-    ez.compare(studies[0], "given", progress=False)
-    given = load_file("given/cells/magnitude-seed0-sparsity-0.9/reference.safetensors")
-    assert torch.equal(given["0.weight"], load_file(files[0])["0.weight"])
-    before = stamps(Path("given"))
-    with pytest.raises(ez.InputError, match="reference-seed0 was run by another recipe"):
-        ez.compare(studies[1], "given", progress=False)
-    ez.compare(studies[0], "given", progress=False)
-    assert stamps(Path("given")) == before
-
-
 def test_a_folder_of_other_things_is_left_alone(project):
     other = Path("other")
     other.mkdir()
@@ -322,16 +315,6 @@ def test_there_is_at_least_one_worker(project, workers):
     assert not Path("none").exists()
 
 
-def test_progress_is_shown_on_standard_error(whole, capfd, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # for rich this is a terminal
-    monkeypatch.setenv("COLUMNS", "160")
-    ez.compare(whole_study(), whole.folder, progress=True)
-    out, err = capfd.readouterr()
-    assert out == ""
-    # two references, 12 cells of the first seed, 8 of the second: all were done before
-    assert "22 cells done" in err
-
-
 def test_a_study_under_a_budget(project):
     study = a_study(
         {"finetune": {"epochs": 2}},
@@ -339,7 +322,7 @@ def test_a_study_under_a_budget(project):
         budgets=[{"max_loss_increase": 2.0}],
         methods={"magnitude": {}, "l1": {"strengths": [1e-4, 1e-2]}},
     )
-    results = ez.compare(study, "budget", workers=2, progress=False)
+    results = ez.compare(study, "budget", progress=False)
     assert results.failures() == []
     (target,) = study.targets
     tuned = [results.cells[Cell(t, target).name] for t in study.tuning() if t.method == "l1"]
@@ -367,56 +350,79 @@ class OwnGates(PMMP):
 """
 
 
-def test_workers_find_penalties_and_gates_of_the_users(project, monkeypatch):
-    (project / "study_penalties.py").write_text(OWN_PENALTIES)
-    own = cast(type[Term], imported("the test", "study_penalties:Own"))
-    monkeypatch.setitem(PENALTIES, "registered_here_alone", own)
+def own_study(reference: Path, **recipe: Any) -> Study:
+    """A study of the user's penalties, from a file, in the precision that suits the device."""
     strength = 3e-2
     methods = {
-        "named": {"train": {"penalty": {"study_penalties:Own": {"strength": strength}}}},
+        "named": {"train": {"penalty": {"own_penalties:Own": {"strength": strength}}}},
         "registered": {
             "train": {"penalty": {"registered_here_alone": {}}},
             "strengths": [strength],
         },
-        "gates": {"train": {"gates": {"study_penalties:OwnGates": {"strength": 1e-3}}}},
+        "gates": {"train": {"gates": {"own_penalties:OwnGates": {"strength": 1e-3}}}},
         "l1": {"strengths": [strength]},
         "pmmp": {"strengths": [1e-3]},
     }
-    study = a_study(seeds=[0], sparsities=[0.75], methods=methods)
-    results = ez.compare(study, "own", workers=2, progress=False)
-    assert results.failures() == []
-    made = {name.partition("-")[0]: tensors for name, tensors in networks(Path("own")).items()}
+    table = {"precision": "auto", "reference": {"file": str(reference)}, **recipe}
+    return a_study(table, seeds=[0], sparsities=[0.75], methods=methods)
+
+
+@pytest.fixture(scope="module")
+def own(whole: Results) -> Iterator[Results]:
+    """What a worker made of it, from the whole study's reference of the other seed."""
+    Path("own_penalties.py").write_text(OWN_PENALTIES)
+    registered = cast(type[Term], imported("the test", "own_penalties:Own"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PENALTIES, "registered_here_alone", registered)
+        study = own_study(reference_folder(whole.folder, 1) / "reference.safetensors")
+        yield ez.compare(study, "own", progress=False)
+
+
+def test_workers_find_penalties_and_gates_of_the_users(own, monkeypatch):
+    assert own.failures() == []
+    made = {name.partition("-")[0]: tensors for name, tensors in networks(own.folder).items()}
     for name, same in (("named", "l1"), ("registered", "l1"), ("gates", "pmmp")):
         assert all(torch.equal(made[name][key], w) for key, w in made[same].items())
     # a process that has registered nothing reads the study, and it is the same
     monkeypatch.delitem(PENALTIES, "registered_here_alone")
-    assert Study.read(Path("own") / "study.toml") == study
-    assert ez.compare(study, "own", progress=False).failures() == []
+    assert Study.read(own.folder / "study.toml") == own.study
 
 
-def test_a_worker_that_cannot_import_a_penalty_says_so_in_the_record(project):
+def test_a_given_reference_is_that_of_every_cell(own, whole):
+    given = load_file(reference_folder(whole.folder, 1) / "reference.safetensors")
+    for name in records(own.folder):
+        reference = load_file(own.folder / "cells" / name / "reference.safetensors")
+        assert all(torch.equal(reference[key], tensor) for key, tensor in given.items())
+
+
+def test_a_study_goes_on_with_the_files_and_the_precision_that_it_began_with(own, whole):
+    precisions = {record["recipe"]["precision"] for record in records(own.folder).values()}
+    assert precisions < {"float32", "bfloat16"}
+    before = stamps(own.folder)
+    assert ez.compare(own.study, own.folder, progress=False).failures() == []
+    assert stamps(own.folder) == before
+    other = "bfloat16" if precisions == {"float32"} else "float32"
+    files = [reference_folder(whole.folder, seed) / "reference.safetensors" for seed in (0, 1)]
+    for study in (own_study(files[0]), own_study(files[1], precision=other)):
+        with pytest.raises(ez.InputError, match="reference-seed0 was run by another recipe"):
+            ez.compare(study, own.folder, progress=False)
+    assert stamps(own.folder) == before
+
+
+def test_a_worker_that_cannot_import_a_penalty_says_so_in_the_record(project, capfd):
     (project / "going_penalties.py").write_text(OWN_PENALTIES)
     methods = {"mine": {"train": {"penalty": {"going_penalties:Own": {"strength": 1}}}}}
     study = a_study(seeds=[0], sparsities=[0.75], methods=methods)
+    (cell,) = study.cells()
+    table = study.cell_recipe(cell).to_table()
     (project / "going_penalties.py").unlink()
     shutil.rmtree(project / "__pycache__", ignore_errors=True)
-    (failed,) = ez.compare(study, "going", progress=False).failures()
-    assert failed.folder.name == "mine-seed0-sparsity-0.75"
-    assert "there is no module 'going_penalties'" in str(failed.error)
-
-
-def test_a_study_that_leaves_the_precision_to_the_device_goes_on(project):
-    study = a_study({"precision": "auto"}, seeds=[0], sparsities=[0.75], methods={"magnitude": {}})
-    assert ez.compare(study, "auto", progress=False).failures() == []
-    found = {record["recipe"]["precision"] for record in records(Path("auto")).values()}
-    assert found < {"float32", "bfloat16"}
-    before = stamps(Path("auto"))
-    ez.compare(study, "auto", progress=False)
-    assert stamps(Path("auto")) == before
-    changed = "bfloat16" if found == {"float32"} else "float32"
-    other = a_study({"precision": changed}, seeds=[0], sparsities=[0.75], methods={"magnitude": {}})
-    with pytest.raises(ez.InputError, match="was run by another recipe"):
-        ez.compare(other, "auto", progress=False)
+    del sys.modules["going_penalties"]
+    error = run_cell(cell_folder(project, cell), table)
+    (record,) = records(project).values()
+    assert (record["status"], record["error"]) == ("failed", error)
+    assert "there is no module 'going_penalties'" in record["error"]
+    assert "there is no module 'going_penalties'" in capfd.readouterr().err  # which is the log
 
 
 @pytest.mark.slow

@@ -4,9 +4,10 @@ import subprocess
 import sys
 
 DROPPED = """
-import _thread, sys, time
+import _thread, signal, sys, time
 from ellzero.study import worker
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.unraisablehook = worker._interrupt_again
 
 class Finalized:
@@ -24,7 +25,7 @@ except KeyboardInterrupt:
 
 
 def test_an_interrupt_that_falls_into_a_finalizer_still_comes():
-    found = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", DROPPED], capture_output=True, text=True, timeout=60
     )
-    assert (found.stdout, found.stderr) == ("interrupted\n", "")
+    assert (ended.stdout, ended.stderr) == ("interrupted\n", "")
