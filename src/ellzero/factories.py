@@ -30,7 +30,9 @@ def build_model(factory: Factory | None, seed: int) -> nn.Module:
         UserCodeError: the user's own code failed.
     """
     if factory is not None and factory.name.endswith(PACKED):
-        return _packed_model(factory)
+        if factory.options:
+            raise InputError(f"model {factory.name!r} is a packed file; it takes no options")
+        return load(factory.name)
     function = _find("model", factory, NETWORKS)
     with torch.random.fork_rng([]):  # a network is made on the CPU
         torch.manual_seed(seed)
@@ -38,12 +40,6 @@ def build_model(factory: Factory | None, seed: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"model {_name(factory)} gave {type(model).__name__}; expected nn.Module")
     return model
-
-
-def _packed_model(factory: Factory) -> nn.Module:
-    if factory.options:
-        raise InputError(f"model {factory.name!r} is a packed file; it takes no options")
-    return load(factory.name)
 
 
 def with_data_root(factory: Factory | None, data_root: Path | None) -> Factory | None:

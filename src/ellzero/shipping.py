@@ -166,19 +166,11 @@ class Shipped:
         if self.before is not None and self.after is not None:
             scores = {"validation_score": self.after.score}
             table["quantized"] |= scores | {"validation_score_before": self.before.score}
-        if self.ellz is not None:
-            table["ellz"] = {
-                "path": str(self.ellz.path),
-                "bytes": self.ellz.size_bytes,
-                "parts": self.ellz.parts,
-                "self_contained": self.ellz.self_contained,
-            }
-        if self.onnx is not None:
-            table["onnx"] = {
-                "path": str(self.onnx.path),
-                "bytes": self.onnx.size_bytes,
-                "difference": self.onnx.difference,
-            }
+        for form, file in (("ellz", self.ellz), ("onnx", self.onnx)):
+            if file is not None:
+                more = asdict(file)
+                path, size = str(more.pop("path")), more.pop("size_bytes")
+                table[form] = {"path": path, "bytes": size, **more}
         if self.c is not None:
             table["c"] = {
                 "path": str(self.c.folder),
@@ -238,7 +230,8 @@ def ship(
     warn_if_dead(changed)
     float32_bytes = 4 * sum(p.numel() for p in model.parameters())
     if whole.graph.opaque:  # weights alone can be packed, so they stay as the network has them
-        network, kept = model, (_not_compacted(whole),)
+        why = f"not compacted and packed as weights alone: {whole.graph.opaque[0].named}"
+        network, kept = model, (f"the network as it is, {why}",)
     else:
         compacted = compacted_of(changed)
         network, kept = compacted.model, compacted.kept
@@ -260,14 +253,6 @@ def ship(
             of_c = whole if storage == "dense" else network
             c = export_c(of_c, destinations.c, name=destinations.name, storage=storage)
     return replace(shipped, ellz=ellz, onnx=onnx, c=c)
-
-
-def _not_compacted(network: Network) -> str:
-    node = network.graph.opaque[0]
-    target = getattr(node.op, "target", node.op.kind)
-    return (
-        f"the network as it is, not compacted and packed as weights alone: {node.name} ({target})"
-    )
 
 
 def _data(source: Run | nn.Module, data: Data | str | None) -> Data:

@@ -6,6 +6,7 @@ import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill, indent
 
 import numpy as np
 
@@ -43,13 +44,7 @@ class Array:
             words = [c_float(value) for value in flat.tolist()]
         else:
             words = [str(value) for value in flat.tolist()]
-        lines, line = [], "   "
-        for word in words:
-            if len(line) + len(word) + 2 > 98:
-                lines.append(line)
-                line = "   "
-            line += f" {word},"
-        body = "\n".join([*lines, line])
+        body = indent(fill(", ".join(words) + ",", 94, break_on_hyphens=False), "    ")
         return f"static const {self.c_type} {self.name}[{len(flat)}] = {{\n{body}\n}};\n"
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ellzero.compaction.channels import Channels
 from ellzero.compaction.folding import Folded
 from ellzero.errors import EllzeroWarning, warn
-from ellzero.graph import Network, Node
+from ellzero.graph import Node
 
 LISTED = 10
 
@@ -75,12 +75,14 @@ def living(changed: Folded) -> Living:
     constant = ~channels.constants[channels.nodes[-1].name].isnan()
     if not left:
         constant = torch.ones_like(constant)
+    network = changed.original
+    layers = [n.weights["weight"] for n in network.graph.nodes if n.op.LAYER is not None]
     return Living(
         nonzeros,
         len(inputs),
         left,
         tuple(constant.nonzero().view(-1).tolist()),
-        tuple(_empty(changed.original)),
+        tuple(name for name in dict.fromkeys(layers) if not network.weight(name).any()),
     )
 
 
@@ -106,13 +108,6 @@ def _inputs(channels: Channels) -> Tensor:
     if readers and all(channels.passing[name] == "spread" for name in readers):
         return torch.stack([channels.needed(name) for name in readers]).any(0)
     return channels.needed(first)
-
-
-def _empty(network: Network) -> Iterable[str]:
-    """Names of layers' weights without a nonzero, each once."""
-    layers = [node for node in network.graph.nodes if node.op.LAYER is not None]
-    names = dict.fromkeys(node.weights["weight"] for node in layers)
-    return [name for name in names if not network.weight(name).any()]
 
 
 def warn_if_dead(changed: Folded) -> None:

@@ -61,9 +61,8 @@ class GraphBuilder:
         self.lifted: dict[Any, str] = {}  # fx node -> name of the weight it stands for
         self.values: dict[Any, Tensor] = {}  # fx node -> that weight
         self.tensors: dict[str, Any] = {**program.state_dict, **program.constants}
-        first: dict[int, str] = {}  # a tied weight goes by its first name, as in named_parameters
-        for name, tensor in self.tensors.items():
-            first.setdefault(id(tensor), name)
+        # a tied weight goes by its first name, as in named_parameters
+        first = {id(tensor): name for name, tensor in reversed(self.tensors.items())}
         signature = program.graph_signature
         lifted = {
             **signature.inputs_to_parameters,

@@ -146,9 +146,7 @@ class Graph(BaseModel, frozen=True, extra="forbid"):
     def _check(self, node: Node, known: Mapping[str, Shape], weights: Mapping[str, Shape]) -> None:
         op = node.op
         if op.ARITY is not None and len(node.inputs) != op.ARITY:
-            raise InputError(
-                f"{node.name} ({op.kind}) has {len(node.inputs)} inputs; expected {op.ARITY}"
-            )
+            raise InputError(f"{node.named} has {len(node.inputs)} inputs; expected {op.ARITY}")
         for name in node.inputs:
             if name not in known:
                 raise InputError(f"{node.name} reads {name!r}, which is not before it")
@@ -156,12 +154,12 @@ class Graph(BaseModel, frozen=True, extra="forbid"):
                 raise InputError(f"{node.name} reads {name!r}, which is no tensor")
         for role, name in node.weights.items():
             if role not in (*op.REQUIRED, *op.OPTIONAL) and not isinstance(op, Opaque):
-                raise InputError(f"{node.name} ({op.kind}) has a weight {role!r}")
+                raise InputError(f"{node.named} has a weight {role!r}")
             if name not in weights:
                 raise InputError(f"{node.name}: there is no weight {name!r}")
         for role in op.REQUIRED:
             if role not in node.weights:
-                raise InputError(f"{node.name} ({op.kind}) lacks its {role}")
+                raise InputError(f"{node.named} lacks its {role}")
 
     def to_json(self) -> bytes:
         """The graph as compact JSON; defaults are left out.

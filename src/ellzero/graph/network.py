@@ -42,7 +42,9 @@ class Network(Holder):
         }
         self._weights: dict[str, dict[str, tuple[nn.Module, str]]] = {}
         # from here on no attribute is set any more, for a weight may have its name
-        kinds = _kinds(graph)
+        kinds: dict[str, Kind] = {
+            node.weights["weight"]: node.op.LAYER for node in graph.nodes if node.op.LAYER
+        }
         for name, tensor in weights.items():
             _register(self, name, tensor, kinds.get(name, "other"))
         for node in graph.nodes:
@@ -82,13 +84,6 @@ class Network(Holder):
         # the nodes, not the modules that hold weights for them
         lines = (f"  ({n.name}): {n.op.kind} -> {self.shapes[n.name]}\n" for n in self.graph.nodes)
         return f"Network(\n{''.join(lines)})"
-
-
-def _kinds(graph: Graph) -> dict[str, Kind]:
-    """Kind of each weight that a layer multiplies with, by its name."""
-    return {
-        node.weights["weight"]: node.op.LAYER for node in graph.nodes if node.op.LAYER is not None
-    }
 
 
 def _register(root: Holder, name: str, tensor: Tensor, kind: Kind) -> None:

@@ -96,9 +96,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
         >>> unwrapped(nn.DataParallel(model)) is model
         True
     """
-    from torch._dynamo.eval_frame import (
-        OptimizedModule,  # slow to import; torch.export needs it too
-    )
+    # slow to import; torch.export needs it too
+    from torch._dynamo.eval_frame import OptimizedModule
     from torch.nn.parallel import DataParallel, DistributedDataParallel
 
     while isinstance(model, OptimizedModule | DataParallel | DistributedDataParallel):

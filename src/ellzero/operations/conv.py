@@ -99,7 +99,7 @@ class Conv(Operation):
         if self.groups > 1:
             base += f" + r / {out // self.groups} * {per_group * height * width}"
         step = (self.stride[0] * width, self.stride[1])
-        walk = _Walk(context, storage, over, base, plus_bias(context, "r"), step, columns)
+        walk = _Walk(context, storage, over, base, step, columns)
         tile = _tile(rows, columns, vectors=context.choice == "fastest")
         inner = walk.tiles(tile, 0, columns // tile.columns)
         if rest := columns % tile.columns:
@@ -154,25 +154,14 @@ class Tile:
 
 @dataclass(frozen=True)
 class _Walk:
-    """How a convolution's tiles are computed.
-
-    Args:
-        context: what the function is made of.
-        storage: the weight's.
-        over: the storage's walk, or loops over all weights.
-        base: C expression of where an output row's inputs begin.
-        plus_bias: C that adds the bias, or nothing.
-        step: floats between the inputs of two outputs, downwards and to the right.
-        width: outputs of a row.
-    """
+    """How a convolution's tiles are computed."""
 
     context: Context
     storage: Storage
-    over: Callable[[str, str], str]
-    base: str
-    plus_bias: str
-    step: tuple[int, int]
-    width: int
+    over: Callable[[str, str], str]  # the storage's walk, or loops over all weights
+    base: str  # C expression of where an output row's inputs begin
+    step: tuple[int, int]  # floats between the inputs of two outputs, downwards and to the right
+    width: int  # outputs of a row
 
     def tiles(self, tile: Tile, begin: int, count: int) -> str:
         """C of `count` tiles side by side, from column `begin` on."""
@@ -219,7 +208,8 @@ class _Walk:
         return "\n".join(define), "\n".join(add), "\n".join(store)
 
     def _finish(self, total: str, target: str) -> str:
-        return self.context.finish(self.storage.values.finish(total) + self.plus_bias, target, "r")
+        value = self.storage.values.finish(total) + plus_bias(self.context, "r")
+        return self.context.finish(value, target, "r")
 
 
 def _nested(counts: tuple[int, int, int], steps: tuple[int, int, int]) -> Callable[[str, str], str]:

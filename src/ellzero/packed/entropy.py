@@ -72,12 +72,10 @@ class Decoder:
         Raises:
             InputError: codes that no encoder wrote.
         """
-        total = int(counts.sum())
         if len(counts) < 2:
             return np.repeat(table, counts)
-        if self._coder is None:
-            self._coder = _stream().queue.RangeDecoder(self._words)
-        model = _model(counts)
+        self._coder = self._coder or _stream().queue.RangeDecoder(self._words)
+        model, total = _model(counts), int(counts.sum())
         values = np.empty(total, table.dtype)
         seen = np.zeros(len(counts), np.int64)
         for start in range(0, total, CHUNK):

@@ -100,7 +100,7 @@ class Quantized(Mapping[str, Codebook]):
         if not is_number(learning_rate) or not 0 < learning_rate < float("inf"):
             raise InputError(f"learning_rate is {learning_rate!r}; expected a finite number > 0")
         books = [_Trained(n, self[n]) for n, w in self.weights.items() if w.requires_grad]
-        if not any(len(book.start) for book in books):
+        if not any(len(book.book.values) for book in books):
             raise InputError("no quantized weight can be trained: all are frozen, or zero")
         data.check_fit(self.model)
 
@@ -158,21 +158,20 @@ class _Trained:
 
     def __init__(self, name: str, book: Codebook) -> None:
         self.name, self.book = name, book
-        self.start = book.values
         count = len(book.values) if book.scale is None else 1
         self.factor = torch.ones(count, dtype=book.values.dtype, device=book.values.device)
         self.factor.requires_grad_()
 
     def weight(self) -> Tensor:
         """The weight as it stands, for autograd."""
-        return self.book.expand(self.start * self.factor)
+        return self.book.expand(self.book.values * self.factor)
 
     @torch.no_grad()
     def rounded(self) -> Tensor:
         """The weight with values of 16 bits."""
         integers, scale = self.book.integers, self.book.scale
         if integers is None or scale is None:
-            return self.book.expand(round_values(self.start * self.factor))
+            return self.book.expand(round_values(self.book.values * self.factor))
         return self.book.expand(integers * round_half(scale * self.factor))
 
 

@@ -124,7 +124,6 @@ def _vectors(model: nn.Module, weights: Selection) -> dict[str, Tensor]:
 def _widths(
     weights: Selection, bits: int | Mapping[str, int] | None, method: str, budget: Budget | None
 ) -> dict[str, int]:
-    """Bits by name."""
     if method not in get_args(Method):
         raise InputError(f"method is {method!r}; expected 'kmeans' or 'int8'")
     if budget is not None and (bits is not None or method == "int8"):
@@ -150,9 +149,8 @@ def _widths(
 def _check_budget(data: Data | None, budget: Budget | None) -> None:
     if (data is None) != (budget is None):
         raise InputError("data and a budget go together: the data judge what the budget allows")
-    if data is None or budget is None or budget.max_accuracy_drop is None:
-        return
-    if not data.scores_accuracy:
+    is_of_accuracy = budget is not None and budget.max_accuracy_drop is not None
+    if is_of_accuracy and data is not None and not data.scores_accuracy:
         raise InputError("max_accuracy_drop needs the accuracy as score; use max_loss_increase")
 
 
