@@ -354,12 +354,12 @@ def own_study(reference: Path, **recipe: Any) -> Study:
     """A study of the user's penalties, from a file, in the precision that suits the device."""
     strength = 3e-2
     methods = {
-        "named": {"train": {"penalty": {"own_penalties:Own": {"strength": strength}}}},
+        "named": {"train": {"penalty": {"study_penalties:Own": {"strength": strength}}}},
         "registered": {
             "train": {"penalty": {"registered_here_alone": {}}},
             "strengths": [strength],
         },
-        "gates": {"train": {"gates": {"own_penalties:OwnGates": {"strength": 1e-3}}}},
+        "gates": {"train": {"gates": {"study_penalties:OwnGates": {"strength": 1e-3}}}},
         "l1": {"strengths": [strength]},
         "pmmp": {"strengths": [1e-3]},
     }
@@ -370,8 +370,8 @@ def own_study(reference: Path, **recipe: Any) -> Study:
 @pytest.fixture(scope="module")
 def own(whole: Results) -> Iterator[Results]:
     """What a worker made of it, from the whole study's reference of the other seed."""
-    Path("own_penalties.py").write_text(OWN_PENALTIES)
-    registered = cast(type[Term], imported("the test", "own_penalties:Own"))
+    Path("study_penalties.py").write_text(OWN_PENALTIES)
+    registered = cast(type[Term], imported("the test", "study_penalties:Own"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PENALTIES, "registered_here_alone", registered)
         study = own_study(reference_folder(whole.folder, 1) / "reference.safetensors")
