@@ -20,8 +20,7 @@ from ellzero.files import tensors_to_bytes, write_atomically
 from ellzero.graph import Network, trace
 from ellzero.graph.trace import unwrapped
 from ellzero.modules import device_of
-from ellzero.pruning import Masks, kept_count
-from ellzero.recipe import Recipe
+from ellzero.pruning import Masks
 from ellzero.record import Evaluation, FinishedRecord, Layer, Record, layer_table, sizes
 from ellzero.run_folder import ANSWERS, MODEL, write_metrics, write_model
 from ellzero.selection import Selection
@@ -81,8 +80,8 @@ def conclude(run: RunContext, state: State, record: Record) -> FinishedRecord:
         "reference_error_percent": _error_percent(run.data, dense_test),
         "test_error_percent": _error_percent(run.data, test),
     }
-    asked = _asked(run.recipe, weights)
-    if asked is not None and chosen.nonzeros != asked:
+    asked = sum(run.recipe.prune.targets(weights.values()))
+    if asked and chosen.nonzeros != asked:
         entries["note"] = f"{asked} weights were to be kept; {chosen.nonzeros} of them are nonzero"
     if file_bytes is not None:
         entries["file"] = f"gzip of {MODEL}"
@@ -225,10 +224,3 @@ def _evaluations(validation: Evaluation, test: Evaluation | None) -> dict[str, E
 
 def _error_percent(data: Data, test: Evaluation | None) -> float | None:
     return test.error_percent if test is not None and data.scores_accuracy else None
-
-
-def _asked(recipe: Recipe, weights: Selection) -> int | None:
-    sparsity = recipe.prune.sparsity
-    if recipe.prune.scope == "layer" and sparsity is not None:
-        return sum(kept_count(w.numel(), sparsity) for w in weights.values())
-    return recipe.prune.target(weights.numel)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
 
 from ellzero.errors import InputError
 from ellzero.files import read_toml
@@ -210,6 +211,13 @@ class Prune(Table):
                 f"prune.nonzeros is {self.nonzeros}; only {numel} weights are selected"
             )
         return self.nonzeros
+
+    def targets(self, weights: Collection[Tensor]) -> list[int]:
+        """How many weights stay at the end, of each layer or of all; none under a budget."""
+        if self.scope == "layer" and self.sparsity is not None:
+            return [kept_count(w.numel(), self.sparsity) for w in weights]
+        target = self.target(sum(w.numel() for w in weights))
+        return [] if target is None else [target]
 
 
 class Recipe(Document):

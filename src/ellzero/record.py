@@ -93,16 +93,12 @@ class EpochMetrics(Entry):
         seconds: what the epoch took, its validation included.
 
     Example:
-        >>> import tempfile, torch, ellzero as ez
-        >>> from ellzero.run_folder import RunFolder
+        >>> import torch, ellzero as ez
         >>> x, y = torch.eye(4).repeat(5, 1), torch.arange(4).repeat(5)
+        >>> data, epochs = ez.Data((x, y), (x, y)), []
         >>> recipe = ez.Recipe.parse({"train": {"epochs": 1}, "prune": {"sparsity": 0.5}})
-        >>> folder = tempfile.mkdtemp()
-        >>> result = ez.compress(
-        ...     torch.nn.Linear(4, 4), ez.Data((x, y), (x, y)), recipe, folder=folder
-        ... )
-        >>> last = RunFolder.at(result.folder).metrics[-1]
-        >>> last.stage, last.epoch, last.nonzeros
+        >>> _ = ez.compress(torch.nn.Linear(4, 4), data, recipe, callback=epochs.append)
+        >>> epochs[-1].stage, epochs[-1].epoch, epochs[-1].nonzeros
         ('finetune', 10, 8)
     """
 

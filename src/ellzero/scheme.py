@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from ellzero.data.flags import flags
 from ellzero.errors import InputError, warn
 from ellzero.files import copied, write_atomically
 from ellzero.graph import Network
-from ellzero.pruning import Masks, kept_count, ranked
+from ellzero.pruning import Masks, ranked
 from ellzero.recipe import Recipe
 from ellzero.record import (
     FORMAT,
@@ -40,7 +40,7 @@ from ellzero.run_folder import (
     take_folder,
     write_record,
 )
-from ellzero.selection import Selection, select
+from ellzero.selection import select
 from ellzero.tensors import require_held
 from ellzero.training import checkpoint
 from ellzero.training.evaluation import evaluate
@@ -159,9 +159,10 @@ def compress(
     with settings(recipe.threads, device):
         trained = None if resume else recipe.train.file
         state = _prepare(model, data, recipe, reference, trained, device)
-        _warn(costs(recipe, device))
         of_data = flags(data)
-        _warn([text for text in of_data if text != ONE_HOT])  # of which `Data` has warned
+        for text in (*costs(recipe, device), *of_data):
+            if text != ONE_HOT:  # of which `Data` has warned
+                warn(text)
         known = (*state.weights.left_out, *of_data)
         if path is not None and not resume:
             take_folder(path)
@@ -171,7 +172,15 @@ def compress(
             elif path is not None:
                 write_atomically(path / RECIPE, recipe.to_toml().encode())
             has_reference = state.reference is not None
-            begun = _begun(recipe, path, known)
+            begun = Record(
+                format=FORMAT,
+                status="running",
+                started=datetime.now(UTC).isoformat(timespec="seconds"),
+                folder=path,
+                versions=versions(),
+                recipe=recipe.to_table(),
+                warnings=known,
+            )
             with (
                 _recorded(path, begun),
                 Bar(recipe, data, has_reference=has_reference, progress=progress) as bar,
@@ -187,13 +196,10 @@ def compress(
                     write_record(path, record)
             if path is not None:
                 (path / CHECKPOINT).unlink(missing_ok=True)
-        _warn([text for text in record.warnings if text not in known])
+        for text in record.warnings:
+            if text not in known:
+                warn(text)
         return Result(state.model, Masks.of(state.weights), record, path, data)
-
-
-def _warn(texts: Iterable[str]) -> None:
-    for text in texts:
-        warn(text)
 
 
 def _prepare(
@@ -217,9 +223,14 @@ def _prepare(
         _start_from(network, reference)
     data.check_fit(network)
     weights = select(network, include=recipe.prune.include, exclude=recipe.prune.exclude)
-    ranked(weights, *_counts(recipe, weights))  # says now what would fail after the training
-    if recipe.prune.budget is not None and recipe.prune.budget.max_accuracy_drop is not None:
-        _require_accuracy(data)
+    # says now what would fail after the training
+    ranked(weights, *recipe.prune.targets(weights.values()))
+    budget = recipe.prune.budget
+    if budget and budget.max_accuracy_drop is not None and not data.scores_accuracy:
+        raise InputError(
+            "max_accuracy_drop needs the accuracy as the score (integer targets, no score of your "
+            "own); use max_loss_increase"
+        )
     state = State(network, weights, start=initial or copied(network))
     if reference is not None:
         state.reference = state.snapshot(_measured("reference network", network, data))
@@ -229,15 +240,6 @@ def _prepare(
         state.trained = TrainedWeights(magnitudes=magnitudes(weights))
         state.restore(state.start if state.reference is None else state.reference.tensors)
     return state
-
-
-def _counts(recipe: Recipe, weights: Selection) -> list[int]:
-    """How many weights stay at the end, of each layer or of all; none under a budget."""
-    sparsity = recipe.prune.sparsity
-    if recipe.prune.scope == "layer" and sparsity is not None:
-        return [kept_count(w.numel(), sparsity) for w in weights.values()]
-    target = recipe.prune.target(weights.numel)
-    return [] if target is None else [target]
 
 
 def _start_from(network: nn.Module, reference: nn.Module | str | Path) -> None:
@@ -255,14 +257,6 @@ def _start_from(network: nn.Module, reference: nn.Module | str | Path) -> None:
 
 def _measured(who: str, network: nn.Module, data: Data) -> Evaluation:
     return finite(who, "validation", evaluate(network, data, "validation"))
-
-
-def _require_accuracy(data: Data) -> None:
-    if not data.scores_accuracy:
-        raise InputError(
-            "max_accuracy_drop needs the accuracy as the score (integer targets, no score of your "
-            "own); use max_loss_increase"
-        )
 
 
 def _device(name: str) -> torch.device:
@@ -284,19 +278,6 @@ def _require_compiler(device: torch.device) -> None:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
     except (RuntimeError, OSError, ImportError) as error:
         raise InputError(f"compile = true: {no_compiler(device, error)}") from None
-
-
-def _begun(recipe: Recipe, folder: Path | None, warnings: tuple[str, ...]) -> Record:
-    """The record of a run that begins, or goes on."""
-    return Record(
-        format=FORMAT,
-        status="running",
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        folder=folder,
-        versions=versions(),
-        recipe=recipe.to_table(),
-        warnings=warnings,
-    )
 
 
 @contextmanager

@@ -326,14 +326,12 @@ def _left_out(rest: Sequence[Weight]) -> Iterator[str]:
                 parts = ("*" if part.isdigit() else part for part in weight.name.split("."))
                 alike.setdefault(".".join(parts), []).append(weight)
         if alike:
+            groups = {p if len(ws) > 1 else ws[0].name: ws for p, ws in alike.items()}
             named = ", ".join(
-                f"{pattern} ({len(some)} of {_size(some[0])})"
-                if len(some) > 1
-                else f"{some[0].name} ({_size(some[0])})"
-                for pattern, some in alike.items()
+                f"{pattern} ({f'{len(some)} of ' * (len(some) > 1)}{_size(some[0])})"
+                for pattern, some in groups.items()
             )
-            patterns = [DEFAULT, *(p if len(ws) > 1 else ws[0].name for p, ws in alike.items())]
-            yield f"{reason}: {named}; include={patterns} selects them too"
+            yield f"{reason}: {named}; include={[DEFAULT, *groups]} selects them too"
 
 
 def _is_matrix(weight: Weight) -> bool:

@@ -44,13 +44,13 @@ def imported(who: str, name: str, kind: str = "function") -> Callable[..., Any]:
         raise UserCodeError(f"{who}: importing it failed: {error}") from error
     except Exception as error:
         raise UserCodeError(f"{who}: importing it failed: {error}") from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
+    target = getattr(module, attribute, None)
+    if not callable(target):
         known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         raise InputError(
             f"{who}: {module_name} has no {kind} {attribute!r}; {nearest(attribute, known)}"
         )
-    return found
+    return target
 
 
 def name_of(cls: type) -> str:
@@ -64,8 +64,8 @@ def require_importable(cls: type) -> None:
     Raises:
         InputError: a class of the program itself, or one that is made within a function.
     """
-    found = getattr(sys.modules.get(cls.__module__), cls.__qualname__, None)
-    if cls.__module__ == "__main__" or found is not cls:
+    by_name = getattr(sys.modules.get(cls.__module__), cls.__qualname__, None)
+    if cls.__module__ == "__main__" or by_name is not cls:
         raise InputError(
             f"{name_of(cls)} cannot be imported by another process; put {cls.__name__} into a "
             f"module of its own, such as my_module.py, and name it my_module:{cls.__name__}"

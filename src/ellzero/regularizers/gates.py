@@ -58,14 +58,14 @@ class BoundGates(ABC):
     (`optimizer`); both are all the state there is. A weight that is frozen later is left alone.
     """
 
-    def __init__(self, weights: Selection, rate: float, own: dict[str, Tensor]) -> None:
+    def __init__(self, gates: Gates, weights: Selection, own: dict[str, Tensor]) -> None:
         self.weights = weights
         self.own = own
         self.is_finalized = False
         self._is_plain = False
         fused = True if all(p.device.type in ("cpu", "cuda") for p in own.values()) else None
         self.optimizer = torch.optim.Adam(list(own.values()), fused=fused)
-        self._rate = rate
+        self._strength, self._rate = gates.strength, gates.rate
 
     @abstractmethod
     def value(self, ramped: float) -> Tensor:

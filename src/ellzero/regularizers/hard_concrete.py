@@ -70,8 +70,7 @@ class BoundHardConcrete(BoundGates):
     def __init__(self, gates: HardConcrete, weights: Selection) -> None:
         start = math.log(gates.keep / (1 - gates.keep)) + SHIFT
         own = {name: own_like(w, start) for name, w in weights.items()}
-        super().__init__(weights, gates.rate, own)
-        self._strength = gates.strength
+        super().__init__(gates, weights, own)
         self._drawn: dict[str, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def value(self, ramped: float) -> Tensor:

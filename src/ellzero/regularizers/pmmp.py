@@ -58,8 +58,7 @@ class BoundPMMP(BoundGates):
             own[f"w/{name}"] = own_like(a, 0).copy_(a.detach())
             own[f"p/{name}"] = own_like(a, 1)
             own[f"u/{name}"] = own_like(a, gates.multiplier)
-        super().__init__(weights, gates.rate, own)
-        self._strength = gates.strength
+        super().__init__(gates, weights, own)
 
     def _stands(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         for name, a in self.live():

@@ -72,7 +72,7 @@ def compare(
         with _Crew(workers, threads, folder / LOG, shown) as crew:
             first, *others = study.seeds
             later = len(others) * _most_work(study, folder)
-            tuning = list(_tuning(study, folder, first))
+            tuning = [list(_jobs(study, folder, t, study.targets)) for t in study.tuning()]
             references = [[_reference(study, folder, seed)] for seed in study.seeds]
             crew.run("references", references, later=_work(tuning) + later)
             if (reference_folder(folder, first) / REFERENCE).is_file():  # else nothing can be tuned
@@ -135,11 +135,6 @@ def _essence(recipe: Recipe, of_study: Recipe) -> Recipe:
 def _reference(study: Study, folder: Path, seed: int) -> _Job:
     recipe = study.reference_recipe(seed)
     return _Job(reference_folder(folder, seed), lambda: recipe, recipe.reference.epochs)
-
-
-def _tuning(study: Study, folder: Path, seed: int) -> Iterator[list[_Job]]:
-    for training in study.trainings(seed):
-        yield list(_jobs(study, folder, training, study.targets))
 
 
 def _others(study: Study, folder: Path, seeds: Sequence[int]) -> Iterator[list[_Job]]:

@@ -32,8 +32,8 @@ def settled(recipe: Recipe, device: torch.device, before: Path | None = None) ->
         InputError: that recipe cannot be read.
 
     Example:
-        >>> told = Recipe.parse({"precision": "auto", "prune": {"sparsity": 0.9}})
-        >>> settled(told, torch.device("meta")).precision
+        >>> recipe = Recipe.parse({"precision": "auto", "prune": {"sparsity": 0.9}})
+        >>> settled(recipe, torch.device("meta")).precision
         'float32'
     """
     precision = recipe.precision

@@ -198,7 +198,8 @@ def _finish(run: RunContext, state: State, validation: Evaluation) -> None:
     else:
         reached = state.snapshot(validation)
         if step.stage == "train":
-            save_trained(run, state)
+            _save_network(run, state, TRAINED)  # for other prunings of it
+            state.trained = TrainedWeights(magnitudes=magnitudes(state.weights))
         if step.stage == "finetune" and budget is not None:
             assert state.best is not None
             assert state.reference is not None
@@ -216,12 +217,6 @@ def _finish(run: RunContext, state: State, validation: Evaluation) -> None:
 def save_reference(run: RunContext, state: State) -> None:
     """Write the reference, which the network is at this moment, for this and for other runs."""
     _save_network(run, state, REFERENCE)
-
-
-def save_trained(run: RunContext, state: State) -> None:
-    """Write the trained network before it is pruned, for other prunings of it, and its record."""
-    _save_network(run, state, TRAINED)
-    state.trained = TrainedWeights(magnitudes=magnitudes(state.weights))
 
 
 def _save_network(run: RunContext, state: State, name: str) -> None:
