@@ -17,12 +17,13 @@ help: ## show this list
 demo: $(VENV)/installed-data ## train, prune and fine-tune a small network on the digits that come along
 	$(BIN)/ellzero run
 
-# Two processes with one torch thread each: more threads would fight for the same cores.
+# Two processes with one torch thread each: more threads would fight for the same cores. The tests
+# of a file stay in one process, so that what they share is made once.
 test: lint ## lint, type check and all tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 slow: $(VENV)/installed-dev ## the slow tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 --dist loadfile
 
 lint: $(VENV)/installed-dev ## ruff, the direction of imports, and pyright
 	$(BIN)/ruff check

@@ -237,6 +237,7 @@ def test_failed_cells_are_tried_anew_and_done_ones_stay(broken):
         assert ("error" in record) == (record["status"] == "failed")
 
 
+@pytest.mark.slow
 def test_where_all_of_the_first_seed_fails_nothing_else_is_run(project):
     Path("broken").touch()
     study = a_study(
@@ -257,6 +258,7 @@ def test_where_all_of_the_first_seed_fails_nothing_else_is_run(project):
     assert [found.status for found in results.references] == ["failed", "done"]
 
 
+@pytest.mark.slow
 def test_records_that_cannot_be_read_are_left_as_they_are(whole):
     folder = Path("damaged")
     shutil.copytree(whole.folder, folder)

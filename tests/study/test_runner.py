@@ -258,6 +258,7 @@ def test_methods_of_a_real_study_are_compared(whole):
             assert pair.difference == pytest.approx(sum(errors[0]) / 2 - sum(errors[1]) / 2)
 
 
+@pytest.mark.slow
 def test_seeds_targets_strengths_and_methods_can_be_added(whole):
     folder = copied(whole, "larger")
     before = stamps(folder)
@@ -315,6 +316,7 @@ def test_there_is_at_least_one_worker(project, workers):
     assert not Path("none").exists()
 
 
+@pytest.mark.slow
 def test_a_study_under_a_budget(project):
     study = a_study(
         {"finetune": {"epochs": 2}},
