@@ -69,8 +69,8 @@ class BoundHardConcrete(BoundGates):
 
     def __init__(self, gates: HardConcrete, weights: Selection) -> None:
         start = math.log(gates.keep / (1 - gates.keep)) + SHIFT
-        own = {name: own_like(w, start) for name, w in weights.items()}
-        super().__init__(gates, weights, own)
+        log_alphas = {name: own_like(w, start) for name, w in weights.items()}
+        super().__init__(gates, weights, log_alphas)
         self._drawn: dict[str, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def value(self, ramped: float) -> Tensor:

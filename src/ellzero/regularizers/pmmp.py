@@ -53,12 +53,12 @@ class BoundPMMP(BoundGates):
     """PMMP on the weights of one network; `own` holds `w/NAME`, `p/NAME` and `u/NAME` of each."""
 
     def __init__(self, gates: PMMP, weights: Selection) -> None:
-        own = {}
+        stand_ins = {}
         for name, a in weights.items():
-            own[f"w/{name}"] = own_like(a, 0).copy_(a.detach())
-            own[f"p/{name}"] = own_like(a, 1)
-            own[f"u/{name}"] = own_like(a, gates.multiplier)
-        super().__init__(gates, weights, own)
+            stand_ins[f"w/{name}"] = own_like(a, 0).copy_(a.detach())
+            stand_ins[f"p/{name}"] = own_like(a, 1)
+            stand_ins[f"u/{name}"] = own_like(a, gates.multiplier)
+        super().__init__(gates, weights, stand_ins)
 
     def _stands(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         for name, a in self.live():
