@@ -46,10 +46,17 @@ def keep_only(run: Path, *keys: str) -> None:
     (run / "record.json").write_text(json.dumps(kept))
 
 
-def test_a_study_has_all_its_pictures_and_tables(folder):
+@pytest.fixture(scope="module")
+def study_page(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a study that nothing has happened to, in the study's folder."""
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("whole") / "small")
     path = ez.write_report(folder)
     assert path == folder / "report.html"
-    page = Page(path)
+    return path
+
+
+def test_a_study_has_all_its_pictures_and_tables(study_page):
+    page = Page(study_page)
     names = " / ".join(page.pictures)
     assert names.count("Pareto") == 1
     for what in ("of each method", "before and after", "density per layer", "over the epochs"):
@@ -60,7 +67,7 @@ def test_a_study_has_all_its_pictures_and_tables(folder):
         assert text in page.text
     assert "a chosen strength (*) is the lowest or highest" in page.text
     assert "did best on validation data" in page.text
-    assert {p.name for p in folder.iterdir()} == {
+    assert {p.name for p in study_page.parent.iterdir()} == {
         "cells", "study.toml", "report.html", "comparison.csv", "comparison.md", "cells.csv",
         "pairs.csv", "efforts.csv",
     }  # fmt: skip
@@ -76,8 +83,8 @@ def test_the_headline_names_the_method_with_the_best_validation_score(folder):
     assert "75 % zeros: no penalty did best on validation data (4.0 times fewer weights)" in text
 
 
-def test_ids_are_unique_and_nothing_is_loaded_or_run(folder):
-    page = Page(ez.write_report(folder))
+def test_ids_are_unique_and_nothing_is_loaded_or_run(study_page):
+    page = Page(study_page)
     assert len(page.ids) == len(set(page.ids)) > 100
     assert not {"script", "iframe", "object"} & set(page.tags)
     links = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')> ]+)""", page.html)
@@ -97,10 +104,10 @@ def test_names_are_escaped(folder, run, label):
     assert "<script>name</script>" in page.text
 
 
-def test_the_same_records_give_the_same_page(folder, run):
-    for path in (folder, run):
-        first = ez.write_report(path).read_bytes()
-        assert ez.write_report(path).read_bytes() == first
+def test_the_same_records_give_the_same_page(run, study_page):
+    for first in (study_page, ez.write_report(run)):
+        before = first.read_bytes()
+        assert ez.write_report(first.parent).read_bytes() == before
 
 
 def test_a_run_shows_masks_layers_training_and_recipe(run):
@@ -153,8 +160,8 @@ def test_records_from_before_these_figures_are_shown_with_what_they_tell(folder,
     assert "fewer than 100" not in (folder / "comparison.md").read_text()
 
 
-def test_the_same_warning_of_many_runs_is_told_once(folder, run):
-    text = Page(ez.write_report(folder)).text
+def test_the_same_warning_of_many_runs_is_told_once(folder, run, study_page):
+    text = Page(study_page).text
     assert text.count("train data has 60 examples") == 1
     assert re.search(r"train data has 60 examples[^(]*\(38 runs\)", text)  # 36 and two references
     change(run, warnings=["a loss of 0.365 against 0.154"])
