@@ -52,13 +52,13 @@ def beyond_warnings(err: str) -> list[str]:
 def test_ctrl_c_ends_with_one_line_that_says_what_was_saved(project, start):
     process = start(project, "run", "mine.toml", "--output", "made", "--json", *LONG)
     metrics = project / "made" / "metrics.jsonl"
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 120
     while not metrics.exists() or "train" not in metrics.read_text().splitlines()[-1]:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
     (line,) = beyond_warnings(err)
@@ -71,11 +71,7 @@ def test_ctrl_c_ends_with_one_line_that_says_what_was_saved(project, start):
     assert not list((project / "made").glob(".*"))
 
 
-def test_streams_of_a_process(project, start):
-    process = start(project, "run", "mine.toml", "--json", *HALF)
-    out, err = process.communicate(timeout=300)
-    assert (process.returncode, beyond_warnings(err)) == (0, [])
-    assert json.loads(out)["nonzeros"] == 72
+def test_a_mistake_is_one_line_of_a_process(project, start):
     process = start(project, "run", "mine.toml", "--set", "prune.sparsity=2")
     out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (1, "")
