@@ -256,3 +256,20 @@ def test_a_number_that_cannot_follow_a_schedule():
             told(penalty)
     with pytest.raises(InputError, match=r"rate is Schedule\(.* expected a finite number"):
         told(gates={"pmmp": {"strength": 1, "rate": schedule}})
+
+
+@pytest.mark.parametrize("stage", ["train", "prune"])
+def test_the_bounds_of_a_rise_under_their_former_names(stage):
+    name = "ramp" if stage == "train" else "gradual"
+
+    def parsed(**bounds: float) -> ez.Recipe:
+        table: dict[str, Any] = {"train": {}, "prune": {"sparsity": 0.5}}
+        table[stage][name] = {"shape": "cosine", **bounds}
+        return ez.Recipe.parse(table)
+
+    former = parsed(start=0.1, end=0.6)
+    assert former == parsed(after=0.1, until=0.6)
+    assert parsed(end=0.6) == parsed(until=0.6)
+    assert former.to_table()[stage][name] == {"shape": "cosine", "after": 0.1, "until": 0.6}
+    with pytest.raises(InputError, match=r"has end and until, which are one; give until"):
+        parsed(end=0.6, until=0.6)

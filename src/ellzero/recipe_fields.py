@@ -180,17 +180,20 @@ def _read_budget(value: Any) -> Any:
     return _made(Budget, value) if isinstance(value, Mapping) else value
 
 
+_FORMER_BOUNDS = {"start": "after", "end": "until"}
+"""Names that recipes gave to the bounds of a rise before, and the names of today."""
+
+
 def _rise(shape: ScheduleShape) -> BeforeValidator:
     """Read a schedule from 0 to 1, whose table only says how and when it rises."""
 
     def read(value: Any) -> Any:
         if isinstance(value, Mapping):
-            if {"start", "end"} & set(value):
-                raise InputError(
-                    "it goes from 0 to 1, so it has no start and end; say by after and until "
-                    "between which points of the training"
-                )
-            value = _made(Schedule, {"start": 0.0, "end": 1.0, "shape": shape, **value})
+            for former, name in _FORMER_BOUNDS.items():
+                if {former, name} <= value.keys():
+                    raise InputError(f"it has {former} and {name}, which are one; give {name}")
+            bounds = {_FORMER_BOUNDS.get(key, key): bound for key, bound in value.items()}
+            value = _made(Schedule, {"start": 0.0, "end": 1.0, "shape": shape, **bounds})
         if isinstance(value, Schedule) and (value.start, value.end) != (0, 1):
             raise InputError(f"it goes from {value.start} to {value.end}; expected from 0 to 1")
         return value

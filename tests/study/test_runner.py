@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import ellzero as ez
+import hand_made
 from ellzero.cli.app import main
 from ellzero.factories import build_data, build_model
 from ellzero.penalties import PENALTIES, Term
@@ -295,6 +296,17 @@ def test_another_recipe_needs_another_folder(whole):
         assert "whole/cells/" in str(caught.value)
     assert stamps(whole.folder) == before
     assert Study.read(whole.folder / "study.toml") == whole_study()
+
+
+@pytest.mark.parametrize("status", ["done", "interrupted"])
+def test_what_was_run_by_a_recipe_that_cannot_be_read_is_not_run_anew(status, tmp_path):
+    study = hand_made.study(tmp_path)
+    cell = hand_made.run(tmp_path, "magnitude-seed0-sparsity-0.9", status=status, tuned=2)
+    (cell / "recipe.toml").write_text("of_another_version = 1")
+    before = stamps(tmp_path)
+    with pytest.raises(ez.InputError, match=r"by which recipe .*seed0-sparsity-0\.9 was run: .*of_a"):
+        ez.compare(study, tmp_path, progress=False)
+    assert stamps(tmp_path) == before
 
 
 def test_a_folder_of_other_things_is_left_alone(project):

@@ -104,12 +104,18 @@ def _take(study: Study, folder: Path) -> None:
         *((cell_folder(folder, cell), study.cell_recipe(cell)) for cell in study.cells()),
     ]
     for cell, recipe in known:
-        if RunFolder.at(cell).status == "unreadable" or not (cell / RECIPE).is_file():
+        run = RunFolder.at(cell)
+        if run.status == "unreadable" or not (cell / RECIPE).is_file():
             continue
         try:
             before = Recipe.read(cell / RECIPE)
-        except InputError:
-            continue  # half written, so nothing was run by it
+        except InputError as error:
+            if run.finished is None and not run.metrics:
+                continue  # half written, so nothing was run by it
+            raise InputError(
+                f"nobody can tell by which recipe {cell} was run: {error}; name another folder, or "
+                "move that cell away"
+            ) from None
         if _essence(before, recipe) != _essence(recipe, recipe):
             raise InputError(
                 f"{cell} was run by another recipe than this study's; name another folder, or "
