@@ -63,7 +63,6 @@ class Step:
         self.model = case.make()
         self.variant = variant
         self.regularizer: ez.Regularizer | None = None
-        self.masks: ez.Masks | None = None
         self.inside = 0.0
         if variant == "prune of torch":
             for layer in (m for m in self.model.modules() if isinstance(m, nn.Linear | nn.Conv2d)):
@@ -79,9 +78,7 @@ class Step:
         if variant.endswith("decoupled"):
             self.regularizer = ez.Regularizer(self.model, decoupled)
         if variant.startswith("masks"):
-            # by a hook on the optimizer, unless there is a regularizer to do it in its own pass
-            self.masks = ez.prune(self.model, sparsity=SPARSITY)
-            self.masks.hold(self.optimizer)
+            ez.prune(self.model, sparsity=SPARSITY).hold(self.optimizer)
         self.weights = [w for w in self.model.parameters() if w.dim() > 1]
         self.batch = torch.randn(case.shape), torch.randint(10, case.shape[:1])
 
@@ -104,7 +101,7 @@ class Step:
             self.watch(regularizer.add_gradient)
         self.optimizer.step()
         if regularizer is not None:
-            self.watch(lambda: regularizer.step(self.optimizer, masks=self.masks))
+            self.watch(lambda: regularizer.step(self.optimizer))
 
     def watch(self, call: Callable[[], None]) -> None:
         """Call, and add the time to `inside`."""

@@ -80,6 +80,44 @@ def test_zeros_are_the_masks_and_kept_zeros_come_back(tmp_path):
     assert ez.Masks.read(tmp_path / "file", other).nonzeros == 29
 
 
+@pytest.mark.parametrize("noted", [True, False])
+def test_masks_are_the_files_whatever_the_networks_weights_are(noted, tmp_path):
+    model, other = Tied(), Tied()
+    masks = ez.prune(model, nonzeros=5)
+    ez.save(model, tmp_path / "file", masks=masks if noted else None)
+    again = ez.Masks.read(tmp_path / "file", other)
+    assert again.nonzeros == 5
+    assert all(torch.equal(again[name], masks[name]) for name in masks)
+    again.apply()
+    assert int(other.encode.weight.count_nonzero()) == 5
+
+
+def test_a_tied_weight_is_found_under_any_of_its_names(tmp_path):
+    model = Tied()
+    masks = ez.prune(model, nonzeros=5)
+    save_file({"decode.weight": model.decode.weight.detach()}, tmp_path / "file")
+    assert ez.Masks.read(tmp_path / "file", Tied())["encode.weight"].equal(masks["encode.weight"])
+
+
+def test_masks_of_another_network_are_refused(tmp_path):
+    ez.save(nn.Linear(3, 2), tmp_path / "file")
+    with pytest.raises(InputError, match=r"has weight \(3, 3\), .*file has one of \(2, 3\)"):
+        ez.Masks.read(tmp_path / "file", nn.Linear(3, 3))
+    with pytest.raises(InputError, match=r"has 0\.weight .*file has none of that name"):
+        ez.Masks.read(tmp_path / "file", mlp())
+    for use in (lambda: ez.Masks.read(tmp_path / "file", None), lambda: ez.select(None)):  # pyright: ignore[reportArgumentType]
+        with pytest.raises(InputError, match=r"the network is None; expected a torch\.nn\.Module"):
+            use()
+    with pytest.raises(InputError, match=r"the network is None"):
+        ez.prune(mlp(), sparsity=0.5).apply_to(None)  # pyright: ignore[reportArgumentType]
+
+
+def test_masks_of_a_packed_file_are_refused(tmp_path):
+    ez.pack(ez.trace(mlp(), torch.zeros(1, 6)), tmp_path / "file")
+    with pytest.raises(InputError, match=r"file is a packed file, expected safetensors; ez\.load"):
+        ez.Masks.read(tmp_path / "file", mlp())
+
+
 def test_masks_cover_what_was_selected(tmp_path):
     model = mlp()
     masks = ez.prune(model, sparsity=0.5, weights=ez.select(model, exclude=["2.*"]))

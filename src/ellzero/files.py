@@ -23,6 +23,9 @@ METADATA_KEY = "ellzero"
 MODEL_FORMAT = 1
 """Version of a model file's metadata; a file of a newer one is refused."""
 
+PACKED_MAGIC = b"ELLZ"
+"""What a packed file begins with."""
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a whole file or nothing: a temporary one beside it takes its place when complete."""
@@ -119,6 +122,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise InputError(
                 f"{path} is a pickle (as torch.save writes); ellzero never unpickles a file. Load "
                 "it where you trust it, and save it with ez.save or safetensors"
+            ) from None
+        if head.startswith(PACKED_MAGIC):
+            raise InputError(
+                f"{path} is a packed file, expected safetensors; ez.load reads it"
             ) from None
         raise InputError(f"{path} is truncated or not a safetensors file: {error}") from None
     if not isinstance(metadata, dict):

@@ -1,15 +1,18 @@
 """Holds where pruned weights used to come back, or where nothing was held: each by its effect."""
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import ellzero as ez
 from cases import small_network
@@ -381,72 +384,92 @@ def test_a_network_that_is_converted_within_a_hold_stays_pruned(together):
                 assert not model[4].weight.equal(before)
 
 
-class TestTheRegularizersStepIsMissed:
-    @pytest.mark.parametrize("steps", [2, 3])  # with two, only the end of the hold can tell
-    def test_it_is_noticed_and_the_zeros_are_put_right(self, steps):
-        model = small_network()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        masks, regularizer = ez.prune(model, sparsity=0.6), ez.Regularizer(model, L1)
-        taken = []
+@pytest.mark.parametrize("masked_steps", [(0, 1, 2), (0,), ()])
+def test_pruned_weights_are_zero_at_any_time_after_a_step(masked_steps):
+    model = small_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    masks, regularizer = ez.prune(model, sparsity=0.6), ez.Regularizer(model, L1)
+    average: Any = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+    with masks.hold(optimizer):
+        for step in range(3):
+            backward(model, step)
+            optimizer.step()
+            assert revived(model, masks) == 0
+            average.update_parameters(model)
+            regularizer.step(optimizer, masks=masks if step in masked_steps else None)
+            assert revived(model, masks) == 0
+    assert revived(average.module, masks) == 0
 
-        def train() -> None:
-            with masks.hold(optimizer):
-                for step in range(steps):
-                    backward(model, step)
-                    optimizer.step()
-                    if step == 0:
-                        regularizer.step(optimizer, masks=masks)
-                    taken.append(step)
 
-        with pytest.raises(
-            ez.InputError, match=r"masks=masks\) .* was not called so after the next"
-        ):
-            train()
-        assert taken == [0, 1]
-        assert revived(model, masks) == 0
+def test_a_regularizers_step_before_the_optimizers_leaves_the_forward_passes_pruned():
+    model = small_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    masks, regularizer = ez.prune(model, sparsity=0.6), ez.Regularizer(model, L1)
+    with masks.hold(optimizer):
+        for step in range(3):
+            backward(model, step)
+            assert revived(model, masks) == 0
+            regularizer.step(optimizer, masks=masks)
+            optimizer.step()
+    assert revived(model, masks) == 0
 
-    @pytest.mark.parametrize("without", ["masks", "the step"])
-    def test_the_hook_does_it_where_the_step_has_no_masks_or_never_comes(self, without):
-        model = small_network()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        masks, regularizer = ez.prune(model, sparsity=0.6), ez.Regularizer(model, L1)
-        with masks.hold(optimizer):
-            for step in range(3):
-                backward(model, step)
-                optimizer.step()
-                assert revived(model, masks) == 0
-                if without == "masks":
-                    regularizer.step(optimizer)
 
-    def test_a_step_for_one_optimizer_does_not_stand_for_another(self):
-        model = small_network()
-        first, second = (torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2))
-        masks, regularizer = ez.prune(model, sparsity=0.6), ez.Regularizer(model, L1)
-        with masks.hold([first, second]):
-            for step in range(3):
-                backward(model, step)
-                first.step()
-                regularizer.step(first, masks=masks)
-                assert revived(model, masks) == 0
-                second.step()
-                assert revived(model, masks) == 0
+def test_a_hold_that_is_never_released_keeps_no_optimizer_alive():
+    model = small_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    masks = ez.prune(model, sparsity=0.6)
+    masks.hold(optimizer)
+    reference = weakref.ref(optimizer)
+    del optimizer
+    gc.collect()
+    assert reference() is None
 
-    def test_not_where_a_gradient_scaler_skipped_the_optimizers_step(self):
-        model = small_network(dtype=torch.float32)
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
-        scaler = torch.amp.GradScaler("cpu")
-        masks, regularizer = ez.prune(model, sparsity=0.6), ez.Regularizer(model, L1)
-        x, y = data(0)
-        with masks.hold(optimizer):
-            for bad in (False, True, True, False, False):
-                model.zero_grad()
-                loss = nn.functional.cross_entropy(model(x.float()), y)
-                scaler.scale(loss * (float("inf") if bad else 1)).backward()
-                scaler.step(optimizer)
-                scaler.update()
-                if not bad:
-                    regularizer.step(optimizer, masks=masks)
-                assert revived(model, masks) == 0
+
+@pytest.mark.parametrize("by_with", [False, True])
+def test_a_second_release_leaves_weights_that_were_trained_since(by_with):
+    model = small_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    masks = ez.prune(model, sparsity=0.6)
+    hold = masks.hold(optimizer)
+    with suppress(KeyError), hold if by_with else nullcontext():
+        hold.release()
+        backward(model, 0)
+        optimizer.step()
+        hold.release()
+        assert revived(model, masks) > 0
+        raise KeyError  # ends the `with` in the other way
+    assert revived(model, masks) > 0
+
+
+class Words(nn.Module):
+    """An embedding whose gradients are sparse, and a layer after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(9, 4, sparse=True)
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.layer(self.embedding(words))
+
+
+def test_sparse_moments_begin_anew_after_a_hold():
+    model = Words()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    masks = ez.prune(model, sparsity=0.5, weights=ez.select(model, include=["*.weight"]))
+    with masks.hold(optimizer):
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(torch.tensor([1, 3])).square().sum().backward()
+            optimizer.step()
+            assert revived(model, masks) == 0
+    assert not optimizer._optimizer_step_post_hooks
+    assert model.embedding.weight not in optimizer.state
+    momentum = optimizer.state[model.layer.weight]["momentum_buffer"]
+    assert int(momentum[~masks["layer.weight"]].count_nonzero()) == 0
+    optimizer.zero_grad()
+    optimizer.step()
+    assert revived(model, masks) == 0
 
 
 @pytest.mark.parametrize("together", [False, True])

@@ -294,6 +294,11 @@ class TestRamp:
             regularizer.step(optimizer)
             assert model.weight.tolist() == [[1 - factor / 4, -1 + factor / 4]]
 
+    @pytest.mark.parametrize("ramp", [0.5, ez.Schedule(0, -1), ez.Schedule(-1, 1)])
+    def test_what_is_no_ramp_is_refused(self, ramp):
+        with pytest.raises(ez.InputError, match=r"ramp is .*; expected a schedule of factors >= 0"):
+            ez.Regularizer(nn.Linear(2, 2), ez.L1(0.1), ramp=ramp)
+
     def test_without_one_progress_is_of_no_account(self):
         model, _ = line([1.0, -1.0])
         regularizer = ez.Regularizer(model, ez.L1(1.0))
@@ -426,6 +431,22 @@ def test_add_gradient_before_backward_is_noticed_once(set_to_none):
         warnings.simplefilter("error")
         loop(ez.Regularizer(model, ez.L0(0.1)), backward_first=True)
         loop(ez.Regularizer(model, ez.L0(0.1, form="loss")), backward_first=False)
+
+
+def test_a_sparse_gradient_is_refused_and_left_to_the_decoupled_form():
+    embedding = nn.Embedding(9, 4, sparse=True)
+    optimizer = torch.optim.SGD(embedding.parameters(), lr=0.1)
+    weights = ez.select(embedding, include=["weight"])
+    embedding(torch.tensor([1, 3])).sum().backward()
+    regularizer = ez.Regularizer(embedding, ez.L1(0.1), weights=weights)
+    with pytest.raises(ez.InputError, match=r"^weight has a sparse gradient.*'decoupled'"):
+        regularizer.add_gradient()
+    decoupled = ez.Regularizer(embedding, ez.L1(0.1, form="decoupled"), weights=weights)
+    before = embedding.weight.detach().clone()
+    decoupled.add_gradient()
+    decoupled.step(optimizer)
+    expected = before.sign() * (before.abs() - 0.01).relu()
+    torch.testing.assert_close(embedding.weight.detach(), expected)
 
 
 def test_the_state_of_something_else_is_refused():

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from ellzero.compaction.folding import folded
 from ellzero.compaction.living import warn_if_dead, warn_if_empty
 from ellzero.errors import InputError, warn
-from ellzero.files import copied, write_atomically
+from ellzero.files import PACKED_MAGIC, copied, write_atomically
 from ellzero.graph import Graph, Network, trace
 from ellzero.graph.trace import require_dense
 from ellzero.packed.entropy import encode as encode_symbols
 from ellzero.packed.fields import varint
 from ellzero.packed.reader import (
     DICTIONARY,
-    MAGIC,
     VERSION,
     Content,
     announcement,
@@ -142,7 +141,7 @@ def to_bytes(graph: Graph | None, tensors: Mapping[str, Tensor]) -> tuple[bytes,
     codes = encode_symbols((e.symbols, e.counts) for e in encoded)
     body = b"".join([start, compressed, *(e.fields + e.values for e in encoded), codes])
     checked = varint(len(body)) + body
-    content = MAGIC + bytes([VERSION]) + zlib.crc32(checked).to_bytes(4, "little") + checked
+    content = PACKED_MAGIC + bytes([VERSION]) + zlib.crc32(checked).to_bytes(4, "little") + checked
     parts = {
         "architecture": len(compressed),
         "fields": sum(len(e.fields) for e in encoded),

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from ellzero.errors import InputError
-from ellzero.files import check_format
+from ellzero.files import PACKED_MAGIC, check_format
 from ellzero.graph import Graph
 from ellzero.operations import Input
 from ellzero.packed.entropy import Decoder
 from ellzero.packed.fields import Reader
 from ellzero.packed.tensor_fields import MAX_DIMENSIONS, Announced, announced
 
-MAGIC = b"ELLZ"
 VERSION = 1
 
 FREE_TEXT = 1 << 14  # bytes that a text may have, however short it is compressed
@@ -92,7 +91,7 @@ def is_packed(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
+        return file.read(len(PACKED_MAGIC)) == PACKED_MAGIC
 
 
 def read_packed(
@@ -156,7 +155,7 @@ def announcement(content: bytes) -> Announcement:
 def _body(content: bytes) -> bytes:
     """What follows the header, once that has been checked."""
     reader = Reader(content)
-    if reader.take(len(MAGIC)) != MAGIC:
+    if reader.take(len(PACKED_MAGIC)) != PACKED_MAGIC:
         raise InputError("it is no packed file")
     version = reader.byte()
     if version != VERSION:

@@ -26,9 +26,6 @@ class Bits:
         self._names: dict[Tensor, str] = {w: name for name, w in weights.items()}
         self._bits: dict[Tensor, Tensor] = {}
         self._views: dict[Tensor, Tensor] = {}
-        self.followed: dict[torch.optim.Optimizer, bool] = {}
-        """By optimizer in a hold: whether a regularizer has applied the masks since its last step.
-        """
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Bits:
         return Bits(copy.deepcopy(self._weights, memo), copy.deepcopy(self._masks, memo))

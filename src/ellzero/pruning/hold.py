@@ -14,18 +14,12 @@ from ellzero.selection import Selection
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 
-NOT_FOLLOWED = (
-    "pruned weights came back: regularizer.step(optimizer, masks=masks) applied the masks after a "
-    "step of the optimizer, but was not called so after the next; call it after each, or never "
-    "with masks"
-)
-
 
 class Hold:
     """Masks at work on optimizers; made by `Masks.hold`, ended by `release` or its `with`.
 
-    After each step of an optimizer a hook applies the masks. Once `Regularizer.step` has done so as
-    well, it is expected after the next step, and the hook leaves that one to it.
+    A hook applies the masks as a part of each step of an optimizer, so whatever reads the weights
+    after it, an average of them or a decoupled penalty, sees the pruned network.
 
     Example:
         >>> import torch, ellzero as ez
@@ -51,9 +45,6 @@ class Hold:
         self._moved = {o: [w for w in weights.values() if w in owned[o]] for o in owned}
         self._fill_zeros()
         self._clear_directions()
-        self._left: set[torch.optim.Optimizer] = set()
-        """Those whose last step the hook left to the regularizer's."""
-        bits.followed.update(dict.fromkeys(self._optimizers, False))
         self._hooks = [
             hook
             for o in self._optimizers
@@ -66,33 +57,29 @@ class Hold:
     def release(self) -> None:
         """End the hold: clear the optimizer's state under the masks, and let go of it.
 
+        A second time does nothing.
+
         Raises:
             InputError: as within the hold.
         """
-        missing = any(map(self._step_is_missing, self._optimizers))
-        self._end()
-        self._weights.require_current()
-        if missing:
-            raise InputError(NOT_FOLLOWED)
+        if self._hooks:
+            self._end()
+            self._weights.require_current()
 
     def _end(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        while self._hooks:
+            self._hooks.pop().remove()
         self._fill_zeros()
         for optimizer in _with_inner(self._optimizers):
             for name, mask in self._masks.items():
                 _clear(optimizer, self._weights[name], mask)
         self._clear_directions()
-        for optimizer in self._optimizers:
-            self._bits.followed.pop(optimizer, None)
         self._bits.clear()
-        self._moved, self._left = {}, set()
+        self._moved = {}
 
     def _before_step(
         self, optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]] | None:
-        if self._step_is_missing(optimizer):
-            raise InputError(NOT_FOLLOWED)
         if len(args) > 1 and callable(args[1]):
             return (args[0], self._pruned(args[1]), *args[2:]), kwargs
         if callable(kwargs.get("closure")):
@@ -101,22 +88,7 @@ class Hold:
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._weights.require_current()
-        if self._bits.followed.get(optimizer):
-            self._bits.followed[optimizer] = False
-            self._left.add(optimizer)
-        else:
-            self._left.discard(optimizer)
-            self._bits.apply(self._moved[optimizer])
-
-    def _step_is_missing(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether its last step was left to the regularizer's, which did not come, and moved zeros.
-
-        It may have moved none: a gradient scaler calls fused optimizers for steps it skips, too.
-        """
-        if optimizer not in self._left or self._bits.followed.get(optimizer):
-            return False
-        masks = self._masks.items()
-        return any(int(self._weights[n].detach()[~mask].count_nonzero()) for n, mask in masks)
+        self._bits.apply(self._moved[optimizer])
 
     def _pruned(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         """The closure as the pruned network sees it, wherever a line search has moved zeros."""
@@ -158,7 +130,7 @@ class Hold:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.release()
-        else:  # whatever is wrong with the hold, that error is the first
+        elif self._hooks:  # whatever is wrong with the hold, that error is the first
             self._end()
 
 
@@ -214,7 +186,8 @@ def _clear(optimizer: torch.optim.Optimizer, w: Tensor, mask: Tensor) -> None:
     """Clear an optimizer's state of a weight where it is masked."""
     values = [v for v in optimizer.state.get(w, {}).values() if isinstance(v, Tensor)]
     for value in (v for v in values if v.shape == mask.shape and v.ndim > 0):
-        if not value.is_floating_point():
-            del optimizer.state[w]  # codes, of which 0 need not stand for zero: it begins anew
+        # codes, of which 0 need not stand for zero, and sparse moments: the state begins anew
+        if not value.is_floating_point() or value.layout is not torch.strided:
+            del optimizer.state[w]
             return
         value.masked_fill_(~mask.to(value.device), 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ellzero.errors import InputError, nearest
 from ellzero.files import read_model
+from ellzero.modules import require_network
 from ellzero.pruning.bits import Bits, fill_zeros
 from ellzero.pruning.hold import Hold, Optimizers
 from ellzero.selection import Selection, named_weights, select
@@ -63,40 +64,35 @@ class Masks(Mapping[str, Tensor]):
         Raises:
             InputError: kept zeros of an unknown weight, or an index outside it.
         """
-        masks = {name: (w.detach() != 0).contiguous() for name, w in weights.items()}
-        for name, indices in (kept_zeros or {}).items():
-            if name not in masks:
-                raise InputError(f"kept zeros of {name}; {nearest(name, list(masks))}")
-            if not all(0 <= index < masks[name].numel() for index in indices):
-                raise InputError(f"kept zeros of {name} reach outside its {masks[name].numel()}")
-            masks[name].view(-1)[indices] = True
-        return cls(weights, masks)
+        return cls(weights, _kept(weights, kept_zeros or {}))
 
     @classmethod
     def read(cls, path: str | Path, model: nn.Module) -> Masks:
-        """The masks of a network that was loaded from this file: its nonzeros and the kept zeros.
+        """The masks that a file holds: `w != 0` of its weights, plus the kept zeros.
 
         They are of the weights that the file notes masks of; where it notes none, of those that
-        `select` selects.
+        `select` selects. What the network's own weights are does not matter; `apply` prunes them.
 
         Args:
             path: a file of `ez.save`, or any safetensors file.
-            model: the network, loaded from it.
+            model: a network of the same architecture, which the masks are for.
 
         Raises:
-            InputError: as `ez.load` raises; masks of weights that the network does not have.
+            InputError: as `ez.load` raises; a packed file; weights that the network or the file
+                does not have, or of another shape.
 
         Example:
             >>> import tempfile, pathlib, torch, ellzero as ez
             >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.safetensors"
             >>> model = torch.nn.Linear(3, 2)
             >>> ez.save(model, path, masks=ez.prune(model, nonzeros=4))
-            >>> ez.Masks.read(path, ez.load(path, torch.nn.Linear(3, 2))).nonzeros
+            >>> ez.Masks.read(path, torch.nn.Linear(3, 2)).nonzeros
             4
         """
-        _, metadata = read_model(Path(path))
+        tensors, metadata = read_model(Path(path))
         if "masks" not in metadata:
-            return cls.of(select(model))
+            weights = select(model)
+            return cls(weights, _kept(_stored(path, tensors, weights), {}))
         known = {name: weight for names, weight in named_weights(model) for name in names}
         try:
             names, kept_zeros = (metadata["masks"][key] for key in ("weights", "kept_zeros"))
@@ -105,7 +101,8 @@ class Masks(Mapping[str, Tensor]):
                 raise InputError(
                     f"{path} has masks for {missing[0]}; {nearest(missing[0], list(known))}"
                 )
-            return cls.of(Selection(model, [known[name] for name in names]), kept_zeros)
+            weights = Selection(model, [known[name] for name in names])
+            return cls(weights, _kept(_stored(path, tensors, weights), kept_zeros))
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{path} notes masks that make no sense: {error!r}") from None
 
@@ -166,7 +163,7 @@ class Masks(Mapping[str, Tensor]):
                 (`AveragedModel`, `DataParallel`, `torch.compile`).
 
         Raises:
-            InputError: it has no such weight, or one of another shape.
+            InputError: no network; it has no such weight, or one of another shape.
 
         Example:
             >>> import torch, ellzero as ez
@@ -177,6 +174,7 @@ class Masks(Mapping[str, Tensor]):
             >>> int(average.module.weight.count_nonzero())
             10
         """
+        require_network(other)
         weights = {_bare(name): w for name, w in other.named_parameters(remove_duplicate=False)}
         for name, mask in self.items():
             w = weights.get(_bare(name))
@@ -201,17 +199,15 @@ class Masks(Mapping[str, Tensor]):
         (After the hold, optimizers whose updates mix weights, such as Muon, fill zeros as any
         others.)
 
-        A hook on the optimizer applies the masks after each of its steps. A loop with a decoupled
-        penalty gives them to `Regularizer.step` too: `step(optimizer, masks=masks)` has both in one
-        pass. The hook leaves a step to it once it was called after the step before.
+        A hook on the optimizer applies the masks as a part of each of its steps, so that an average
+        of the weights or a decoupled penalty after it sees the pruned network.
 
         Args:
             optimizer: what moves the weights, or a list of several that do together.
 
         Raises:
             InputError: a masked weight that no group of the optimizer owns, or that the network no
-                longer has. Within the hold: a weight that was replaced; the regularizer's step with
-                masks followed one step of the optimizer, but not the next, and zeros have moved.
+                longer has. Within the hold: a weight that was replaced.
         """
         return Hold(self.weights, self, self.bits, optimizer)
 
@@ -228,6 +224,38 @@ class Masks(Mapping[str, Tensor]):
         _check(self.weights, state)
         self._masks.update({name: state[name].to(w.device) for name, w in self.weights.items()})
         self.bits.clear()
+
+
+def _stored(
+    path: str | Path, tensors: Mapping[str, Tensor], weights: Selection
+) -> dict[str, Tensor]:
+    """What a file holds of these weights; of a tied one under any of its names."""
+    names = {weight.name: names for names, weight in named_weights(weights.model)}
+    stored = {}
+    for name, w in weights.items():
+        tensor = next((tensors[alias] for alias in names[name] if alias in tensors), None)
+        if tensor is None or tensor.shape != w.shape:
+            has = "none of that name" if tensor is None else f"one of {tuple(tensor.shape)}"
+            raise InputError(
+                f"the network has {name} {tuple(w.shape)}, {path} has {has}; expected a file of "
+                "the same network"
+            )
+        stored[name] = tensor
+    return stored
+
+
+def _kept(
+    tensors: Mapping[str, Tensor], kept_zeros: Mapping[str, Sequence[int]]
+) -> dict[str, Tensor]:
+    """What is kept of these weights: all that is not zero, and the zeros of these flat indices."""
+    masks = {name: (w.detach() != 0).contiguous() for name, w in tensors.items()}
+    for name, indices in kept_zeros.items():
+        if name not in masks:
+            raise InputError(f"kept zeros of {name}; {nearest(name, list(masks))}")
+        if not all(0 <= index < masks[name].numel() for index in indices):
+            raise InputError(f"kept zeros of {name} reach outside its {masks[name].numel()}")
+        masks[name].view(-1)[indices] = True
+    return masks
 
 
 def _bare(name: str) -> str:

@@ -10,29 +10,24 @@ from ellzero.penalties.penalty import wide
 from ellzero.regularizers.compiled import Terms
 
 
-def shrink_(w: Tensor, bits: Tensor | None, terms: Terms, rate: float | Tensor) -> None:
-    """The step on a weight of float32 or more, its mask before it in the same pass.
+def shrink_(w: Tensor, terms: Terms, rate: float | Tensor) -> None:
+    """The step on a weight of float32 or more.
 
     Args:
         w: the weight, changed in place.
-        bits: its mask as `Bits.of` gives it, or None.
         terms: of form `decoupled`, each with the factor of its strength.
         rate: the learning rate.
     """
     elementwise = [(term, scale) for term, scale in terms if term.elementwise]
-    if elementwise or bits is not None:
-        for part, *kept in chunks(w) if bits is None else chunks(w, bits):
-            _mask_(part, *kept)
-            for term, scale in elementwise:
-                term.shrink_(part, rate * scale)
+    for (part,) in chunks(w) if elementwise else ():
+        for term, scale in elementwise:
+            term.shrink_(part, rate * scale)
     for term, scale in terms:
         if not term.elementwise:
             term.shrink_(w, rate * scale)
 
 
-def shrink_half_(
-    w: Tensor, remainder: Tensor, bits: Tensor | None, terms: Terms, rate: float | Tensor
-) -> None:
+def shrink_half_(w: Tensor, remainder: Tensor, terms: Terms, rate: float | Tensor) -> None:
     """The step on a weight in half precision, as it would be in float32.
 
     A usual step is smaller than half the distance to the next number, so rounded by itself it would
@@ -41,13 +36,11 @@ def shrink_half_(
     Args:
         w: the weight, changed in place.
         remainder: what is owed, float32 of its shape, changed in place.
-        bits: as for `shrink_`.
         terms: as for `shrink_`.
         rate: as for `shrink_`.
     """
     elementwise = [(term, scale) for term, scale in terms if term.elementwise]
-    for part, owed, *kept in chunks(w, remainder) if bits is None else chunks(w, remainder, bits):
-        _mask_(part, *kept)
+    for part, owed in chunks(w, remainder):
         exact = _exact(part, owed)
         for term, scale in elementwise:
             term.shrink_(exact, rate * scale)
@@ -57,11 +50,6 @@ def shrink_half_(
             exact = _exact(w, remainder)
             term.shrink_(exact, rate * scale)
             _round_(w, remainder, exact)
-
-
-def _mask_(part: Tensor, *kept: Tensor) -> None:
-    for bits in kept:
-        part.view(bits.dtype).mul_(bits)
 
 
 def _exact(w: Tensor, owed: Tensor) -> Tensor:

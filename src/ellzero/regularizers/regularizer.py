@@ -51,9 +51,10 @@ class Regularizer:
 
     Raises:
         InputError: neither penalty nor gates, or something else in their place; an unknown layer
-            scale; no weights selected, or those of another network; gates or a decoupled penalty on
-            weights under weight normalization, whose rows must not become zero. Later, from any
-            method: a weight that the network no longer has, for it was replaced by another one.
+            scale; a ramp that is no schedule, or below 0; no weights selected, or those of another
+            network; gates or a decoupled penalty on weights under weight normalization, whose rows
+            must not become zero. Later, from any method: a weight that the network no longer has,
+            for it was replaced by another one.
 
     Example:
         >>> import torch, ellzero as ez
@@ -79,6 +80,10 @@ class Regularizer:
         if not isinstance(penalty, Penalty) and (gates is None or penalty is not None):
             raise InputError(
                 f"penalty is {penalty!r}; expected a penalty such as ez.L0(1e-5), or a sum of them"
+            )
+        if ramp is not None and (not isinstance(ramp, Schedule) or min(ramp.start, ramp.end) < 0):
+            raise InputError(
+                f"ramp is {ramp!r}; expected a schedule of factors >= 0, such as ez.Schedule(0, 1)"
             )
         if gates is not None and not isinstance(gates, Gates):
             raise InputError(f"gates is {gates!r}; expected gates such as ez.HardConcrete(1e-6)")
@@ -147,12 +152,12 @@ class Regularizer:
         first.
 
         Raises:
-            InputError: it is to be compiled, and there is no compiler.
+            InputError: it is to be compiled, and there is no compiler; a sparse gradient.
         """
         self.weights.require_current()
         acts = self._acts.get("gradient", ())
         if acts or self.gates is not None:
-            self._warn_before_backward()
+            self._require_gradients()
         if self.gates is not None:
             self._working_gates().add_gradient(self._ramped())
         ramped = self._ramped()
@@ -188,14 +193,18 @@ class Regularizer:
         Args:
             optimizer: what moves the weights, or a list of several that do together; gates take the
                 rate of the first one's first group.
-            masks: set what they prune to zero first, in the same pass over the weights. Within
-                `masks.hold(optimizer)` the hook of the hold then leaves this to it.
+            masks: set what they prune to zero first, for a loop without a hold; within
+                `masks.hold(optimizer)` the optimizer's step has done so.
 
         Raises:
-            InputError: a weight, or a masked one, that no group of the optimizer owns.
+            InputError: a weight, or a masked one, that no group of the optimizer owns; something
+                else in the place of masks.
         """
-        optimizers = each(optimizer)
-        groups = [group for one in optimizers for group in one.param_groups]
+        groups = [group for one in each(optimizer) for group in one.param_groups]
+        if masks is not None and not isinstance(masks, Masks):
+            raise InputError(
+                f"masks is {type(masks).__name__}; expected the Masks of ez.prune, or None"
+            )
         if self.gates is not None:
             self._working_gates().step(groups[0]["lr"])
         acts = self._now(self._acting("decoupled"))
@@ -208,7 +217,7 @@ class Regularizer:
         if masks is not None:
             masks.weights.require_current()
             require_owned(masks.weights, rates)
-        shrunk: set[Tensor] = set()
+            masks.bits.apply(masks.weights.values())
         ramped = self._ramped()
         for weight, terms in acts:
             w = weight.parameter
@@ -217,17 +226,10 @@ class Regularizer:
                     f"{weight.name} is in no parameter group of the optimizer, so its learning "
                     "rate is unknown; give the optimizer that weight, or exclude it"
                 )
-            bits = None if masks is None else masks.bits.of(w)
             if w.dtype.itemsize < 4:
-                shrink_half_(w, self._remainder(weight), bits, terms, rates[w] * ramped)
+                shrink_half_(w, self._remainder(weight), terms, rates[w] * ramped)
             else:
-                shrink_(w, bits, terms, rates[w] * ramped)
-            shrunk.add(w)
-        if masks is not None:
-            masks.bits.apply(w for w in masks.weights.values() if w not in shrunk)
-            masks.bits.followed.update(
-                dict.fromkeys(masks.bits.followed.keys() & set(optimizers), True)
-            )
+                shrink_(w, terms, rates[w] * ramped)
 
     @contextmanager
     def finalized(self) -> Iterator[None]:
@@ -308,8 +310,17 @@ class Regularizer:
                     "the normalization"
                 )
 
-    def _warn_before_backward(self) -> None:
-        """Only the first call can tell: later on the optimizer may set gradients to zeros."""
+    def _require_gradients(self) -> None:
+        """Refuse sparse ones; warn in the first call if there are none.
+
+        Only the first can tell: later on the optimizer may set gradients to zeros.
+        """
+        for name, w in self.weights.items():
+            if w.grad is not None and w.grad.layout is not torch.strided:
+                raise InputError(
+                    f"{name} has a sparse gradient, and a penalty's would be dense; take the form "
+                    "'decoupled', or make the embedding with sparse=False"
+                )
         live = [w for w in self.weights.values() if w.requires_grad]
         if not self._is_fresh or not live:
             return

@@ -112,7 +112,7 @@ def _train_epoch(
                 regularizer.add_gradient()
             optimizer.step()
             if regularizer is not None:
-                regularizer.step(optimizer, masks=state.masks)
+                regularizer.step(optimizer)
             total += loss.detach() * len(targets)
             examples += len(targets)
             tick()
