@@ -1,5 +1,6 @@
 """Runs, opened again: what each of their parts is, and what is refused."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -106,6 +107,52 @@ def test_other_data_have_to_fit(made, tmp_path):
         InputError, match=r"preprocesses by .*scale=5\.0.* the data by .*scale=2\.0"
     ):
         ez.open_run(tmp_path / "a.ellz").data(f"{HERE}:shifted")
+
+
+def test_data_are_preprocessed_as_the_run_was_trained(made, tmp_path):
+    folder = shutil.copytree(made[0], tmp_path / "run")
+    trained_by = {"scale": 2.0, "shift": 1.0}
+    ez.save(mlp(), folder / "model.safetensors", metadata={"preprocess": trained_by})
+    assert ez.open_run(folder).data(f"{HERE}:shifted").preprocess == ez.Preprocess(2.0, 1.0)
+    with pytest.raises(InputError, match=r"preprocesses by .*scale=2\.0.* the data by None"):
+        ez.open_run(folder).data()
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed", "missed"])
+def test_a_run_that_is_not_done_is_open_but_for_its_network(status, made, tmp_path):
+    folder = shutil.copytree(made[0], tmp_path / "run")
+    (folder / "model.safetensors").unlink()
+    (folder / "record.json").write_text(json.dumps({"format": 1, "status": status}))
+    run = ez.open_run(folder)
+    assert run.record is not None
+    assert run.record.status == status
+    assert run.recipe == ez.Recipe.read(folder / "recipe.toml")
+    assert run.metrics == ez.open_run(made[0]).metrics
+    for use in (lambda: run.model, lambda: run.masks, run.trace, run.data):
+        with pytest.raises(InputError, match=rf"is {status} and .* run --resume {folder}`"):
+            use()
+
+
+def test_a_run_that_is_done_without_its_network_is_no_model(made, tmp_path):
+    folder = shutil.copytree(made[0], tmp_path / "run")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"no model at .*model\.safetensors"):
+        ez.open_run(folder)
+
+
+def test_metrics_are_those_of_each_epoch(made, tmp_path):
+    lines = (made[0] / "metrics.jsonl").read_text().splitlines()
+    metrics = ez.open_run(made[0]).metrics
+    assert len(metrics) > 0
+    assert [epoch.to_table() for epoch in metrics] == list(map(json.loads, lines))
+    ez.pack(mlp(), tmp_path / "a.ellz", torch.zeros(1, 6))
+    assert ez.open_run(tmp_path / "a.ellz").metrics == ()
+
+
+@pytest.mark.parametrize("name", ["recipe.toml", "record.json", "model.safetensors.gz"])
+def test_a_file_of_a_run_that_holds_no_network(name, made):
+    with pytest.raises(InputError, match=rf"{name} is no model file; expected a run folder"):
+        ez.open_run(made[0] / name)
 
 
 def test_a_recipe_without_a_network_says_how_to_load_the_weights(tmp_path):

@@ -180,7 +180,7 @@ def _read_budget(value: Any) -> Any:
     return _made(Budget, value) if isinstance(value, Mapping) else value
 
 
-_FORMER_BOUNDS = {"start": "after", "end": "until"}
+_FORMER_BOUNDS: dict[Any, str] = {"start": "after", "end": "until"}
 """Names that recipes gave to the bounds of a rise before, and the names of today."""
 
 

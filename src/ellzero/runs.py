@@ -21,8 +21,15 @@ from ellzero.packed.reader import is_packed, read_packed
 from ellzero.preprocess import Preprocess
 from ellzero.pruning import Masks
 from ellzero.recipe import Factory, Recipe
-from ellzero.record import Record
-from ellzero.run_folder import MODEL, RECIPE, RECORD, REFERENCE, read_record
+from ellzero.record import EpochMetrics, Record
+from ellzero.run_folder import (
+    MODEL,
+    RECIPE,
+    RECORD,
+    REFERENCE,
+    RunFolder,
+    read_record,
+)
 from ellzero.selection import select
 
 
@@ -31,7 +38,7 @@ class Run:
     """What `open_run` opened; what takes time is read when it is first asked for, and kept.
 
     Args:
-        file: the file with the network's weights.
+        file: the file with the network's weights; a run that is not done has none yet.
         recipe: what the run was made by; None of a packed file that lies in no run's folder.
         data_root: folder that holds data sets.
 
@@ -64,12 +71,24 @@ class Run:
         return None if folder is None or not (folder / RECORD).is_file() else read_record(folder)
 
     @cached_property
+    def metrics(self) -> tuple[EpochMetrics, ...]:
+        """The run's metrics, those of an epoch each; () where there are none."""
+        return () if self.folder is None else RunFolder.at(self.folder).metrics
+
+    @cached_property
     def model(self) -> nn.Module:
         """The network with the file's weights, in evaluation mode.
 
         Raises:
-            InputError: a network that cannot be made; a damaged file, or one of another network.
+            InputError: a run that is not done; a network that cannot be made; a damaged file, or
+                one of another network.
         """
+        if not self.file.is_file():
+            status = RunFolder.at(self.file.parent).status
+            raise InputError(
+                f"the run in {self.folder} is {status} and has no network yet; go on with "
+                f"`ellzero run --resume {self.folder}`"
+            )
         if is_packed(self.file) and (self.recipe is None or read_packed(self.file)[0] is not None):
             return load(self.file)  # which says so if it holds weights only
         return self._network_of(self.file)
@@ -115,13 +134,11 @@ class Run:
             )
         data = build_data(with_data_root(factory, self.data_root))
         data.check_fit(self.model)
-        if isinstance(self.model, Network):
-            preprocess = self.model.graph.preprocess
-            if preprocess not in (None, data.preprocess):
-                raise InputError(
-                    f"{self.file} preprocesses by {preprocess}, the data by {data.preprocess}; the "
-                    "network was not made for these data"
-                )
+        if self._preprocess not in (None, data.preprocess):
+            raise InputError(
+                f"{self.file} preprocesses by {self._preprocess}, the data by {data.preprocess}; "
+                "the network was not made for these data"
+            )
         return data
 
     def trace(self) -> Network:
@@ -132,22 +149,34 @@ class Run:
         """
         if isinstance(self.model, Network):
             return self.model
-        about = {} if is_packed(self.file) else read_metadata(self.file)
-        shape = about.get("input_shape")
+        shape = self._metadata.get("input_shape")
         if not (isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape)):
             # weights alone, or a file from before the shape was noted: the data tell
             return traced(self.model, self.data())
-        prepare = about.get("preprocess")
+        example, classes = torch.zeros(1, *shape), self._metadata.get("classes")
+        return trace(self.model, example, preprocess=self._preprocess, classes=classes)
+
+    @cached_property
+    def _metadata(self) -> Mapping[str, Any]:
+        return {} if is_packed(self.file) else read_metadata(self.file)
+
+    @cached_property
+    def _preprocess(self) -> Preprocess | None:
+        """The preprocessing that the network was trained with, where its file says so."""
+        if isinstance(self.model, Network):
+            return self.model.graph.preprocess
+        table = self._metadata.get("preprocess")
         try:
-            preprocess = None if prepare is None else Preprocess(**_tuples(prepare))
-        except TypeError as error:
+            return None if table is None else Preprocess(**_tuples(table))
+        except (TypeError, AttributeError) as error:
             raise InputError(f"{self.file}: its preprocessing makes no sense: {error}") from None
-        example = torch.zeros(1, *shape)
-        return trace(self.model, example, preprocess=preprocess, classes=about.get("classes"))
 
 
 def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+
+
+_EXPECTED = "expected a run folder, a .safetensors in one, or an .ellz"
 
 
 def open_run(path: str | Path, *, data_root: str | Path | None = None) -> Run:
@@ -158,11 +187,11 @@ def open_run(path: str | Path, *, data_root: str | Path | None = None) -> Run:
     asked for: look at the recipe.toml of a run that comes from strangers before you do.
 
     Args:
-        path: the folder or the file.
+        path: the folder or the file; the folder of a run that is not done may have no network yet.
         data_root: folder that holds data sets, each in a folder of its name.
 
     Raises:
-        InputError: no such path; no recipe beside it; a file that is none.
+        InputError: no such path; no recipe beside it; a file that holds no model.
 
     Example:
         >>> import tempfile, torch, ellzero as ez
@@ -179,14 +208,16 @@ def open_run(path: str | Path, *, data_root: str | Path | None = None) -> Run:
     """
     path = Path(path)
     file = path / MODEL if path.is_dir() else path
-    if not file.is_file():
-        raise InputError(
-            f"no model at {file}; expected a run folder, a .safetensors in one, or an .ellz"
-        )
-    if file.suffix == PACKED and not is_packed(file):
+    packed = is_packed(file)
+    begun = (path / RECIPE).is_file() and RunFolder.at(path).status not in ("missing", "done")
+    if not begun and not file.is_file():
+        raise InputError(f"no model at {file}; {_EXPECTED}")
+    if file.suffix == PACKED and not packed:
         raise InputError(f"{file} is no packed file, or its first bytes are damaged")
+    if file.suffix != ".safetensors" and not packed:
+        raise InputError(f"{file} is no model file; {_EXPECTED}")
     beside = file.parent / RECIPE
     recipe = Recipe.read(beside) if beside.is_file() else None
-    if recipe is None and not is_packed(file):
+    if recipe is None and not packed:
         raise InputError(f"there is no {RECIPE} beside {file}, so its network is not known")
     return Run(file, recipe, None if data_root is None else Path(data_root))

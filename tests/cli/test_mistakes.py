@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,11 +58,21 @@ def test_a_mistake_in_recipe_model_or_data_is_one_line_and_leaves_no_folder(
         (("run", "--resume", ".", "--seed", "1"), "--resume goes on with a run as it was begun"),
         (("evaluate", "none"), "no model at none"),
         (("evaluate", "."), "no model at model.safetensors"),
-        (("inspect", "mine.toml"), "there is no recipe.toml beside mine.toml"),
+        (("inspect", "mine.toml"), "mine.toml is no model file"),
     ],
 )
 def test_a_path_that_is_not_what_it_should_be(arguments, expected, ellzero):
     assert expected in ellzero(*arguments).says()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "inspect", "export", "bench"])
+def test_a_run_that_has_no_network_yet(command, ellzero, project):
+    Path("begun").mkdir()
+    shutil.copy("mine.toml", "begun/recipe.toml")
+    Path("begun/record.json").write_text('{"format": 1, "status": "interrupted"}')
+    options = ("--ellz", "a.ellz") if command == "export" else ()
+    line = ellzero(command, "begun", *options).says()
+    assert "begun is interrupted and has no network yet; go on with `ellzero run --resume" in line
 
 
 @pytest.mark.parametrize(

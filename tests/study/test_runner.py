@@ -304,7 +304,9 @@ def test_what_was_run_by_a_recipe_that_cannot_be_read_is_not_run_anew(status, tm
     cell = hand_made.run(tmp_path, "magnitude-seed0-sparsity-0.9", status=status, tuned=2)
     (cell / "recipe.toml").write_text("of_another_version = 1")
     before = stamps(tmp_path)
-    with pytest.raises(ez.InputError, match=r"by which recipe .*seed0-sparsity-0\.9 was run: .*of_a"):
+    with pytest.raises(
+        ez.InputError, match=r"by which recipe .*seed0-sparsity-0\.9 was run: .*of_a"
+    ):
         ez.compare(study, tmp_path, progress=False)
     assert stamps(tmp_path) == before
 
