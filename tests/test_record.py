@@ -27,6 +27,8 @@ from ellzero.run_folder import (
 )
 from small import blobs, classification, convnet, mlp, recipe
 
+BINS = {"zeros": 0, "smallest": -8, "per_decade": 10, "counts": [1, 2]}
+
 
 def test_runs_are_numbered_and_gaps_are_filled(tmp_path):
     root = tmp_path / "runs"
@@ -84,6 +86,13 @@ def test_records_of_the_first_versions_are_read(tmp_path):
     assert (record.warnings, record.trained, record.living_nonzeros) == ((), None, None)
 
 
+def test_unknown_keys_of_an_evaluation_are_ignored():
+    reached = {"score": 0.5, "loss": 1.0}
+    table = hand_made.table(reference={"validation": {**reached, "top5": 0.9}})
+    reference = FinishedRecord.model_validate(table).reference
+    assert reference.to_table() == {"validation": reached}
+
+
 def test_unknown_keys_are_ignored(tmp_path):
     table = hand_made.table(later=[1, 2], layers=[])
     table["compressed"]["colour"] = "blue"
@@ -104,7 +113,7 @@ def test_a_record_cannot_be_changed():
         ("{", "is not JSON"),
         ("", "is not JSON"),
         (json.dumps({"format": 2, "status": "done"}), "has format 2; .* install a newer one"),
-        (json.dumps({"format": "x", "status": "done"}), "has format 'x'"),
+        (json.dumps({"format": "x", "status": "done"}), "has format 'x'; .* whole number$"),
         (json.dumps({"format": 1}), "is no record of a run"),
         ("[]", r"record\.json"),
         (json.dumps({"format": 1, "status": "asleep"}), "status is 'asleep'; .* 'running'"),
@@ -115,6 +124,17 @@ def test_a_record_cannot_be_changed():
         (
             json.dumps(hand_made.table(compressed={"validation": {"score": 1}, "epoch": 1})),
             r"is not whole: no compressed\.validation\.loss$",
+        ),
+        ("[" * 100_000, "is not JSON: maximum recursion depth"),
+        (json.dumps({"format": True, "status": "done"}), "has format True; .* whole number$"),
+        (json.dumps({"format": 0, "status": "failed"}), "format is 0; .* than or equal to 1$"),
+        (json.dumps(hand_made.table(weights=0)), "weights is 0; .* than or equal to 1$"),
+        (json.dumps(hand_made.table(inputs=-5)), "inputs is -5; .* than or equal to 0$"),
+        (json.dumps(hand_made.table(inputs=10**300)), r"inputs is 10+\.\.\.0+; .* less than"),
+        (json.dumps(hand_made.table(seconds=math.inf)), "seconds is inf; .* finite number$"),
+        (
+            json.dumps(hand_made.table(trained={"magnitudes": {**BINS, "per_decade": 0}})),
+            r"is not whole: trained\.magnitudes\.per_decade is 0; .* than or equal to 1$",
         ),
     ],
 )

@@ -13,12 +13,12 @@ __version__ = version("ellzero")
 _PUBLIC = {
     name: f"ellzero.{module}"
     for module, names in {
-        "compaction.compact": "Compacted compact",
+        "compaction.compact": "Compacted Removed compact",
         "data.data": "Data",
         "errors": "BudgetError DivergenceError EllzeroError EllzeroWarning InputError "
         "UserCodeError",
         "export.c.compiled": "Compiled compile_c",
-        "export.c.source": "CSource export_c",
+        "export.c.source": "CLayer CSource export_c",
         "export.onnx_file": "OnnxFile export_onnx",
         "graph": "Network trace",
         "model_file": "load save",
@@ -32,7 +32,8 @@ _PUBLIC = {
         "recipe": "Recipe",
         "record": "EpochMetrics Evaluation FinishedRecord Record",
         "regularizers": "HardConcrete PMMP Regularizer",
-        "report.page": "write_report",
+        "report.page": "Report write_report",
+        "run_folder": "RunFolder",
         "runs": "Run open_run",
         "schedules": "Schedule",
         "scheme": "Result compress",
@@ -51,6 +52,7 @@ __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from ellzero.compaction.compact import Compacted as Compacted
+    from ellzero.compaction.compact import Removed as Removed
     from ellzero.compaction.compact import compact as compact
     from ellzero.data.data import Data as Data
     from ellzero.errors import BudgetError as BudgetError
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from ellzero.errors import UserCodeError as UserCodeError
     from ellzero.export.c.compiled import Compiled as Compiled
     from ellzero.export.c.compiled import compile_c as compile_c
+    from ellzero.export.c.source import CLayer as CLayer
     from ellzero.export.c.source import CSource as CSource
     from ellzero.export.c.source import export_c as export_c
     from ellzero.export.onnx_file import OnnxFile as OnnxFile
@@ -93,7 +96,9 @@ if TYPE_CHECKING:
     from ellzero.regularizers import PMMP as PMMP
     from ellzero.regularizers import HardConcrete as HardConcrete
     from ellzero.regularizers import Regularizer as Regularizer
+    from ellzero.report.page import Report as Report
     from ellzero.report.page import write_report as write_report
+    from ellzero.run_folder import RunFolder as RunFolder
     from ellzero.runs import Run as Run
     from ellzero.runs import open_run as open_run
     from ellzero.schedules import Schedule as Schedule

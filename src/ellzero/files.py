@@ -67,14 +67,16 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
 
 
 def check_format(path: str | Path, version: object, known: int) -> None:
-    """Refuse a file whose format is newer than the known one, or no number.
+    """Refuse a file whose format is newer than the known one, or no whole number.
 
     Raises:
         InputError: it is.
     """
-    if not isinstance(version, int) or version > known:
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise InputError(f"{path} has format {version!r}; expected a whole number")
+    if version > known:
         raise InputError(
-            f"{path} has format {version!r}; this ellzero reads up to {known}: install a newer one"
+            f"{path} has format {version}; this ellzero reads up to {known}: install a newer one"
         )
 
 
@@ -114,7 +116,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             text = (file.metadata() or {}).get(METADATA_KEY, "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = json.loads(text)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         with path.open("rb") as file:
             head = file.read(9)
         # the length that safetensors begins with may look like a pickle; a "{" follows that one

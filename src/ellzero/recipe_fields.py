@@ -180,7 +180,7 @@ def _read_budget(value: Any) -> Any:
     return _made(Budget, value) if isinstance(value, Mapping) else value
 
 
-_FORMER_BOUNDS: dict[Any, str] = {"start": "after", "end": "until"}
+_FORMER_BOUNDS = {"start": "after", "end": "until"}
 """Names that recipes gave to the bounds of a rise before, and the names of today."""
 
 
@@ -189,10 +189,12 @@ def _rise(shape: ScheduleShape) -> BeforeValidator:
 
     def read(value: Any) -> Any:
         if isinstance(value, Mapping):
+            bounds = dict(value)
             for former, name in _FORMER_BOUNDS.items():
-                if {former, name} <= value.keys():
-                    raise InputError(f"it has {former} and {name}, which are one; give {name}")
-            bounds = {_FORMER_BOUNDS.get(key, key): bound for key, bound in value.items()}
+                if former in bounds:
+                    if name in bounds:
+                        raise InputError(f"it has {former} and {name}, which are one; give {name}")
+                    bounds[name] = bounds.pop(former)
             value = _made(Schedule, {"start": 0.0, "end": 1.0, "shape": shape, **bounds})
         if isinstance(value, Schedule) and (value.start, value.end) != (0, 1):
             raise InputError(f"it goes from {value.start} to {value.end}; expected from 0 to 1")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 from torch import nn
 
 from ellzero.selection import Selection
@@ -25,6 +25,9 @@ Status = Literal["running", "interrupted", "failed", "missed", "done"]
 """`missed`: no network within the budget was found."""
 
 Stage = Literal["reference", "train", "finetune"]
+
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Evaluation(NamedTuple):
@@ -50,21 +53,33 @@ class Evaluation(NamedTuple):
         return (self.score, -self.loss) > (other.score, -other.loss)
 
 
-EvaluationTable = Annotated[Evaluation, PlainSerializer(Evaluation._asdict)]
-"""An evaluation that is a table in JSON."""
+def _known_figures(table: Any) -> Any:
+    if not isinstance(table, Mapping):
+        return table
+    return {key: figure for key, figure in table.items() if key in Evaluation._fields}
+
+
+EvaluationTable = Annotated[
+    Evaluation, BeforeValidator(_known_figures), PlainSerializer(Evaluation._asdict)
+]
+"""An evaluation that is a table in JSON; keys that it does not know are left alone."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished step came to; `nonzeros` counts the selected weights that are left."""
+    """What a finished step came to; `nonzeros` counts the selected weights that are left.
+
+    `epochs` is how many it trained: fewer than the recipe says where a callback ended it.
+    """
 
     stage: Stage
-    round: int
-    nonzeros: int
+    round: Count
+    nonzeros: Count
     score: float
     loss: float
     used: float | None = None
     within: bool | None = None
+    epochs: Count | None = None
 
 
 class Entry(BaseModel):
@@ -93,25 +108,26 @@ class EpochMetrics(Entry):
         seconds: what the epoch took, its validation included.
 
     Example:
-        >>> import torch, ellzero as ez
+        >>> import tempfile, torch, ellzero as ez
         >>> x, y = torch.eye(4).repeat(5, 1), torch.arange(4).repeat(5)
-        >>> data, epochs = ez.Data((x, y), (x, y)), []
+        >>> data, folder = ez.Data((x, y), (x, y)), tempfile.mkdtemp()
         >>> recipe = ez.Recipe.parse({"train": {"epochs": 1}, "prune": {"sparsity": 0.5}})
-        >>> _ = ez.compress(torch.nn.Linear(4, 4), data, recipe, callback=epochs.append)
-        >>> epochs[-1].stage, epochs[-1].epoch, epochs[-1].nonzeros
+        >>> _ = ez.compress(torch.nn.Linear(4, 4), data, recipe, folder=folder)
+        >>> last = ez.open_run(folder).metrics[-1]
+        >>> last.stage, last.epoch, last.nonzeros
         ('finetune', 10, 8)
     """
 
     stage: Stage
-    round: int
-    epoch: int
+    round: Count
+    epoch: Count
     train_loss: float | None
     penalty: float
     validation_loss: float
     validation_score: float
-    nonzeros: int
+    nonzeros: Count
     learning_rate: float
-    seconds: float
+    seconds: Finite
 
 
 class Evaluations(Entry):
@@ -124,7 +140,7 @@ class Evaluations(Entry):
 class ChosenEvaluations(Evaluations):
     """What the chosen network reached, and in which epoch of its stage it was chosen."""
 
-    epoch: int
+    epoch: Count
 
 
 class Magnitudes(Entry):
@@ -134,10 +150,10 @@ class Magnitudes(Entry):
     either end are counted in the bin at that end.
     """
 
-    zeros: int
-    smallest: int
-    per_decade: int
-    counts: tuple[int, ...]
+    zeros: Count
+    smallest: Annotated[int, Field(ge=-324, le=308)]
+    per_decade: Annotated[int, Field(ge=1, le=1000)]
+    counts: tuple[Count, ...]
 
 
 class TrainedWeights(Entry):
@@ -151,10 +167,10 @@ class Layer(Entry):
 
     name: str
     kind: str
-    shape: tuple[int, ...]
-    weights: int
-    nonzeros: int
-    density: float
+    shape: tuple[Count, ...]
+    weights: Count
+    nonzeros: Count
+    density: Finite
 
 
 class Sizes(Entry):
@@ -164,14 +180,14 @@ class Sizes(Entry):
     are None where nothing is left.
     """
 
-    weights: int
-    nonzeros: int
-    sparsity: float
-    nonzero_ratio: float | None
-    parameters: int
-    parameters_left: int
-    parameter_ratio: float | None
-    float32_bytes: int
+    weights: Annotated[Count, Field(ge=1)]
+    nonzeros: Count
+    sparsity: Finite
+    nonzero_ratio: Finite | None
+    parameters: Count
+    parameters_left: Count
+    parameter_ratio: Finite | None
+    float32_bytes: Count
 
 
 class Record(Entry):
@@ -193,7 +209,7 @@ class Record(Entry):
         {'format': 1, 'status': 'failed', 'error': 'no space left'}
     """
 
-    format: int
+    format: Annotated[int, Field(ge=1)]
     status: Status
     started: str | None = None
     folder: Path | None = None
@@ -244,17 +260,17 @@ class FinishedRecord(Sizes, Record):
     trained: TrainedWeights | None = None
     outcomes: tuple[Outcome, ...]
     layers: tuple[Layer, ...]
-    seconds: float
-    living_nonzeros: int | None = None
-    inputs: int | None = None
-    inputs_left: tuple[int, ...] | None = None
+    seconds: Finite
+    living_nonzeros: Count | None = None
+    inputs: Count | None = None
+    inputs_left: tuple[Count, ...] | None = None
     living_note: str | None = None
-    reference_error_percent: float | None = None
-    test_error_percent: float | None = None
+    reference_error_percent: Finite | None = None
+    test_error_percent: Finite | None = None
     note: str | None = None
     file: str | None = None
-    file_bytes: int | None = None
-    file_ratio: float | None = None
+    file_bytes: Count | None = None
+    file_ratio: Finite | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def locked(folder: Path | None) -> Iterator[None]:
     """Keep other processes from working in the folder at the same time.
 
     Raises:
-        InputError: another process is at work in it.
+        InputError: another process is at work in it; the lock's file cannot be written.
     """
     if folder is None:
         yield
@@ -100,6 +101,8 @@ def locked(folder: Path | None) -> Iterator[None]:
         raise InputError(
             f"another process is at work in {folder}; wait for it, or stop it"
         ) from None
+    except OSError as error:
+        raise InputError(f"cannot take the lock {path}: {error.strerror}") from None
     try:
         yield
     finally:
@@ -146,7 +149,7 @@ def read_record(folder: Path) -> Record:
         table = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise InputError(f"{folder} holds no run: there is no {RECORD} in it") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     if not isinstance(table, dict) or not {"format", "status"} <= table.keys():
         raise InputError(f"{path} is no record of a run")
@@ -168,6 +171,12 @@ class RunFolder:
         status: how far the run is; `missing` where there is no record.
         record: None where it is missing or cannot be read.
         error: why the run failed, or why its record cannot be read.
+
+    Example:
+        >>> import tempfile, ellzero as ez
+        >>> study = ez.Study.parse({"sparsities": [0.9], "methods": {"magnitude": {}}})
+        >>> ez.Results.read(tempfile.mkdtemp(), study).references[0].status
+        'missing'
     """
 
     folder: Path
@@ -229,4 +238,4 @@ def _problem(item: Mapping[str, Any]) -> str:
     if item["type"] == "missing":
         return f"no {key}"
     message = item["msg"][:1].lower() + item["msg"][1:]
-    return f"{key} is {item['input']!r}; {message}"
+    return f"{key} is {reprlib.repr(item['input'])}; {message}"

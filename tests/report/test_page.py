@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import ellzero as ez
+import hand_made
 
 
 class Page(HTMLParser):
@@ -198,6 +199,23 @@ def test_a_run_that_failed_shows_its_error(run):
     page = Page(ez.write_report(run))
     assert "train_loss became nan in epoch 3" in page.text
     assert page.pictures == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "shown"),
+    [
+        ({"train": 5, "model": [], "data": "x"}, "out of disk"),
+        (
+            {"train": {"penalty": {"l0": 7, "l1": {"strength": "much"}}}},
+            "l0 \N{EN DASH}, l1 \N{EN DASH}",
+        ),
+        ({"train": {"penalty": {"l0": {"strength": 0.5}}, "gates": 3}}, "l0 0.5"),
+    ],
+)
+def test_a_recipe_in_a_record_that_makes_no_sense_is_left_out(recipe, shown, tmp_path):
+    run = hand_made.run(tmp_path, "one", status="failed", error="out of disk", recipe=recipe)
+    (run / "metrics.jsonl").unlink()
+    assert shown in Page(ez.write_report(run)).text
 
 
 def test_a_study_that_is_still_going(folder):

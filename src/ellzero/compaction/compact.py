@@ -28,6 +28,13 @@ class Removed:
     """What left a layer: `before` of its outputs or inputs became `after`.
 
     A batch normalization that became part of the layer before it is a `"node"`, 1 before, 0 after.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 4))
+        >>> _ = torch.nn.init.zeros_(model[1].weight[:, 0].detach())
+        >>> ez.compact(model, torch.zeros(1, 3)).removed[0]
+        Removed(layer='0', what='outputs', before=2, after=1)
     """
 
     layer: str

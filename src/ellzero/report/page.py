@@ -61,6 +61,11 @@ class Report:
         page: the HTML file.
         tables: of a single study the files beside it, as CSV and Markdown.
         warnings: what the runs and studies warn of, each sentence once.
+
+    Example:
+        >>> from pathlib import Path
+        >>> Report(Path("report.html"), (), ("seed 1 diverged",)).page.suffix
+        '.html'
     """
 
     page: Path

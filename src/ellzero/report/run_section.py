@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ellzero.errors import is_number
 from ellzero.record import FinishedRecord
 from ellzero.report import run_pictures
 from ellzero.report.figures import NONE, Quality, duration, figures, number, ratio, strength
@@ -55,6 +56,13 @@ def _recipe(run: RunFolder) -> Mapping[str, Any]:
     return run.record.recipe if run.record is not None else {}
 
 
+def _entry(table: Any, *keys: str) -> Any:
+    """What stands under the keys, one table in another; None where there is no such table."""
+    for key in keys:
+        table = table.get(key) if isinstance(table, Mapping) else None
+    return table
+
+
 def _outcome(record: FinishedRecord, quality: Quality) -> str:
     text = f"{number(record.nonzero_ratio)} times fewer weights "
     text += f"({record.nonzeros:,} of {record.weights:,}), "
@@ -67,14 +75,13 @@ def _outcome(record: FinishedRecord, quality: Quality) -> str:
 
 def _run_facts(run: RunFolder) -> list[tuple[str, str]]:
     begun, record, recipe = run.record, run.finished, _recipe(run)
-    train = recipe.get("train", {})
     epochs = sum(1 for metrics in run.metrics if metrics.train_loss is not None)
     facts = [
-        ("network", recipe.get("model", {}).get("name")),
-        ("data", recipe.get("data", {}).get("name")),
+        ("network", _entry(recipe, "model", "name")),
+        ("data", _entry(recipe, "data", "name")),
         ("seed", recipe.get("seed")),
-        ("penalty", _terms(train.get("penalty"))),
-        ("gates", _terms(train.get("gates"))),
+        ("penalty", _terms(_entry(recipe, "train", "penalty"))),
+        ("gates", _terms(_entry(recipe, "train", "gates"))),
         ("epochs", f"{epochs:,}" if epochs else None),
         ("time", duration(record.seconds) if record and record.seconds else None),
         ("inputs left", record and _inputs_left(record)),
@@ -90,14 +97,16 @@ def _run_facts(run: RunFolder) -> list[tuple[str, str]]:
 
 def _terms(tables: Any) -> str | None:
     """A penalty's table in words: `l0 3e-05, l2 1e-05`."""
-    if not tables:
+    if not isinstance(tables, Mapping) or not tables:
         return None
     terms = []
     for name, entry in tables.items():
         for table in entry if isinstance(entry, list) else [entry]:
-            form = table.get("form", "gradient")
+            form = _entry(table, "form") or "gradient"
             suffix = "" if form == "gradient" else f" ({form})"
-            terms.append(f"{name} {strength(table.get('strength'))}{suffix}")
+            value = _entry(table, "strength")
+            text = strength(value) if is_number(value) else NONE
+            terms.append(f"{name} {text}{suffix}")
     return ", ".join(terms)
 
 

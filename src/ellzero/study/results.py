@@ -89,9 +89,9 @@ class Results:
     """A study as far as it has come.
 
     Example:
-        >>> import tempfile, pathlib, ellzero as ez
+        >>> import tempfile, ellzero as ez
         >>> study = ez.Study.parse({"sparsities": [0.9], "methods": {"magnitude": {}}})
-        >>> results = ez.Results.read(pathlib.Path(tempfile.mkdtemp()), study)
+        >>> results = ez.Results.read(tempfile.mkdtemp(), study)
         >>> list(results.cells)[0], results.failures()
         ('magnitude-seed0-sparsity-0.9', [])
     """
@@ -103,12 +103,13 @@ class Results:
     references: tuple[RunFolder, ...]
 
     @classmethod
-    def read(cls, folder: Path, study: Study | None = None) -> Results:
+    def read(cls, folder: str | Path, study: Study | None = None) -> Results:
         """The results in the folder of a study.
 
         Raises:
             InputError: the folder holds no study.
         """
+        folder = Path(folder)
         if study is None:
             if not (folder / STUDY).is_file():
                 raise InputError(f"{folder} holds no study: there is no {STUDY} in it")

@@ -37,6 +37,13 @@ class CLayer:
         layout: gaps, indices, bitmap, dense or sliced.
         values: float32, codebook or int8.
         size_bytes: bytes of its constant arrays, bias included.
+
+    Example:
+        >>> import tempfile, torch, ellzero as ez
+        >>> layer = torch.nn.Linear(3, 2)
+        >>> source = ez.export_c(layer, tempfile.mkdtemp(), example=torch.zeros(1, 3))
+        >>> source.layers[0].weights, source.layers[0].values
+        (6, 'float32')
     """
 
     name: str
