@@ -50,6 +50,12 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_lock_that_cannot_be_taken_is_named(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(ez.InputError, match=rf"cannot take the lock {tmp_path}/\.lock: Is a dir"):
+        lock(tmp_path)
+
+
 def test_no_folder_needs_no_lock():
     with locked(None):
         pass

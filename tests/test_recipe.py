@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import ellzero as ez
 from cases import GATES_CASES
 from ellzero.errors import InputError
+from ellzero.recipe import Finetune, Reference
 from small import recipe
 
 PRUNE = {"prune": {"sparsity": 0.9}}
@@ -165,6 +166,12 @@ def test_what_does_not_fit_is_an_input_error_by_keyword_too(tables, expected):
         ez.Recipe(**tables)
 
 
+@pytest.mark.parametrize("kind", [ez.Recipe, ez.Study])
+def test_tables_by_position_point_to_parse(kind):
+    with pytest.raises(ez.InputError, match=rf"{kind.__name__}\.parse takes a mapping"):
+        kind({"prune": {"sparsity": 0.5}})
+
+
 @pytest.mark.parametrize("odd", [5, None, "prune", [("prune", {})], {1: 2}], ids=str)
 def test_what_are_no_tables_is_refused(odd):
     with pytest.raises(ez.InputError, match=r"expected tables under their names"):
@@ -241,6 +248,21 @@ def test_reference_and_finetune_take_over_what_train_says_but_not_how_long():
         assert (stage.warmup, stage.decay) == (0.2, "linear")
     assert (told.reference.learning_rate, told.finetune.learning_rate) == (0.3, 0.1)
     assert (told.reference.epochs, told.finetune.epochs) == (3, 2)
+
+
+def test_stages_take_over_what_a_train_object_says_as_they_do_of_a_table():
+    train = {"optimizer": "sgd", "learning_rate": 0.3, "penalty": {"l1": {"strength": 1e-4}}}
+    finetune = {"learning_rate": 0.1}
+    tables = recipe(train=train, finetune=finetune)
+    given = ez.Recipe(
+        device="cpu",
+        train=tables.train,
+        reference=Reference(epochs=3),
+        finetune=Finetune(epochs=3, learning_rate=0.1),
+        prune=tables.prune,
+    )
+    assert given == tables
+    assert (given.finetune.optimizer, given.reference.learning_rate) == ("sgd", 0.3)
 
 
 def test_of_the_penalty_only_l2_is_taken_over():

@@ -29,7 +29,7 @@ def test_points_by_hand(shape):
         assert ez.Schedule(0, 1, shape)(t) == pytest.approx(expected, abs=1e-15)
 
 
-@each_shape
+@pytest.mark.parametrize("shape", [shape for shape in POINTS if shape != "constant"])
 def test_runs_between_start_and_end(shape):
     curve = ez.Schedule(0, 1, shape, after=0.2, until=0.6)
     for t, expected in POINTS[shape]:
@@ -41,7 +41,8 @@ def test_runs_between_start_and_end(shape):
 @each_shape
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_never_falls_and_stays_within_zero_and_one(shape, s, t):
-    low, high = (ez.Schedule(0, 1, shape, after=0.1, until=0.9)(x) for x in sorted((s, t)))
+    bounds = {} if shape == "constant" else {"after": 0.1, "until": 0.9}
+    low, high = (ez.Schedule(0, 1, shape, **bounds)(x) for x in sorted((s, t)))
     assert 0 <= low <= high <= 1
 
 
@@ -50,6 +51,16 @@ def test_progress_beyond_the_ends_changes_nothing(shape):
     curve = ez.Schedule(0, 1, shape)
     assert curve(-0.5) == curve(0)
     assert curve(1.5) == curve(1) == 1
+
+
+@pytest.mark.parametrize("bounds", [{"after": 0.5}, {"until": 0.5}])
+def test_bounds_of_a_constant_schedule_have_no_effect_and_are_refused(bounds):
+    with pytest.raises(ez.InputError, match=r"a constant schedule runs .* 0\.5.*no effect"):
+        ez.Schedule(0, 1, "constant", **bounds)
+    with pytest.raises(ez.InputError, match=r"train\.ramp: a constant schedule runs .* 0\.5"):
+        ez.Recipe.parse(
+            {"train": {"ramp": {"shape": "constant", **bounds}}, "prune": {"nonzeros": 9}}
+        )
 
 
 def test_unknown_shape():

@@ -50,7 +50,10 @@ class Document(Table):
 
     if not TYPE_CHECKING:  # where the fields are its arguments
 
-        def __init__(self, /, **tables: Any) -> None:
+        def __init__(self, /, *positional: Any, **tables: Any) -> None:
+            if positional:
+                name = type(self).__name__
+                raise InputError(f"{name} takes its tables by name; {name}.parse takes a mapping")
             try:
                 super().__init__(**tables)
             except ValidationError as error:
@@ -259,9 +262,11 @@ class Recipe(Document):
     @model_validator(mode="before")
     @classmethod
     def _inherit(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping) or not isinstance(value.get("train", {}), Mapping):
+        if not isinstance(value, Mapping):
             return value
-        train = value.get("train", {})
+        train = _set_fields(value.get("train", {}))
+        if not isinstance(train, Mapping):
+            return value
         shared = {key: train[key] for key in Optimization.model_fields if key in train}
         if "penalty" in shared:
             try:
@@ -270,7 +275,7 @@ class Recipe(Document):
                 raise InputError(f"train.penalty: {error}") from None
         inherited = {}
         for stage in ("reference", "finetune"):
-            table = value.get(stage, {})
+            table = _set_fields(value.get(stage, {}))
             inherited[stage] = {**shared, **table} if isinstance(table, Mapping) else table
         return {**value, **inherited}
 
@@ -306,6 +311,13 @@ class Recipe(Document):
     def to_toml(self) -> str:
         """The same as TOML."""
         return tomli_w.dumps(self.to_table())
+
+
+def _set_fields(table: Any) -> Any:
+    """The keys that a table was made with, where it is one already."""
+    if not isinstance(table, Optimization):
+        return table
+    return {key: getattr(table, key) for key in table.model_fields_set}
 
 
 def _given(table: dict[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Schedule:
 
     Raises:
         InputError: an unknown shape; a number that is not finite; `after` and `until` not in order
-            within [0, 1].
+            within [0, 1], or of a constant schedule.
 
     Example:
         >>> beta = Schedule(1.0, 9.0)
@@ -70,6 +70,11 @@ class Schedule:
             raise InputError(
                 f"schedule runs after {self.after!r} until {self.until!r}; "
                 "expected 0 <= after < until <= 1"
+            )
+        if self.shape == "constant" and (self.after, self.until) != (0, 1):
+            raise InputError(
+                f"a constant schedule runs after {self.after:g} until {self.until:g}, which has no "
+                "effect on it; leave them out, or take another shape"
             )
 
     def __call__(self, progress: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -107,8 +107,9 @@ def compress(
             reference is trained from the same initial weights as the compressed network.
         folder: where recipe, record, metrics, networks and checkpoints are written, new or empty;
             None writes nothing.
-        resume: go on with what `folder` holds, to bit-identical weights (on the same CPU, with
-            the same number of threads, not compiled).
+        resume: go on with what `folder` holds, by the same recipe (but for its name, device and
+            threads), to bit-identical weights (on the same CPU, with the same number of threads,
+            not compiled).
         progress: show a bar on standard error; by default if that is a terminal.
         callback: called after each epoch with its metrics, as they stand in metrics.jsonl (epoch 0
             of a fine-tuning is the network as the pruning left it). It returns None to go on, or
@@ -123,8 +124,8 @@ def compress(
         The compressed network (in evaluation mode), its masks, the record, the folder and the data.
 
     Raises:
-        InputError: data, recipe, reference or folder that cannot be used; a callback that returns
-            something else.
+        InputError: data, recipe, reference or folder that cannot be used; a recipe other than that
+            of the run that is resumed; a callback that returns something else, or is none.
         DivergenceError: a loss became NaN; the folder holds the last good checkpoint.
         BudgetError: no round stayed within the budget.
 
@@ -145,6 +146,8 @@ def compress(
         >>> ez.compress(model, data, recipe).masks.nonzeros
         40
     """
+    if callback is not None and not callable(callback):
+        raise InputError(f"callback is {callback!r}; expected a function of an epoch's metrics")
     device = _device(recipe.device)
     path = None if folder is None else Path(folder)
     if resume:
@@ -152,6 +155,8 @@ def compress(
             raise InputError("resume needs the folder of a run that was stopped; give folder=")
         require_resumable(path)
     recipe = settled(recipe, device, path / RECIPE if path and resume else None)
+    if path is not None and resume:
+        _require_same(recipe, path / RECIPE)
     if resume:  # the checkpoint has it, as it has a trained network that was given
         reference = None
     elif reference is None:
@@ -200,6 +205,33 @@ def compress(
             if text not in known:
                 warn(text)
         return Result(state.model, Masks.of(state.weights), record, path, data)
+
+
+def _require_same(recipe: Recipe, file: Path) -> None:
+    """Refuse to resume a run by another recipe than its own, for that would be a bit of both."""
+    before, now = (dict(_settings(one.to_table())) for one in (Recipe.read(file), recipe))
+    # of what other stages take over from `train`, that is the one to name
+    for key in sorted({**before, **now}, key=lambda key: not key.startswith("train.")):
+        if before.get(key) != now.get(key):
+            raise InputError(
+                f"{file} has {key} = {before.get(key)!r}, the recipe to resume with "
+                f"{now.get(key)!r}; give the same recipe, or a new folder"
+            )
+
+
+def _settings(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a recipe that must be the same in a resumed run, by their dotted keys.
+
+    Of files it matters whether there is one: the checkpoint holds what was read.
+    """
+    for key, value in table.items():
+        dotted = f"{path}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _settings(value, f"{dotted}.")
+        elif dotted == "train.file":
+            yield dotted, True
+        elif dotted not in ("name", "device", "threads", "data.data_root", "reference.file"):
+            yield dotted, value
 
 
 def _prepare(
@@ -291,11 +323,11 @@ def _recorded(folder: Path | None, record: Record) -> Iterator[None]:
     write()
     try:
         yield
-    except KeyboardInterrupt:
-        write(status="interrupted")
-        raise
     except Exception as error:
         write(status="failed", error=str(error))
+        raise
+    except BaseException:  # Ctrl-C, or sys.exit in the user's code
+        write(status="interrupted")
         raise
 
 

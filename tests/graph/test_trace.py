@@ -347,6 +347,10 @@ UNTRACEABLE: dict[str, tuple[nn.Module, str]] = {
     ),
     "a fixed batch": (Wired(lambda m, x: x.reshape(2, 3) + 1), "cannot be traced with inputs"),
     "an error of its own": (Wired(lambda m, x: x @ torch.zeros(7, 7)), "cannot be traced"),
+    "a part of it as an argument": (
+        Wired(lambda m, x: torch.cond(x.sum() > 0, torch.relu, torch.sigmoid, (x + 1,))),
+        "the network calls cond, which takes a part of the network as an argument",
+    ),
     "two outputs": (Wired(lambda m, x: (x, x + 1)), "gives a tuple; expected one tensor"),
     "a list of one": (Wired(lambda m, x: [x + 1]), "gives a list; expected one tensor"),
     "a dictionary": (Wired(lambda m, x: {"y": x + 1}), "gives a dict; expected one tensor"),

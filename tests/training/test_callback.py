@@ -63,6 +63,7 @@ def test_each_stage_ends_where_it_says_so():
         *epochs_of("finetune", 3, 3),
     ]
     assert result.masks.nonzeros == 20
+    assert [o.epochs for o in result.record.outcomes] == [2, 1, 0, 2, 3]
     assert [o.nonzeros for o in result.record.outcomes[2:]] == [75, 39, 20]  # 144 * (20/144)^(i/3)
 
 
@@ -104,6 +105,13 @@ def test_an_answer_that_means_nothing_is_refused(answer):
         ez.compress(mlp(), classification(), recipe(), callback=lambda _: answer)
 
 
+def test_what_cannot_be_called_is_refused_before_anything_is_trained(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(ez.InputError, match=r"^callback is 'print'; expected a function"):
+        ez.compress(mlp(), classification(), recipe(), folder=folder, callback="print")  # pyright: ignore[reportArgumentType]
+    assert not folder.exists()
+
+
 EARLY = ends(("train", 0, 3), ("finetune", 1, 2))
 
 
@@ -124,6 +132,7 @@ def whole() -> ez.Result:
         (("train", 0, 2), RuntimeError, "failed"),
         (("finetune", 1, 0), KeyboardInterrupt, "interrupted"),
         (("finetune", 1, 1), RuntimeError, "failed"),
+        (("train", 0, 1), SystemExit, "interrupted"),
     ],
 )
 def test_what_it_raises_stops_the_run_which_goes_on_to_the_same_bits(

@@ -132,6 +132,14 @@ def with_another_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch._inductor.compile", lambda graph: None)
 
 
+def with_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def codegen(*_: Any) -> Any:
+        raise TypeError("another version's")
+
+    monkeypatch.setattr("torch._inductor.graph.GraphLowering.codegen", codegen)
+    monkeypatch.setattr("torch._inductor.config.fx_graph_cache", False)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -139,6 +147,7 @@ def with_another_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         (with_another_tracer, "unexpected keyword argument 'tracing_mode'"),
         (with_a_tracer_that_fails, "no such mode"),
         (with_another_compiler, "takes 1 positional argument"),
+        (with_a_compiler_that_fails, "TypeError: another version's"),
     ],
 )
 def test_where_torch_has_another_interface_the_plain_form_is_taken(change, reason, monkeypatch):

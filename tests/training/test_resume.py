@@ -312,6 +312,34 @@ def test_a_folder_without_a_checkpoint(tmp_path):
             resume(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("tables", "difference"),
+    [
+        ({"prune": {"sparsity": 0.5}}, r"prune\.sparsity = 0\.75, .*resume with 0\.5;"),
+        ({"prune": {"nonzeros": 30}}, r"prune\.sparsity = 0\.75, .*resume with None;"),
+        ({"train": {"epochs": 12}}, r"train\.epochs = 4, .* 12;"),
+        ({"train": {"penalty": {}}}, r"train\.penalty\.l0\.strength = 0\.0001, .* None;"),
+        ({"seed": 1}, r"seed = 0, .* 1;"),
+    ],
+)
+def test_another_recipe_is_refused(tables, difference, tmp_path):
+    checkpoint = stopped(tmp_path)
+    before = checkpoint.read_bytes()
+    with pytest.raises(InputError, match=rf"recipe\.toml has {difference} give the same recipe"):
+        ez.compress(mlp(), classification(), recipe(**tables), folder=tmp_path, resume=True)
+    assert checkpoint.read_bytes() == before
+
+
+def test_the_name_the_threads_and_where_files_are_may_be_others(tmp_path):
+    stopped(tmp_path)
+    elsewhere = {"data": {"name": "d", "data_root": "b"}, "reference": {"file": "gone"}}
+    told = (tmp_path / "recipe.toml").read_text()
+    (tmp_path / "recipe.toml").write_text(told + '[data]\nname = "d"\ndata_root = "a"\n')
+    changed = recipe(name="other", device="auto", threads=1, **elsewhere)
+    result = ez.compress(mlp(), classification(), changed, folder=tmp_path, resume=True)
+    assert result.record.status == "done"
+
+
 def test_a_truncated_checkpoint_is_an_error_at_any_length(tmp_path):
     checkpoint = stopped(tmp_path)
     content = checkpoint.read_bytes()

@@ -196,6 +196,11 @@ class GraphBuilder:
                 name = self._weight(argument)
                 weights[name] = name
                 return _Ref(name)
+            if argument.op == "get_attr":
+                raise InputError(
+                    f"the network calls {fx_node.target}, which takes a part of the network as an "
+                    "argument and cannot be traced"
+                )
             read.append(self.result[argument])
             return _Ref(len(read) - 1)
 

@@ -22,6 +22,9 @@ from ellzero.schedules import Schedule
 TESTED = "2.11 (with a GPU) and 2.13.0"
 """Versions of torch whose tracer and compiler have been tested here."""
 
+MISSING = ("InvalidCxxCompiler", "TritonMissing")
+"""Torch's errors where there is no compiler; by name, as their module is no public interface."""
+
 Terms = Sequence[tuple[Term, float]]
 """Terms of a penalty, each with the factor of its strength."""
 
@@ -102,7 +105,6 @@ def _kernel(inputs: list[Tensor], terms: list[Terms], *, is_ramped: bool) -> Cal
         return ()
 
     examples: list[Any] = [tensor.detach() for tensor in inputs]
-    graph: Any = None
     try:
         # imported here, for that takes seconds
         from torch._inductor import compile as compile_graph
@@ -112,7 +114,8 @@ def _kernel(inputs: list[Tensor], terms: list[Terms], *, is_ramped: bool) -> Cal
             graph = make_fx(add_gradients, tracing_mode="fake")(*examples)
         return compile_graph(graph, examples)  # pyright: ignore[reportReturnType]
     except Exception as error:
-        if graph is not None and isinstance(error, RuntimeError):
+        # Inductor wraps whatever goes wrong within it
+        if type(getattr(error, "inner_exception", error)).__name__ in MISSING:
             raise no_compiler(inputs[0].device, error) from None
         raise NotTracedError(
             f"torch {torch.__version__} cannot compile the penalty's gradient ({_first_line(error)}"

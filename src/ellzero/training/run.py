@@ -209,7 +209,9 @@ def _finish(run: RunContext, state: State, validation: Evaluation) -> None:
         if within is not False:
             state.base = reached
     score, loss = reached.evaluation
-    outcome = Outcome(step.stage, step.round, reached.nonzeros, score, loss, used, within)
+    outcome = Outcome(
+        step.stage, step.round, reached.nonzeros, score, loss, used, within, epochs=state.epoch
+    )
     state.outcomes = (*state.outcomes, outcome)
     state.step = state.optimizer = state.regularizer = state.forward = state.masks = None
 
