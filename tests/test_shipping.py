@@ -70,7 +70,8 @@ def test_fine_tuning_trains_the_codebooks(tmp_path):
     for epochs in (0, 1):
         files = ez.Destinations(ellz=tmp_path / f"{epochs}.ellz")
         how = ez.Quantization(bits=3, finetune_epochs=epochs)
-        ez.ship(pruned(), files, how, data=classification(), example=X[:2])
+        data = classification() if epochs else None
+        ez.ship(pruned(), files, how, data=data, example=X[:2])
         outputs.append(ez.load(tmp_path / f"{epochs}.ellz")(X))
     assert not torch.equal(*outputs)
 
@@ -112,7 +113,11 @@ def test_dense_c_is_the_network_as_it_is(tmp_path):
     [
         ({}, "none of the three ways"),
         ({"bits": 3, "int8": True}, "2 of the three ways .* give one"),
-        ({"bits": 3, "finetune_epochs": -1}, "finetune_epochs is -1"),
+        ({"bits": 9}, r"bits \(--bits\) is 9; expected a whole number from 2 to 8"),
+        ({"bits": 1}, "is 1; expected a whole number from 2 to 8"),
+        ({"bits": 4.0}, r"is 4\.0; expected a whole number"),
+        ({"bits": 3, "finetune_epochs": -1}, r"finetune_epochs \(--finetune\) is -1; .* >= 0"),
+        ({"bits": 3, "finetune_epochs": 1.5}, r"is 1\.5; expected a whole number"),
     ],
 )
 def test_ways_to_quantize_that_are_refused(options, expected):
@@ -130,9 +135,46 @@ def test_destinations_that_are_refused(tmp_path):
         ({"ellz": tmp_path / "a" / "b.ellz"}, "there is no folder"),
         ({"c": there}, "there.ellz is a file; expected a folder"),
         ({"c": tmp_path / "c", "name": "2fast"}, "expected a C identifier"),
-        ({"ellz": tmp_path / "x", "onnx": tmp_path / "x"}, "two of the outputs are one file"),
+        ({"ellz": tmp_path / "x", "onnx": tmp_path / "x"}, "two of the outputs are one path"),
+        ({"ellz": tmp_path / "x", "c": tmp_path / "y" / ".." / "x"}, "there is no folder"),
+        ({"onnx": tmp_path / "x", "c": tmp_path / "x"}, "two of the outputs are one path"),
+        ({"ellz": tmp_path / "c" / "a.ellz", "c": tmp_path / "c"}, "there is no folder"),
+        ({"c": tmp_path / "c", "storage": "speed"}, "storage is 'speed'; expected 'smallest'"),
+        ({"ellz": tmp_path / "x", "name": "own"}, r"name \(--name\) and storage"),
+        ({"ellz": tmp_path / "x", "storage": "dense"}, r"name its folder \(--c\)"),
     ):
         with pytest.raises(InputError, match=expected):
             ez.Destinations(**options)
     assert ez.Destinations(ellz=there, overwrite=True).ellz == there
     assert Path(there).read_text() == "mine"
+
+
+def test_paths_may_be_text(tmp_path):
+    files = ez.Destinations(ellz=f"{tmp_path}/a.ellz", onnx=f"{tmp_path}/a.onnx", c=f"{tmp_path}/c")
+    ez.ship(pruned(), files, example=X[:2])
+    names = ["net.c", "net.h", "net_test.c"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ellz", "a.onnx", "c"]
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == names
+
+
+@pytest.mark.parametrize("how", [None, ez.Quantization(bits=3)])
+def test_data_that_nothing_takes_are_refused(how, tmp_path):
+    files = ez.Destinations(ellz=tmp_path / "a.ellz")
+    with pytest.raises(InputError, match=r"data \(--data\) are for a budget"):
+        ez.ship(pruned(), files, how, data=classification(), example=X[:2])
+
+
+def test_what_is_shipped_is_never_overwritten(tmp_path):
+    run = ez.Run(tmp_path / "model.safetensors", ez.Recipe.parse({"prune": {"sparsity": 0.5}}))
+    ez.pack(pruned(), tmp_path / "a.ellz", X[:2])
+    before = (tmp_path / "a.ellz").read_bytes()
+    for source, options in (
+        (run, {"onnx": tmp_path / "model.safetensors"}),
+        (run, {"ellz": tmp_path / "record.json"}),
+        (run, {"ellz": tmp_path / "checkpoint.safetensors"}),
+        (ez.open_run(tmp_path / "a.ellz"), {"ellz": tmp_path / "." / "a.ellz"}),
+    ):
+        with pytest.raises(InputError, match="is a file of the run that is shipped"):
+            ez.ship(source, ez.Destinations(**options, overwrite=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ellz"]
+    assert (tmp_path / "a.ellz").read_bytes() == before

@@ -19,13 +19,14 @@ from ellzero.compaction.living import DeadWarning, warn_if_dead
 from ellzero.data.data import Data
 from ellzero.errors import InputError
 from ellzero.export.c.plan import plan
-from ellzero.export.c.source import CSource, check_name, export_c
+from ellzero.export.c.source import CSource, check_name, check_storage, export_c
 from ellzero.export.onnx_file import OnnxFile, export_onnx
 from ellzero.graph import Network, trace
 from ellzero.packed.pack import Packed, pack
 from ellzero.pruning.budget import Budget
-from ellzero.quantization.quantize import quantize
+from ellzero.quantization.quantize import BITS, quantize
 from ellzero.record import Evaluation
+from ellzero.run_folder import WRITTEN
 from ellzero.runs import Run
 from ellzero.training.evaluation import evaluate
 
@@ -43,45 +44,61 @@ class Destinations:
         overwrite: whether files that are there already may be replaced.
 
     Raises:
-        InputError: no file at all; a name that is no C identifier; what cannot be written, or is
-            there already.
+        InputError: no file at all; a name that is no C identifier; an unknown storage; what cannot
+            be written, or is there already.
 
     Example:
-        >>> import tempfile, pathlib, ellzero as ez
-        >>> folder = pathlib.Path(tempfile.mkdtemp())
-        >>> ez.Destinations(ellz=folder / "net.ellz", c=folder / "net-c").name
+        >>> import tempfile, ellzero as ez
+        >>> folder = tempfile.mkdtemp()
+        >>> ez.Destinations(ellz=f"{folder}/net.ellz", c=f"{folder}/net-c").name
         'net'
     """
 
     _: KW_ONLY
-    ellz: Path | None = None
-    onnx: Path | None = None
-    c: Path | None = None
+    ellz: str | Path | None = None
+    onnx: str | Path | None = None
+    c: str | Path | None = None
     name: str = "net"
     storage: StorageChoice = "smallest"
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        c = self.c
-        files = [path for path in (self.ellz, self.onnx) if path is not None]
-        if c is not None:
+        check_storage(self.storage)
+        folders = [] if self.c is None else [Path(self.c)]
+        for c in folders:
             check_name(self.name)
             if c.exists() and not c.is_dir():
                 raise InputError(f"{c} is a file; expected a folder for C source")
-            if not c.parent.is_dir():
-                raise InputError(f"cannot write {c}: there is no folder {c.parent}")
-            files += [c / f"{self.name}{end}" for end in (".h", ".c", "_test.c")]
-        if not files:
+        if not folders and (self.name, self.storage) != ("net", "smallest"):
+            raise InputError(
+                "name (--name) and storage (--storage) are those of C source; name its folder "
+                "(--c), or leave them out"
+            )
+        if not self.files:
             raise InputError("nothing to write: name a packed file, an ONNX file or a C folder")
-        for file in files:
+        for path in (*self._single_files, *folders):
+            if not path.parent.is_dir():
+                raise InputError(f"cannot write {path}: there is no folder {path.parent}")
+        for file in self.files:
             if file.is_dir():
                 raise InputError(f"{file} is a folder; give the name of a file")
             if file.exists() and not self.overwrite:
-                raise InputError(f"{file} is there already; give another name, or overwrite it")
-            if file.parent != c and not file.parent.is_dir():
-                raise InputError(f"cannot write {file}: there is no folder {file.parent}")
-        if len({file.resolve() for file in files}) < len(files):
-            raise InputError("two of the outputs are one file; give each a name of its own")
+                raise InputError(
+                    f"{file} is there already; give another name, or overwrite it (--overwrite)"
+                )
+        paths = [*self.files, *folders]
+        if len({path.resolve() for path in paths}) < len(paths):
+            raise InputError("two of the outputs are one path; give each a name of its own")
+
+    @property
+    def files(self) -> list[Path]:
+        """All that is written."""
+        ends = () if self.c is None else (".h", ".c", "_test.c")
+        return self._single_files + [Path(self.c or "") / f"{self.name}{end}" for end in ends]
+
+    @property
+    def _single_files(self) -> list[Path]:
+        return [Path(path) for path in (self.ellz, self.onnx) if path is not None]
 
 
 @dataclass(frozen=True)
@@ -95,7 +112,7 @@ class Quantization:
         finetune_epochs: epochs for which the codebooks are trained.
 
     Raises:
-        InputError: none or several of the three; fewer than no epochs.
+        InputError: none or several of the three; bits or epochs that are no such number.
 
     Example:
         >>> import ellzero as ez
@@ -113,11 +130,18 @@ class Quantization:
         ways = sum((self.bits is not None, self.int8, self.budget is not None))
         if ways != 1:
             raise InputError(
-                f"{ways or 'none'} of the three ways to quantize: bits, int8 and a budget; give one"
+                f"{ways or 'none'} of the three ways to quantize: bits (--bits), int8 (--int8) and "
+                "a budget (--max-accuracy-drop); give one"
             )
-        if self.finetune_epochs < 0:
+        if self.bits is not None and (type(self.bits) is not int or self.bits not in BITS):
             raise InputError(
-                f"finetune_epochs is {self.finetune_epochs}; expected a number of epochs"
+                f"bits (--bits) is {self.bits!r}; expected a whole number from {BITS[0]} to "
+                f"{BITS[-1]}"
+            )
+        if type(self.finetune_epochs) is not int or self.finetune_epochs < 0:
+            raise InputError(
+                f"finetune_epochs (--finetune) is {self.finetune_epochs!r}; expected a whole "
+                "number >= 0"
             )
 
     @property
@@ -142,8 +166,8 @@ class Shipped:
         c: the C source.
 
     Example:
-        >>> import tempfile, pathlib, torch, ellzero as ez
-        >>> files = ez.Destinations(ellz=pathlib.Path(tempfile.mkdtemp()) / "net.ellz")
+        >>> import tempfile, torch, ellzero as ez
+        >>> files = ez.Destinations(ellz=f"{tempfile.mkdtemp()}/net.ellz")
         >>> shipped = ez.ship(torch.nn.Linear(8, 4), files, example=torch.zeros(1, 8))
         >>> shipped.float32_bytes, shipped.to_table()["ellz"]["self_contained"]
         (144, True)
@@ -199,12 +223,12 @@ def ship(
         destinations: the files.
         quantization: how it is quantized; by default it is not.
         data: what judges a budget and trains the codebooks; of a run also the name of a data set,
-            by default the one that it was made with.
+            by default the one that it was made with. Nothing else takes data.
         example: a batch (N, ...) of a network's inputs; a run and a traced network need none.
 
     Raises:
-        InputError: a network that cannot be traced or has no C; data that are missing or do not
-            fit.
+        InputError: a network that cannot be traced or has no C; data that are missing, do not fit
+            or are for nothing; a destination that is a file of the run.
         BudgetError: no number of bits stays within the budget.
 
     Example:
@@ -216,8 +240,14 @@ def ship(
         >>> shipped.bits, sorted(path.name for path in folder.iterdir())
         ({'0.weight': 2}, ['net-c', 'net.ellz'])
     """
+    if data is not None and (quantization is None or not quantization.needs_data):
+        raise InputError(
+            "data (--data) are for a budget (--max-accuracy-drop) and fine-tuning (--finetune); "
+            "give one of them, or leave the data out"
+        )
     # a network or run of our own, so that quantization leaves the given one as it is
     if isinstance(source, Run):
+        _require_apart(destinations, source)
         source = replace(source)
         model, traced = source.model, source.trace
     else:
@@ -253,6 +283,19 @@ def ship(
             of_c = whole if storage == "dense" else network
             c = export_c(of_c, destinations.c, name=destinations.name, storage=storage)
     return replace(shipped, ellz=ellz, onnx=onnx, c=c)
+
+
+def _require_apart(destinations: Destinations, run: Run) -> None:
+    """Refuse to write what is shipped, or another file of its run's own, whatever may be replaced.
+
+    Raises:
+        InputError: which file it is.
+    """
+    of_run = [run.file] if run.folder is None else [run.file, *map(run.folder.joinpath, WRITTEN)]
+    taken = {file.resolve() for file in of_run}
+    for file in destinations.files:
+        if file.resolve() in taken:
+            raise InputError(f"{file} is a file of the run that is shipped; give another name")
 
 
 def _data(source: Run | nn.Module, data: Data | str | None) -> Data:

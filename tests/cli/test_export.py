@@ -47,6 +47,7 @@ def test_the_table_says_how_to_make_it_smaller_until_it_is(ellzero, run):
     small = ellzero("export", run, "--ellz", "b.ellz", "--bits", "2")
     assert "--bits" not in small.out
     assert Path("b.ellz").stat().st_size < Path("a.ellz").stat().st_size
+    assert "--bits" not in ellzero("export", "b.ellz", "--ellz", "c.ellz").out
 
 
 def test_bits_are_those_of_the_packed_weights(ellzero, run):
@@ -150,7 +151,7 @@ def test_a_dead_layer_is_said_once(normed, ellzero, run, project):
 
 def test_nothing_is_overwritten_unasked(ellzero, run):
     Path("mine.ellz").write_text("mine")
-    assert "is there already" in ellzero("export", run, "--ellz", "mine.ellz").says()
+    assert "overwrite it (--overwrite)" in ellzero("export", run, "--ellz", "mine.ellz").says()
     assert Path("mine.ellz").read_text() == "mine"
     assert ellzero("export", run, "--ellz", "mine.ellz", "--overwrite").code == 0
     assert ez.load("mine.ellz")
@@ -168,12 +169,14 @@ def test_nothing_is_overwritten_unasked(ellzero, run):
         (("--c", "c", "--name", "2fast"), "expected a C identifier"),
         (("--c", "a/b/c"), "there is no folder a/b"),
         (("--ellz", "a/b.ellz"), "there is no folder a"),
-        (("--ellz", "a.ellz", "--bits", "9"), "9"),
+        (("--ellz", "a.ellz", "--bits", "9"), "bits (--bits) is 9"),
+        (("--ellz", "a.ellz", "--bits", "4", "--data", "x"), "data (--data) are for a budget"),
+        (("--ellz", "a.ellz", "--name", "own"), "name (--name) and storage (--storage)"),
         (("--ellz", "a.ellz", "--bits", "3", "--int8"), "give one"),
         (("--ellz", "a.ellz", "--finetune", "2"), "none of the three ways to quantize"),
-        (("--ellz", "a.ellz", "--bits", "4", "--finetune", "-1"), "finetune_epochs is -1"),
+        (("--ellz", "a.ellz", "--bits", "4", "--finetune", "-1"), "(--finetune) is -1"),
         (("--ellz", "a.ellz", "--max-accuracy-drop", "-1"), "max_accuracy_drop"),
-        (("--ellz", "same", "--onnx", "same"), "two of the outputs are one file"),
+        (("--ellz", "same", "--onnx", "same"), "two of the outputs are one path"),
         (("--ellz", "same/../a", "--onnx", "a"), "there is no folder same"),
         (("--ellz", "runs"), "runs is a folder"),
         (("--ellz", "a.ellz", "--c", "mine.toml"), "mine.toml is a file"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from ellzero.cli.options import DataRoot, Flag, Json, Model
 
 if TYPE_CHECKING:
+    from ellzero.runs import Run
     from ellzero.shipping import Shipped
 
 
@@ -73,10 +74,10 @@ def export(
     if json_:
         print(json.dumps({"model": str(run.file), **shipped.to_table()}, indent=2))
     else:
-        _show(shipped, run.file)
+        _show(shipped, run)
 
 
-def _show(shipped: Shipped, file: Path) -> None:
+def _show(shipped: Shipped, run: Run) -> None:
     from ellzero.cli.tables import show_rows
 
     sizes = []
@@ -89,10 +90,10 @@ def _show(shipped: Shipped, file: Path) -> None:
     dense = shipped.float32_bytes
     rows = [("float32", f"{dense:,}", "1x")]
     rows += [(what, f"{size:,}", f"{dense / size:.1f}x") for what, size, _ in sizes]
-    show_rows(str(file), rows, ("", "bytes", "file ratio"))
+    show_rows(str(run.file), rows, ("", "bytes", "file ratio"))
     if shipped.bits is not None:
         print("bits: " + ", ".join(f"{name} {bits}" for name, bits in shipped.bits.items()))
-    elif shipped.ellz is not None:
+    elif shipped.ellz is not None and not _is_quantized(run):
         print(
             "weights are packed as they are; --bits 4 or --max-accuracy-drop 0.1 makes it smaller"
         )
@@ -103,3 +104,14 @@ def _show(shipped: Shipped, file: Path) -> None:
         print(f"kept: {kept}")
     for _, _, path in sizes:
         print(path)
+
+
+def _is_quantized(run: Run) -> bool:
+    """Whether weights share values, as those of a float32 network hardly ever do."""
+    from ellzero.codebook import find_codebook
+
+    for w in run.masks.weights.values():
+        codebook = find_codebook(w)
+        if codebook is not None and len(codebook.values) < int(w.count_nonzero()):
+            return True
+    return False

@@ -125,8 +125,7 @@ def export_c(
         8
     """
     check_name(name)
-    if storage not in get_args(StorageChoice):
-        raise InputError(f"storage is {storage!r}; expected 'smallest', 'fastest' or 'dense'")
+    check_storage(storage)
     network, kept = trace(model, example), ()
     changed = folded(network)
     warn_if_dead(changed)
@@ -165,6 +164,16 @@ auto break case char const continue default do double else enum extern float for
 long main register restrict return short signed sizeof static struct switch typedef union unsigned
 void volatile while
 """
+
+
+def check_storage(storage: str) -> None:
+    """Make sure that weights can lie in C so.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if storage not in get_args(StorageChoice):
+        raise InputError(f"storage is {storage!r}; expected 'smallest', 'fastest' or 'dense'")
 
 
 def check_name(name: str) -> None:
