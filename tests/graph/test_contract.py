@@ -265,10 +265,28 @@ def test_an_operation_of_ones_own_is_asked_first_and_others_after_it(monkeypatch
 def test_a_kind_that_stands_for_another_class_is_neither_written_nor_in_c(monkeypatch, tmp_path):
     monkeypatch.setitem(ops.OPERATIONS, "rectify", Rectified)  # it is "rectified" by itself
     network = ez.trace(nn.ReLU(), torch.zeros(1, 3))
-    with pytest.raises(ez.InputError, match=r"relu \(rectified\) cannot be written as data"):
+    way = r", as long as it is not registered: OPERATIONS\['rectified'\] = Rectified"
+    with pytest.raises(ez.InputError, match=rf"relu \(rectified\) cannot be written as data{way}"):
         network.graph.to_json()
-    with pytest.raises(ez.InputError, match=r"there is no C for relu \(rectified\)"):
+    with pytest.raises(ez.InputError, match=rf"there is no C for relu \(rectified\){way};"):
         ez.export_c(network, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected"),
+    [
+        ({"PASSING": "kept"}, "Wrong: PASSING is 'kept'; expected barrier, all, keep, mix"),
+        ({"C": "what"}, "Wrong: C is 'what'; expected none, same, value, body"),
+        ({"LAYER": "linear"}, "Wrong: LAYER is 'linear'; expected dense, conv"),
+        ({"PASSING": "mix"}, "has a weight; write 'weight' in REQUIRED"),
+        ({"LAYER": "dense", "REQUIRED": ("bias",)}, "has a weight; write 'weight' in REQUIRED"),
+        ({"C": "value"}, "C is 'value', but it defines no c_value"),
+        ({"C": "body", "c_value": lambda self, v, weights: v}, "but it defines no c_body"),
+    ],
+)
+def test_a_class_that_contradicts_itself_is_not_made(declared, expected):
+    with pytest.raises(ez.InputError, match=expected):
+        type("Wrong", (ops.Operation,), {"__module__": __name__, **declared})
 
 
 @needs_gcc

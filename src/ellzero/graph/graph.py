@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from ellzero.errors import InputError
-from ellzero.operations import OPERATIONS, Input, Opaque, Operation, is_registered
+from ellzero.operations import OPERATIONS, Input, Opaque, Operation, how_to_register, is_registered
 from ellzero.preprocess import Preprocess
 from ellzero.tensors import Shape
 
@@ -170,7 +170,9 @@ class Graph(BaseModel, frozen=True, extra="forbid"):
         """
         for node in self.nodes:
             if not is_registered(node.op):
-                raise InputError(f"{node.named} cannot be written as data")
+                raise InputError(
+                    f"{node.named} cannot be written as data{how_to_register(node.op)}"
+                )
         return self.model_dump_json(exclude_defaults=True).encode()
 
     @classmethod

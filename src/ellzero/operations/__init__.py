@@ -36,3 +36,11 @@ One of your own joins them in a line: `OPERATIONS["global_max"] = GlobalMax`.
 def is_registered(operation: Operation) -> bool:
     """Whether its kind stands for its class, so that files and C mean what it is."""
     return OPERATIONS.get(operation.kind) is type(operation)
+
+
+def how_to_register(operation: Operation) -> str:
+    """What an operation lacks to be known, as the end of a sentence; empty where that is no way."""
+    kind = operation.kind
+    if isinstance(operation, Opaque) or kind in OPERATIONS:
+        return ""
+    return f", as long as it is not registered: OPERATIONS[{kind!r}] = {type(operation).__name__}"

@@ -8,12 +8,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, fx
 
 from ellzero.c.kernel import Context
+from ellzero.errors import InputError
 from ellzero.operations.call import Call
 from ellzero.tensors import Shape
 
@@ -69,6 +70,9 @@ class Operation(BaseModel):
     All that is known of an operation is in its class, and `OPERATIONS` lists the classes. What a
     class does not declare is taken for the worst case: channels do not pass, its weights are no
     layer's, there is no C.
+
+    Raises:
+        InputError: where a class is made that declares what it has not, or in unknown words.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -93,6 +97,22 @@ class Operation(BaseModel):
     before that."""
     IN_PLACE: ClassVar[bool] = False
     """Whether its C has read an input's value for the last time when it stores at its place."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Check what a class declares when it is made: compaction and C take its word for it."""
+        super().__pydantic_init_subclass__(**options)
+        for what, words in (("PASSING", Passing), ("C", CForm), ("LAYER", LayerKind)):
+            word, known = getattr(cls, what), get_args(words)
+            if word not in known and not (what == "LAYER" and word is None):
+                raise InputError(f"{cls.__name__}: {what} is {word!r}; expected {', '.join(known)}")
+        if (cls.PASSING == "mix" or cls.LAYER is not None) and "weight" not in cls.REQUIRED:
+            raise InputError(
+                f"{cls.__name__}: what mixes or is a layer has a weight; write 'weight' in REQUIRED"
+            )
+        method = {"value": "c_value", "body": "c_body"}.get(cls.C)
+        if method is not None and getattr(cls, method) is getattr(Operation, method):
+            raise InputError(f"{cls.__name__}: C is {cls.C!r}, but it defines no {method}")
 
     @model_serializer(mode="wrap")
     def _with_kind(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ellzero.c.layer import padded
 from ellzero.errors import InputError
 from ellzero.graph import Graph, Network, Node
 from ellzero.graph.graph import free_name
-from ellzero.operations import OPERATIONS, Affine, Flatten, Select, is_registered
+from ellzero.operations import OPERATIONS, Affine, Flatten, Select, how_to_register, is_registered
 from ellzero.tensors import Shape
 
 
@@ -34,7 +34,7 @@ def plan(network: Network) -> Plan:
         InputError: operations that there is no C for; weights that are not finite as float32.
     """
     unknown = [
-        node.named
+        node.named + how_to_register(node.op)
         for node in network.graph.nodes[1:]
         if node.op.C == "none" or not is_registered(node.op)
     ]
