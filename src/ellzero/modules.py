@@ -8,18 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from ellzero.errors import InputError
-
-
-def require_network(model: object) -> None:
-    """Refuse what is no network.
-
-    Raises:
-        InputError: what it is instead.
-    """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the network is {model!r}; expected a torch.nn.Module")
-
 
 def device_of(model: nn.Module) -> torch.device:
     """The device a network's parameters are on; the CPU where it has none."""

@@ -17,7 +17,6 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from ellzero.errors import InputError, nearest, warn
-from ellzero.modules import require_network
 from ellzero.tensors import is_distributed, require_plain
 
 Kind = Literal["dense", "conv", "recurrent", "parametrized", "embedding", "normalization", "other"]
@@ -239,7 +238,8 @@ def selected(model: nn.Module, weights: Selection | None) -> Selection:
 
 def named_weights(model: nn.Module) -> Iterator[tuple[list[str], Weight]]:
     """Every distinct parameter with all its names, first name first, and its kind."""
-    require_network(model)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the network is {model!r}; expected a torch.nn.Module")
     places: dict[nn.Parameter, list[Weight]] = {}
     modules = dict(model.named_modules(remove_duplicate=False))
     for prefix, module in modules.items():

@@ -1,5 +1,6 @@
 """Resume: a run that was stopped, wherever, ends in the same bits as one that was not."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -328,6 +329,24 @@ def test_another_recipe_is_refused(tables, difference, tmp_path):
     with pytest.raises(InputError, match=rf"recipe\.toml has {difference} give the same recipe"):
         ez.compress(mlp(), classification(), recipe(**tables), folder=tmp_path, resume=True)
     assert checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize("epochs", [4, 5])
+def test_a_penalty_of_a_class_that_no_import_finds(epochs, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Local(ez.L1):
+        """As in a notebook's function."""
+
+    def told(epochs: int) -> ez.Recipe:
+        return recipe(train={"penalty": Local(1e-3), "epochs": epochs})
+
+    with pytest.raises(KeyboardInterrupt):
+        ez.compress(mlp(), classification(score=StopsAfter(5)), told(4), folder=tmp_path)
+    if epochs == 4:
+        assert resume(tmp_path, told=told(4)).record.status == "done"
+    else:
+        with pytest.raises(InputError, match=r"train\.epochs = 4, .* 5; give the same recipe"):
+            resume(tmp_path, told=told(5))
 
 
 def test_the_name_the_threads_and_where_files_are_may_be_others(tmp_path):

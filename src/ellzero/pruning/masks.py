@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ellzero.errors import InputError, nearest
 from ellzero.files import read_model
-from ellzero.modules import require_network
 from ellzero.pruning.bits import Bits, fill_zeros
 from ellzero.pruning.hold import Hold, Optimizers
 from ellzero.selection import Selection, named_weights, select
@@ -174,16 +173,11 @@ class Masks(Mapping[str, Tensor]):
             >>> int(average.module.weight.count_nonzero())
             10
         """
-        require_network(other)
-        weights = {_bare(name): w for name, w in other.named_parameters(remove_duplicate=False)}
+        named = list(named_weights(other))
+        weights = {_bare(name): weight.parameter for names, weight in named for name in names}
+        kind = type(other).__name__
         for name, mask in self.items():
-            w = weights.get(_bare(name))
-            if w is None or w.shape != mask.shape:
-                has = "none of that name" if w is None else f"one of {tuple(w.shape)}"
-                raise InputError(
-                    f"masks have {name} {tuple(mask.shape)}, {type(other).__name__} has {has}; "
-                    "expected a network of the same weights"
-                )
+            _require_shape(name, mask, weights.get(_bare(name)), "the masks have", kind)
         for name, mask in self.items():
             w = weights[_bare(name)]
             require_plain(name, w)
@@ -234,14 +228,19 @@ def _stored(
     stored = {}
     for name, w in weights.items():
         tensor = next((tensors[alias] for alias in names[name] if alias in tensors), None)
-        if tensor is None or tensor.shape != w.shape:
-            has = "none of that name" if tensor is None else f"one of {tuple(tensor.shape)}"
-            raise InputError(
-                f"the network has {name} {tuple(w.shape)}, {path} has {has}; expected a file of "
-                "the same network"
-            )
-        stored[name] = tensor
+        stored[name] = _require_shape(name, w, tensor, "the network has", path)
     return stored
+
+
+def _require_shape(
+    name: str, expected: Tensor, tensor: Tensor | None, whose: str, source: object
+) -> Tensor:
+    if tensor is None or tensor.shape != expected.shape:
+        has = "none of that name" if tensor is None else f"one of {tuple(tensor.shape)}"
+        raise InputError(
+            f"{whose} {name} {tuple(expected.shape)}, {source} has {has}; expected the same weights"
+        )
+    return tensor
 
 
 def _kept(
