@@ -257,6 +257,13 @@ def test_metadata_that_makes_no_sense(metadata, tmp_path):
         ez.Masks.read(tmp_path / "file", mlp())
 
 
+def test_metadata_that_is_nested_without_end(tmp_path):
+    tensors = {name: t.contiguous() for name, t in mlp().state_dict().items()}
+    save_file(tensors, tmp_path / "file", {"ellzero": "[" * 100_000})
+    with pytest.raises(InputError, match="maximum recursion depth"):
+        ez.load(tmp_path / "file", mlp())
+
+
 def test_a_header_that_promises_more_than_there_is(tmp_path):
     header = {"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}
     text = json.dumps(header).encode()
