@@ -25,6 +25,7 @@ def run(ellzero) -> str:
     ]
 
 
+@pytest.mark.slow
 def test_bench_counts_and_times_every_way(ellzero, run):
     done = ellzero("bench", run, "--json")
     assert (done.code, done.err) == (0, "")

@@ -52,6 +52,7 @@ def test_a_study_is_run_and_reported_and_not_run_again(ellzero, project, study):
     assert (project / document["report"]).read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_named_and_the_others_are_reported(ellzero, project, study):
     table = "\n[methods.wild]\nstrengths = [1]\ntrain = {learning_rate = 1e38, penalty.l2 = {}}\n"
     (project / study).write_text(STUDY + table)

@@ -115,6 +115,7 @@ def test_a_warning_is_one_line_once_and_others_are_as_python_shows_them(warning,
     assert "own_project.py" in python[0]
 
 
+@pytest.mark.slow
 def test_a_warning_stands_above_the_bar(warning):
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "ellzero", "run", "mine.toml", "--json", "--set",

@@ -153,6 +153,7 @@ def test_a_dataset_that_raises_in_a_worker_ends_in_that_error():
         list(data.train.batches(4, CPU))
 
 
+@pytest.mark.slow
 def test_nan_that_a_worker_reads_is_refused():
     x = X.clone()
     x[13, 2] = torch.nan

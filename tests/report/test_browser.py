@@ -70,6 +70,7 @@ def pages(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("name", ["study", "run", "several"])
 def test_a_page_in_a_browser(name, width, pages, browser):

@@ -146,6 +146,7 @@ LATER_KEYS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_records_from_before_these_figures_are_shown_with_what_they_tell(folder, run, tmp_path):
     for path in folder.glob("cells/*/record.json"):
         record = json.loads(path.read_text())

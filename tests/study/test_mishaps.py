@@ -310,6 +310,7 @@ def test_a_cell_that_another_worker_still_holds_is_waited_for(whole):
     assert figures(Results.read(folder)) == figures(whole)
 
 
+@pytest.mark.slow
 def test_a_cell_that_missed_its_budget_is_not_run_again(project):
     study = a_study(
         seeds=[0],

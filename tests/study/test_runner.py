@@ -181,6 +181,7 @@ def test_the_same_call_again_runs_nothing_and_gives_the_same(whole, capfd, monke
     assert "22 cells done" in err
 
 
+@pytest.mark.slow
 def test_one_worker_makes_the_same_networks_and_has_all_threads(whole):
     methods = {name: METHODS[name] for name in ("magnitude", "l1")}
     more_than_there_are = {"threads": 4096}
