@@ -56,6 +56,7 @@ def test_a_lock_that_cannot_be_taken_is_named(tmp_path):
         lock(tmp_path)
 
 
-def test_no_folder_needs_no_lock():
-    with locked(None):
-        pass
+def test_no_folder_needs_no_lock(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with locked(None), locked(None):
+        assert not list(tmp_path.iterdir())

@@ -194,7 +194,7 @@ NUMEL = 1 << 21
     ],
 )
 @each_penalty
-def test_no_intermediate_is_larger_than_a_block(penalty, shape, layout):
+def test_no_intermediate_is_larger_than_a_chunk(penalty, shape, layout):
     assert math.prod(shape) == NUMEL
     model, regularizer = bound(LAYOUTS[layout](torch.randn(shape)), penalty)
     model.weight.grad = torch.zeros_like(model.weight)
@@ -204,7 +204,7 @@ def test_no_intermediate_is_larger_than_a_block(penalty, shape, layout):
 
 @pytest.mark.parametrize("shape", [(1 << 11, 1 << 10), (NUMEL,)], ids=str)
 @pytest.mark.parametrize("name", [n for n, c in PENALTY_CASES.items() if c.shrunk is not None])
-def test_no_intermediate_of_the_decoupled_step_is_larger_than_a_block(name, shape):
+def test_no_intermediate_of_the_decoupled_step_is_larger_than_a_chunk(name, shape):
     penalty = type(PENALTY_CASES[name].hand)(0.1, form="decoupled")
     model, regularizer = bound(torch.randn(shape), penalty)
     masks = ez.Masks.of(regularizer.weights)
@@ -216,7 +216,7 @@ def test_no_intermediate_of_the_decoupled_step_is_larger_than_a_block(name, shap
 
 @pytest.mark.parametrize("asked", [{"sparsity": 0.9}, {"threshold": 0.01}], ids=str)
 @pytest.mark.parametrize("scope", ["global", "layer"])
-def test_pruning_makes_nothing_larger_than_a_block_beside_the_masks(asked, scope, monkeypatch):
+def test_pruning_makes_nothing_larger_than_a_chunk_beside_the_masks(asked, scope, monkeypatch):
     monkeypatch.setattr(magnitude, "CHUNK", 1 << 17)
     model = nn.Sequential(*[nn.Linear(1 << 11, 1 << 9, bias=False) for _ in range(2)])
     numel = 1 << 20  # of each; a mask has as many bytes, and a histogram 2^19
