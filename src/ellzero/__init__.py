@@ -14,6 +14,7 @@ _PUBLIC = {
     name: f"ellzero.{module}"
     for module, names in {
         "compaction.compact": "Compacted Removed compact",
+        "data.augment": "Augment",
         "data.data": "Data",
         "errors": "BudgetError DivergenceError EllzeroError EllzeroWarning InputError "
         "UserCodeError",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from ellzero.compaction.compact import Compacted as Compacted
     from ellzero.compaction.compact import Removed as Removed
     from ellzero.compaction.compact import compact as compact
+    from ellzero.data.augment import Augment as Augment
     from ellzero.data.data import Data as Data
     from ellzero.errors import BudgetError as BudgetError
     from ellzero.errors import DivergenceError as DivergenceError

@@ -8,6 +8,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+_EXAMPLES_AT_ONCE = 1024
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -25,6 +27,34 @@ class Preprocess:
 
     scale: float | tuple[float, ...] = 1.0
     shift: float | tuple[float, ...] = 0.0
+
+    @classmethod
+    def standardizing(cls, inputs: Tensor, *, per_channel: bool = True) -> Preprocess:
+        """What gives these inputs mean 0 and deviation 1: `(x - mean) / deviation`.
+
+        The deviation is that of the numbers given, not an estimate of another one. Where all are
+        equal it would be 0; they are shifted to 0 and not scaled.
+
+        Args:
+            inputs: the training inputs, numbers of any type (N, C, ...).
+            per_channel: a mean and deviation for each channel (dimension 1); else for all values.
+
+        Example:
+            >>> import torch
+            >>> Preprocess.standardizing(torch.tensor([[0.0, 5.0], [4.0, 5.0]]))
+            Preprocess(scale=(0.5, 1.0), shift=(-1.0, -5.0))
+        """
+        channels = inputs.shape[1] if per_channel else 1
+        blocks = [  # float64 of everything would take 8 times the memory of pixels
+            block.reshape(len(block), channels, -1) for block in inputs.split(_EXAMPLES_AT_ONCE)
+        ]
+        count = sum(block.numel() for block in blocks) / channels
+        mean = torch.stack([b.double().sum((0, 2)) for b in blocks]).sum(0) / count
+        squares = [(b.double() - mean.view(-1, 1)).square().sum((0, 2)) for b in blocks]
+        deviation = (torch.stack(squares).sum(0) / count).sqrt()
+        scale = torch.where(deviation > 0, 1 / deviation, 1.0)
+        scales, shifts = (tuple(values.tolist()) for values in (scale, -mean * scale))
+        return cls(scales, shifts) if per_channel else cls(scales[0], shifts[0])
 
     def __call__(self, x: Tensor) -> Tensor:
         """The preprocessed batch, float32, of the shape of `x`."""

@@ -41,6 +41,8 @@ class Data:
         score: maps a batch's (outputs, targets) to a 0-d tensor, higher is better; batches are
             averaged by their length.
         preprocess: applied to each batch of inputs; travels with saved models.
+        augment: changes each batch of raw training inputs while a network is trained, and no
+            others; an `ez.Augment`, or a function of yours from a batch to one of the same length.
         classes: names of the classes; they travel with saved models.
         workers: processes that read a `Dataset` ahead of the training; 0 reads it in this one. They
             start anew for each epoch, so that what is random in them is the same after a resume.
@@ -66,6 +68,7 @@ class Data:
         loss: Metric | None = None,
         score: Metric | None = None,
         preprocess: Preprocess | None = None,
+        augment: Callable[[Tensor], Tensor] | None = None,
         classes: Sequence[str] | None = None,
         workers: int = 0,
     ) -> None:
@@ -73,7 +76,7 @@ class Data:
             raise InputError(f"workers is {workers!r}; expected a whole number >= 0")
         self.preprocess = preprocess
         self.classes = None if classes is None else tuple(classes)
-        self.train = Part("train", train, preprocess, workers)
+        self.train = Part("train", train, preprocess, workers, augment)
         self.validation = Part("validation", validation, preprocess, workers)
         self.test = None if test is None else Part("test", test, preprocess, workers)
         self.is_classification = self.train.has_labels

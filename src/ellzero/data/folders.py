@@ -25,13 +25,17 @@ class Published:
 
     Args:
         name: the name of its folder.
-        url: the address that a file's name is appended to.
+        url: the address that a file's name is appended to; None: no address that will last.
         sha256: file name -> SHA-256 of the published file, in hexadecimal.
+        unpacked: folders in any of which an archive's content may lie unpacked.
+        source: where a person gets the files, where `url` is None.
     """
 
     name: str
-    url: str
+    url: str | None
     sha256: Mapping[str, str]
+    unpacked: tuple[str, ...] = ()
+    source: str = ""
 
 
 def find_files(published: Published, data_root: Path | str | None = None) -> dict[str, Path]:
@@ -39,7 +43,8 @@ def find_files(published: Published, data_root: Path | str | None = None) -> dic
 
     Looks for all of them in `ROOT/NAME` of each of: `data_root`; the environment variable
     ELLZERO_DATA; the user's cache; the system's folder. Otherwise downloads into the user's cache
-    (needs the extra `data`). A file may lie there decompressed, its name then lacking `.gz`.
+    (needs the extra `data`), if they have an address. A file may lie there decompressed, its name
+    then lacking `.gz`; an archive may be unpacked, and the path is then that of the folder.
 
     Args:
         published: the data set.
@@ -66,24 +71,31 @@ def find_files(published: Published, data_root: Path | str | None = None) -> dic
             looked_at.append(f"{place}: not given")
             continue
         folder = Path(root) / published.name
-        files = {file: path for file in published.sha256 if (path := _locate(folder, file))}
+        files = {
+            file: path for file in published.sha256 if (path := _locate(folder, file, published))
+        }
         missing = [file for file in published.sha256 if file not in files]
         if not missing:
             return files
         reason = f"lacks {', '.join(missing)}" if folder.is_dir() else "no such folder"
         looked_at.append(f"{place}: {folder} ({reason})")
 
+    failure: Exception | None = None
     try:
-        return _download(published, user_cache() / published.name)
+        if published.url is not None:
+            return _download(published, published.url, user_cache() / published.name)
+        reason = f"no download; get it from {published.source}"
     except ImportError as error:
-        failure: Exception = error
+        failure = error
         reason = "pooch is not installed; install it with: pip install 'ellzero[data]'"
     except (OSError, ValueError) as error:  # no network, no space, a wrong checksum
         failure, reason = error, str(error)
+    if published.url is not None:
+        reason = f"download from {published.url}: {reason}"
     places = "\n".join(f"  {place}" for place in looked_at)
     raise InputError(
         f"The data set {published.name} was not found. Looked in\n{places}\n"
-        f"  download from {published.url}: {reason}\n"
+        f"  {reason}\n"
         f"Put {', '.join(published.sha256)} into a folder {published.name}/ "
         "and give the folder that holds it as data_root or ELLZERO_DATA."
     ) from failure
@@ -94,12 +106,14 @@ def user_cache() -> Path:
     return user_cache_path("ellzero", appauthor=False, opinion=False)
 
 
-def _locate(folder: Path, file: str) -> Path | None:
+def _locate(folder: Path, file: str, published: Published) -> Path | None:
     candidates = (folder / file, folder / file.removesuffix(".gz"))
+    if any((folder / name).is_dir() for name in published.unpacked):
+        return folder
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _download(published: Published, folder: Path) -> dict[str, Path]:
+def _download(published: Published, url: str, folder: Path) -> dict[str, Path]:
     """Download what `folder` lacks of a data set.
 
     pooch checks a file under a temporary name and only then gives it its own, so an interrupted
@@ -108,7 +122,7 @@ def _download(published: Published, folder: Path) -> dict[str, Path]:
     import pooch
 
     registry = {file: f"sha256:{digest}" for file, digest in published.sha256.items()}
-    downloads = pooch.create(folder, published.url, registry=registry)
+    downloads = pooch.create(folder, url, registry=registry)
     paths = {}
     with rich_bar(shown=is_shown(None)) as bar:
         for file in registry:

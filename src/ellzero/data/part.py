@@ -24,8 +24,10 @@ class Part:
         examples: Examples,
         preprocess: Callable[[Tensor], Tensor] | None,
         workers: int,
+        augment: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.name = name
+        self._augment = augment
         self._workers = workers
         self._preprocess = preprocess
         self._label_limit: int | None = None
@@ -84,8 +86,8 @@ class Part:
 
         Where a shuffled epoch would end in a batch of a single example, on which batch
         normalization cannot be trained, that one joins the batch before it (tensors) or is left out
-        (Dataset). Shuffling draws from torch's global generator, which the training reseeds every
-        epoch.
+        (Dataset). A shuffled epoch is one to train on: its inputs are augmented. Shuffling draws
+        from torch's global generator, which the training reseeds every epoch.
         """
         if isinstance(self._examples, tuple):
             inputs, targets = (tensor.to(device) for tensor in self._examples)
@@ -106,9 +108,21 @@ class Part:
             batches = self._checked(self._examples, whole=True)
         for inputs, targets in batches:
             inputs = inputs.to(device, non_blocking=True)
+            if shuffle and self._augment is not None:
+                inputs = self._augmented(inputs, self._augment)
             if self._preprocess is not None:
                 inputs = self._preprocess(inputs)
             yield inputs, targets.to(device, non_blocking=True)
+
+    def _augmented(self, inputs: Tensor, augment: Callable[[Tensor], Tensor]) -> Tensor:
+        changed = augment(inputs)
+        if not isinstance(changed, Tensor) or len(changed) != len(inputs):
+            kind = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+            raise InputError(
+                f"augment made {kind} of {self.name} inputs of {tuple(inputs.shape)}; "
+                "expected a tensor of as many examples"
+            )
+        return changed
 
     def targets(self, batch_size: int, device: torch.device) -> Iterator[Tensor]:
         """Targets in batches; the inputs of a pair of tensors are not touched for them."""

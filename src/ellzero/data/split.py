@@ -1,6 +1,6 @@
 """Cutting labelled data into disjoint parts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -51,6 +51,37 @@ def stratified(labels: np.ndarray, sizes: Sequence[int], seed: int) -> tuple[np.
         remaining = [indices[share:] for indices, share in zip(remaining, shares, strict=True)]
         parts.append(np.sort(np.concatenate([np.empty(0, np.int64), *taken])))
     return tuple(parts)
+
+
+def held_out(
+    labels: np.ndarray, fractions: Mapping[str, float], seed: int
+) -> tuple[np.ndarray, ...]:
+    """Indices of disjoint random parts: first those that are left, then one for each fraction.
+
+    Each part is stratified, as `stratified` has it; a fraction above 0 takes one example at least.
+
+    Args:
+        labels: class of each example, integers (N,); all alike where there are no classes.
+        fractions: name of a part -> its fraction of all examples, from 0 to below 1.
+        seed: the same seed gives the same parts.
+
+    Raises:
+        InputError: a fraction out of range; nothing is left for training.
+
+    Example:
+        >>> [len(part) for part in held_out(np.zeros(10, int), {"validation": 0.2, "test": 0.1}, 0)]
+        [7, 2, 1]
+    """
+    for name, fraction in fractions.items():
+        if not isinstance(fraction, int | float) or not 0 <= fraction < 1:
+            raise InputError(f"{name} is {fraction!r}; expected a fraction, from 0 to below 1")
+    sizes = [max(round(len(labels) * f), 1) if f else 0 for f in fractions.values()]
+    left = len(labels) - sum(sizes)
+    if left < 1:
+        taken = " and ".join(f"{name} = {fraction}" for name, fraction in fractions.items())
+        raise InputError(f"of {len(labels)} examples {taken} leave none for training")
+    *parts, train = stratified(labels, [*sizes, left], seed)
+    return (train, *parts)
 
 
 def _shares(counts: np.ndarray, size: int) -> np.ndarray:
