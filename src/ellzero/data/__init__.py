@@ -4,5 +4,7 @@ DATA_SETS = {
     "mnist-5k": "ellzero.data.mnist_5k:mnist_5k",
     "mnist": "ellzero.data.mnist:mnist",
     "fashion-mnist": "ellzero.data.mnist:fashion_mnist",
+    "spoken-digits": "ellzero.data.spoken_digits:spoken_digits",
+    "shakespeare": "ellzero.data.shakespeare:shakespeare",
 }
 """Built-in name -> `package.module:function` that loads the data; imported only when used."""
