@@ -3,22 +3,29 @@ import pytest
 import torch
 
 from ellzero.networks.audio import audio_conv, audio_gru
-from network_cases import assert_close, convolved, linear, lively, normalized, relu, state_of
+from network_cases import (
+    assert_close,
+    convolved,
+    linear,
+    lively,
+    normalized,
+    parameter_count,
+    relu,
+    shapes_of,
+    state_of,
+)
 
 
 def test_audio_conv_has_the_layers_of_its_description():
-    shapes = {
+    assert shapes_of(audio_conv()) == {
         "conv1": (32, 1, 81),
         "conv2": (32, 32, 3),
         "conv3": (64, 32, 3),
         "conv4": (64, 64, 3),
         "fc": (10, 64),
     }
-    parameters = dict(audio_conv().named_parameters())
-    matrices = {n.removesuffix(".weight"): p for n, p in parameters.items() if p.dim() > 1}
-    assert {name: tuple(p.shape) for name, p in matrices.items()} == shapes
     # 2592 + 3072 + 6144 + 12288 + 640 weights, 2 * 192 of batch norms, 10 biases
-    assert sum(p.numel() for p in parameters.values()) == 25_130
+    assert parameter_count(audio_conv()) == 25_130
 
 
 def test_audio_conv_computes_what_its_description_says():
@@ -27,9 +34,8 @@ def test_audio_conv_computes_what_its_description_says():
     state, y = state_of(network), x.numpy()
     lengths = []
     for layer, stride in ((1, 4), (2, 1), (3, 1), (4, 1)):
-        weight = state[f"conv{layer}.weight"]
-        half = weight.shape[2] // 2
-        y = convolved(y, weight, stride=stride, margins=[(half, half)])
+        half = state[f"conv{layer}.weight"].shape[2] // 2
+        y = convolved(y, state, f"conv{layer}", stride=stride, margins=[(half, half)])
         y = relu(normalized(y, state, f"norm{layer}", 1e-5))
         pooled = y.shape[2] // 4
         y = y[:, :, : 4 * pooled].reshape(*y.shape[:2], pooled, 4).max(3)
@@ -76,6 +82,6 @@ def test_audio_gru_is_the_equations_of_a_gru_and_a_linear_layer_on_its_last_outp
 
 def test_audio_gru_counts():
     # 3 * 64 * (40 + 64) weights and 2 * 192 biases of the GRU, 640 weights and 10 biases
-    assert sum(p.numel() for p in audio_gru().parameters()) == 21_002
+    assert parameter_count(audio_gru()) == 21_002
     # a second layer gets 64 values: 3 * 64 * (64 + 64) + 2 * 192 more
-    assert sum(p.numel() for p in audio_gru(layers=2).parameters()) == 21_002 + 24_960
+    assert parameter_count(audio_gru(layers=2)) == 21_002 + 24_960

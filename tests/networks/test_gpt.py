@@ -6,7 +6,7 @@ import torch
 
 import ellzero as ez
 from ellzero.networks.gpt import gpt_small
-from network_cases import assert_close, linear, lively, state_of
+from network_cases import assert_close, linear, lively, parameter_count, state_of
 
 SMALL = {"vocabulary": 11, "width": 12, "layers": 2, "heads": 3, "context": 8}
 
@@ -34,7 +34,7 @@ def test_has_the_layers_of_its_description():
         "feed_forward.contract.bias": (128,),
     }
     # 65 * 128 tokens + 128 * 128 positions + 5 * (12 * 128^2 + 13 * 128) + 2 * 128
-    assert sum(p.numel() for p in network.parameters()) == 1_016_320
+    assert parameter_count(network) == 1_016_320
 
 
 def layer_normalized(x, state, name):
