@@ -76,6 +76,28 @@ def test_places_are_looked_at_in_order(places):
         assert found == {file: folder / file for file in CONTENT}
 
 
+def test_an_unpacked_archive_is_found_as_its_folder(places):
+    archive = Published("sounds", None, {"sounds.zip": "0" * 64}, ("takes", "sounds"), "a page")
+    folder = places["environment"] / "sounds"
+    (folder / "other").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"environment/sounds \(lacks sounds\.zip\)"):
+        find_files(archive)
+    (folder / "takes").mkdir()
+    assert find_files(archive) == {"sounds.zip": folder}
+
+
+def test_what_has_no_address_says_where_to_get_it(places):
+    archive = Published("sounds", None, {"sounds.zip": "0" * 64}, source="https://example.org")
+    with pytest.raises(InputError) as refused:
+        find_files(archive)
+    lines = str(refused.value).splitlines()
+    assert lines[-2:] == [
+        "  no download; get it from https://example.org",
+        "Put sounds.zip into a folder sounds/ and give the folder that holds it as data_root or "
+        "ELLZERO_DATA.",
+    ]
+
+
 def test_a_folder_that_lacks_a_file_is_passed_over(places):
     folder = fill(places["environment"] / "shapes")
     (folder / "labels.gz").unlink()

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ellzero.data.split import stratified
+from ellzero.data.split import held_out, stratified
 from ellzero.errors import InputError
 
 
@@ -71,3 +71,34 @@ def test_a_split_stays_what_it_was():
 def test_wrong_input_is_explained(labels, sizes, message):
     with pytest.raises(InputError, match=message):
         stratified(labels, sizes, seed=0)
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=3, max_size=60),
+    st.floats(0, 0.4),
+    st.floats(0, 0.4),
+)
+def test_fractions_are_held_out_of_all_examples(labels, validation, test):
+    labels = np.array(labels, np.int64)
+    fractions = {"validation": validation, "test": test}
+    sizes = [max(round(len(labels) * f), 1) if f > 0 else 0 for f in fractions.values()]
+    if sum(sizes) >= len(labels):
+        with pytest.raises(InputError, match="leave none for training"):
+            held_out(labels, fractions, seed=0)
+        return
+    parts = held_out(labels, fractions, seed=0)
+    assert [len(part) for part in parts] == [len(labels) - sum(sizes), *sizes]
+    assert sorted(np.concatenate(parts)) == list(range(len(labels)))
+
+
+def test_held_out_parts_have_all_classes():
+    labels = np.repeat([0, 1, 2], [50, 30, 20])
+    _, validation, test = held_out(labels, {"validation": 0.1, "test": 0.2}, seed=0)
+    assert np.bincount(labels[validation]).tolist() == [5, 3, 2]
+    assert np.bincount(labels[test]).tolist() == [10, 6, 4]
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1, 1.5, float("nan"), "half"])
+def test_a_fraction_out_of_range_is_explained(fraction):
+    with pytest.raises(InputError, match=r"validation is .*expected a fraction, from 0 to below 1"):
+        held_out(np.zeros(9, np.int64), {"validation": fraction}, seed=0)
