@@ -11,7 +11,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -40,7 +40,7 @@ _DAMAGE = (
 
 def read_files(
     path: Path, wanted: Callable[[str], bool], *, largest: int, total: int
-) -> Iterator[tuple[str, bytes]]:
+) -> Generator[tuple[str, bytes], None, None]:
     """The names and contents of the files of a folder, .zip, .tar, .tar.gz or .tar.xz.
 
     Names are relative, with `/`. Hidden files (a part of the name starts with a dot) and macOS'
