@@ -8,5 +8,7 @@ DATA_SETS = {
     "image-folder": "ellzero.data.image_folder:image_folder",
     "spoken-digits": "ellzero.data.spoken_digits:spoken_digits",
     "shakespeare": "ellzero.data.shakespeare:shakespeare",
+    "csv": "ellzero.data.csv_table:csv",
+    "npz": "ellzero.data.npz:npz",
 }
 """Built-in name -> `package.module:function` that loads the data; imported only when used."""

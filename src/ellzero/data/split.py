@@ -41,8 +41,9 @@ def stratified(labels: np.ndarray, sizes: Sequence[int], seed: int) -> tuple[np.
             f"that add up to at most the {len(labels)} examples"
         )
     generator = np.random.default_rng(seed)
-    classes = np.unique(labels)
-    remaining = [generator.permutation(np.flatnonzero(labels == label)) for label in classes]
+    _, counts = np.unique(labels, return_counts=True)
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts))[:-1]
+    remaining = [generator.permutation(indices) for indices in by_class]
 
     parts = []
     for size in sizes:
