@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-_EXAMPLES_AT_ONCE = 1024
+_VALUES_AT_ONCE = 1 << 18  # as float64 they stay in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class Preprocess:
             Preprocess(scale=(0.5, 1.0), shift=(-1.0, -5.0))
         """
         channels = inputs.shape[1] if per_channel else 1
+        examples = max(_VALUES_AT_ONCE // max(inputs[0].numel(), 1), 1)
         blocks = [  # float64 of everything would take 8 times the memory of pixels
-            block.reshape(len(block), channels, -1) for block in inputs.split(_EXAMPLES_AT_ONCE)
+            block.reshape(len(block), channels, -1) for block in inputs.split(examples)
         ]
         count = sum(block.numel() for block in blocks) / channels
         mean = torch.stack([b.double().sum((0, 2)) for b in blocks]).sum(0) / count
