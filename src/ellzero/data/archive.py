@@ -24,10 +24,13 @@ GIB = 1 << 30
 _MOST_FILES = 5_000_000  # ImageNet has 1.3 million
 _TAR_HEADERS = MIB  # of one file, such as its long name; tarfile keeps them in memory
 _XZ_MEMORY = 128 * MIB  # the dictionary of `xz -9` has 64
+_GLOBAL_HEADERS = 64  # of a tar file, for all files after them; tarfile keeps these, too
+_BAR_STEPS = 200
 _DAMAGE = (
     OSError,
     EOFError,
     ValueError,
+    OverflowError,
     RuntimeError,  # also NotImplementedError: a kind of compression
     struct.error,
     zlib.error,
@@ -45,7 +48,8 @@ def read_files(
 
     Names are relative, with `/`. Hidden files (a part of the name starts with a dot) and macOS'
     `__MACOSX` are passed over. The order is the archive's; that of a folder is sorted. What kind of
-    archive it is, its first bytes say.
+    archive it is, its first bytes say. Checksums come last, so that what was read counts only once
+    the iteration has ended; `contextlib.closing` closes the archive where it does not get there.
 
     Args:
         path: the folder or archive.
@@ -55,27 +59,32 @@ def read_files(
 
     Raises:
         InputError: nothing there, or no such archive; damaged or cut short; a name that leaves the
-            folder or stands there twice; a link or device in an archive; encrypted; beyond a limit.
+            folder or stands there twice; a link or device in an archive; a folder that links lead
+            to twice; encrypted; beyond a limit.
     """
     budget = _Budget(path, largest, total)
     kind = _kind(path)
     files = {"folder": _folder, "zip": _zip}.get(kind, _tar)
     seen: set[str] = set()
     try:
-        for name, read in files(path, budget):
-            if len(seen) >= _MOST_FILES:
-                raise InputError(f"{path} has more than {_MOST_FILES:,} files")
-            if name in seen:
-                raise InputError(f"{path} has {name!r} twice")
-            seen.add(name)
-            if not _is_hidden(name) and wanted(name):
-                yield name, read()
+        with rich_bar(shown=is_shown(None)) as bar:
+            task, shown = bar.add_task(path.name, total=_BAR_STEPS, note=""), 0
+            for name, read, done in files(path, budget):
+                if int(done * _BAR_STEPS) > shown:  # to update it for each small file takes long
+                    shown = int(done * _BAR_STEPS)
+                    bar.update(task, completed=shown)
+                if len(seen) >= _MOST_FILES:
+                    raise InputError(f"{path} has more than {_MOST_FILES:,} files")
+                if name in seen:
+                    raise InputError(f"{path} has {name!r} twice")
+                seen.add(name)
+                if not _is_hidden(name) and wanted(name):
+                    yield name, read()
     except InputError:
         raise
     except _DAMAGE as error:
-        raise InputError(
-            f"{path} cannot be read: {error or type(error).__name__}; fetch it again"
-        ) from error
+        hint = "" if kind == "folder" else "; fetch it again"
+        raise InputError(f"{path} cannot be read: {error or type(error).__name__}{hint}") from error
 
 
 class _Budget:
@@ -98,7 +107,8 @@ class _Budget:
             raise InputError(f"{self.path} holds more than {self._total:,} bytes; nothing is read")
 
 
-_Files = Iterator[tuple[str, Callable[[], bytes]]]
+_Files = Iterator[tuple[str, Callable[[], bytes], float]]
+"""The name of a file, what reads it, and the fraction of the archive that lies before it."""
 
 
 def _kind(path: Path) -> str:
@@ -135,19 +145,27 @@ def _folder(path: Path, budget: _Budget) -> _Files:
 
         return read
 
+    files = list(_walk(path))
+    for index, file in enumerate(files):
+        name = file.relative_to(path).as_posix()
+        yield name, reader(file, name), index / len(files)
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    """The files below a folder, hidden folders' apart; links are followed."""
+
     def refuse(error: OSError) -> None:
         raise error
 
+    seen = set()
     for folder, folders, files in os.walk(path, onerror=refuse, followlinks=True):
-        place = Path(folder)
-        if place.is_symlink() and place != path:  # people put data together with links
-            parent = place.parent.resolve()
-            if place.resolve() in (parent, *parent.parents):
-                raise InputError(f"{place} is a link to a folder that it lies in")
+        status = os.stat(folder)
+        # people put data together with links, and these may lead in circles
+        if (status.st_dev, status.st_ino) in seen:
+            raise InputError(f"{folder} leads to a folder that was read already, by a link")
+        seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        for file in sorted(files):
-            name = (place / file).relative_to(path).as_posix()
-            yield name, reader(place / file, name)
+        yield from (Path(folder, file) for file in sorted(files))
 
 
 def _zip(path: Path, budget: _Budget) -> _Files:
@@ -169,65 +187,75 @@ def _zip(path: Path, budget: _Budget) -> _Files:
         return read
 
     with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            _require_inside(path, entry.filename)
-            if stat.S_ISLNK(entry.external_attr >> 16):
-                raise InputError(f"{path}: {entry.filename!r} is a link")
-            if not entry.is_dir():
-                yield entry.filename, reader(archive, entry)
+        entries = archive.infolist()
+        if not entries:
+            raise ValueError("it is empty")
+        for index, entry in enumerate(entries):
+            name = _inside(path, entry.filename)
+            if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise InputError(f"{path}: {entry.filename!r} is a link or device")
+            if (
+                b"PK\1\2" in entry.extra + entry.comment
+            ):  # a wrong length hides the entries after it
+                raise ValueError(f"the entry of {name!r} is damaged")
+            if not entry.filename.endswith("/") or entry.file_size:
+                yield name, reader(archive, entry), index / len(entries)
 
 
 def _tar(path: Path, budget: _Budget) -> _Files:
-    def reader(file: IO[bytes], entry: tarfile.TarInfo) -> Callable[[], bytes]:
+    def reader(file: IO[bytes], name: str, size: int) -> Callable[[], bytes]:
         def read() -> bytes:
-            budget.require(entry.name, entry.size)
+            budget.require(name, size)
             return file.read()
 
         return read
 
-    with path.open("rb") as raw, rich_bar(shown=is_shown(None)) as bar:
-        task = bar.add_task(path.name, total=path.stat().st_size, note="")
+    with path.open("rb") as raw:
+        length = path.stat().st_size
         content: Any = _Metered(_decompressed(raw), budget)
         content.allow(_TAR_HEADERS)
         with tarfile.open(fileobj=content, mode="r|") as archive:
-            while True:
-                entry = archive.next()
-                if entry is None:
-                    break
+            while entry := archive.next():
                 archive.members = []  # pyright: ignore  (nothing goes back to them)
-                bar.update(task, completed=raw.tell())
-                name = entry.name.removeprefix("./")
-                _require_inside(path, name)
-                if entry.isdir():
-                    content.allow(_TAR_HEADERS)
-                    continue
-                file = archive.extractfile(entry) if entry.isreg() else None
-                if file is None or entry.issparse():
-                    raise InputError(f"{path}: {name!r} is no regular file")
-                content.allow(entry.size + _TAR_HEADERS)
-                yield name, reader(file, entry)
-                while file.read(MIB):  # what nobody wanted
-                    pass
+                if len(archive.pax_headers) > _GLOBAL_HEADERS:
+                    raise InputError(f"{path} has more than {_GLOBAL_HEADERS} global headers")
+                name = _inside(path, entry.name)
+                if not entry.isdir():
+                    file = archive.extractfile(entry) if entry.isreg() else None
+                    if file is None or entry.issparse():
+                        raise InputError(f"{path}: {name!r} is no regular file")
+                    content.allow(entry.size + _TAR_HEADERS)
+                    yield name, reader(file, name, entry.size), raw.tell() / length
+                    while file.read(MIB):  # what nobody wanted
+                        pass
                 content.allow(_TAR_HEADERS)
-        while content.allow(MIB) or content.read(MIB):
-            pass
-        # tarfile takes an archive that ends between two files for a whole one
-        if content.tail.count(0) < tarfile.BLOCKSIZE:
+            end = archive.offset
+        content.read_rest()
+        # for tarfile an archive ends at a header that is damaged or cut off, too
+        if content.position < end + tarfile.BLOCKSIZE:
             raise EOFError("it is cut short")
+        if content.last > end:
+            raise ValueError(f"it is damaged at byte {end:,}")
 
 
-def _require_inside(path: Path, name: str) -> None:
-    if name.startswith("/") or "\\" in name or ":" in name[:2] or ".." in name.split("/"):
+def _inside(path: Path, name: str) -> str:
+    """The name without `./` and `//`, which does not lead out of the archive."""
+    steps = [step for step in name.split("/") if step not in ("", ".")]
+    if name.startswith("/") or "\\" in name or ":" in name[:2] or ".." in steps:
         raise InputError(f"{path}: the name {name!r} leads out of the archive")
+    return "/".join(steps)
 
 
 class _Metered:
-    """A stream of which only so much may be read at a time; it remembers its end."""
+    """A stream of which only so much may be read at a time."""
 
     def __init__(self, stream: BinaryIO, budget: _Budget) -> None:
         self._stream, self._budget = stream, budget
         self._allowed = 0
-        self.tail = b""
+        self.position = 0
+        """How many bytes were read."""
+        self.last = 0
+        """The position after the last byte that was not 0."""
 
     def allow(self, size: int) -> None:
         """So many bytes may be read until the next call, beside what tarfile reads ahead."""
@@ -239,8 +267,17 @@ class _Metered:
         self._allowed -= len(content)
         if self._allowed < 0:
             raise InputError(f"{self._budget.path} has a file with too large a header")
-        self.tail = (self.tail + content)[-tarfile.BLOCKSIZE :]
+        if start := content.rstrip(b"\0"):
+            self.last = self.position + len(start)
+        self.position += len(content)
         return content
+
+    def read_rest(self) -> None:
+        """Go to the end, where checksums are compared."""
+        content = b"\0"
+        while content:
+            self.allow(MIB)
+            content = self.read(MIB)
 
 
 def _decompressed(file: BinaryIO) -> BinaryIO:
@@ -266,9 +303,11 @@ class _XZ(io.RawIOBase):
             rest = b""
             if self._decompressor.eof:  # another stream may follow, after zeros
                 rest = self._decompressor.unused_data.lstrip(b"\0")
-                rest = rest or self._file.read(MIB).lstrip(b"\0")
-                if not rest:
-                    return 0
+                while not rest:
+                    padding = self._file.read(MIB)
+                    if not padding:
+                        return 0
+                    rest = padding.lstrip(b"\0")
                 self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, _XZ_MEMORY)
             elif self._decompressor.needs_input:
                 rest = self._file.read(MIB)

@@ -101,7 +101,7 @@ class Decoder:
             if getattr(file, "is_animated", False) and file.format != "MPO":
                 raise InputError(f"{self._path}: {name!r} is animated; expected one picture")
             self._operations.exif_transpose(file, in_place=True)
-            image = file.convert(self._mode)
+            image = file if file.mode == self._mode else file.convert(self._mode)
         if self._size is None:
             return image
         height, width = self._size
