@@ -277,8 +277,9 @@ def test_the_row_of_a_second_file_is_that_of_this_file(write):
 def test_a_byte_order_mark_other_line_ends_spaces_and_quotes_do_not_count(write):
     text = "\n".join(TWO_CLASSES)
     expected = csv(path=write(text.encode()), target="kind")
-    variant = ' "small"; large;kind\n' + text.split("\n", 1)[1].replace(",", " ; ")
-    content = b"\xef\xbb\xbf" + variant.replace("\n", "\r\n\r\n").encode()
+    variant = ' "small"; large ;kind\n' + text.split("\n", 1)[1].replace(",", " ; ")
+    content = b"\xef\xbb\xbf" + variant.replace("\n", " \r\n\r\n").encode()
+    assert Columns(write(content), ["kind"], [], ";").names == ["small", "large", "kind"]
     data = csv(path=write(content), target="kind", delimiter=";")
     assert data.classes == expected.classes
     assert data.preprocess == expected.preprocess

@@ -26,6 +26,7 @@ MOST_BYTES = 16 * GIB
 MOST_DIMENSIONS = 8
 """The most dimensions of an array."""
 
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _SPLIT_SEED = 0  # fixed: every run of every seed sees the same parts
 _PARTS = {
     "": "train",
@@ -151,9 +152,8 @@ def _parts(path: Path, *, keep_integers: bool) -> dict[str, tuple[Tensor, Tensor
 
 
 def _kind(tensor: Tensor) -> str:
-    return (
-        f"{str(tensor.dtype).removeprefix('torch.')} (N, {', '.join(map(str, tensor.shape[1:]))})"
-    )
+    shape = f"({', '.join(map(str, ('N', *tensor.shape[1:])))})"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {shape}"
 
 
 def _split(parts: dict[str, tuple[Tensor, Tensor]], fractions: Mapping[str, float]) -> None:
@@ -183,10 +183,9 @@ def _read(path: Path, keep_integers: bool) -> dict[str, Tensor]:
         raise InputError(f"{path} is no .npz file, as numpy.savez writes it")
 
     def wanted(member: str) -> bool:
-        if member.removesuffix(".npy") not in _NAMES:
-            raise InputError(
-                f"{path} has {member!r}, which is not used; known: {', '.join(_NAMES)}"
-            )
+        if member not in [f"{name}.npy" for name in _NAMES]:
+            known = ", ".join(_NAMES)
+            raise InputError(f"{path} has {member!r}, which is not used; known arrays: {known}")
         return True
 
     arrays = {}
@@ -214,10 +213,9 @@ def _array(where: str, content: bytes) -> np.ndarray:
     stream = io.BytesIO(content)
     try:
         version = npy.read_magic(stream)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, is_fortran, dtype = read(stream)
+        shape, is_fortran, dtype = _HEADERS[version](stream)
     except Exception as error:  # numpy hands the header to Python's parser, which raises anything
-        raise InputError(f"{where} has no header of an array: {error}") from error
+        raise InputError(f"{where} has no header of an array: {error!r}") from error
     if dtype.hasobject:
         raise InputError(f"{where} has Python objects, which are not unpickled; save numbers")
     start = stream.tell()
