@@ -47,7 +47,7 @@ def test_an_example_does_not_depend_on_the_others_of_its_batch_in_evaluation(nam
     torch.testing.assert_close(network(batch)[1:2], network(batch[1:2]))
 
 
-SLOW = {"mobilenet-v1-025", "resnet-50"}
+SLOW = {"mobilenet-v1-025", "resnet-20", "resnet-50"}
 exported = [
     pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
     for name in NETWORKS

@@ -132,15 +132,26 @@ def test_dropout_acts_in_training_only():
     assert network(tokens).equal(without(tokens))
 
 
-@pytest.mark.parametrize("where", ["embedding", "attention", "block"])
-def test_dropout_acts_in_every_place(where):
-    """Each place alone in training mode, the others not."""
+# the place that drops, and the layer without which nothing else that it drops is left
+PLACES = {
+    "the embeddings": ("dropout", None),
+    "attention weights": ("blocks.0.attention", "blocks.0.feed_forward.contract"),
+    "what attention adds": ("blocks.0.dropout", "blocks.0.feed_forward.contract"),
+    "what feed-forward adds": ("blocks.0.dropout", "blocks.0.attention.output"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_dropout_acts_in_every_place(place):
+    """Each alone is in training mode."""
     torch.manual_seed(0)
     network, tokens = gpt_small(dropout=0.5, **SMALL).eval(), torch.randint(11, (2, 8))
-    block: torch.nn.Module = network.blocks[0]
-    places = {"embedding": network.dropout, "attention": block.attention, "block": block.dropout}
+    drops, other = PLACES[place]
+    if other is not None:
+        for parameter in network.get_submodule(other).parameters():
+            torch.nn.init.zeros_(parameter)
     before = network(tokens)
-    places[where].training = True
+    network.get_submodule(drops).training = True
     assert not network(tokens).equal(before)
 
 

@@ -31,6 +31,7 @@ def test_the_first_window_begins_at_the_first_pixel_and_the_last_reaches_over_th
 def test_a_separable_block_computes_what_its_description_says(stride):
     torch.manual_seed(0)
     block = lively(SeparableBlock(3, 5, stride=stride))
+    assert block.get_parameter("depthwise.weight").shape == (3, 1, 3, 3)
     state, x = state_of(block), torch.randn(2, 3, 6, 8, dtype=torch.float64)
     y = convolved(x.numpy(), state, "depthwise", stride=stride)
     y = relu(normalized(y, state, "norm1", 1e-3))

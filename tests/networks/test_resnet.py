@@ -97,6 +97,24 @@ def test_resnet_20_starts_he_normal():
     assert not network.fc.bias.any()
 
 
+def largest_weight(network: nn.Module, layer: str) -> float:
+    return network.get_submodule(layer).get_parameter("weight").abs().max().item()
+
+
+def test_resnet_8_and_the_convolutions_of_resnet_50_start_he_normal_and_cut_off():
+    torch.manual_seed(0)
+    small, large = resnet_8(), resnet_50(width=8)
+    for network, layer, fan_in in (
+        (small, "stage3.0.conv2", 9 * 64),
+        (small, "fc", 64),
+        (large, "stage4.1.conv2", 9 * 64),
+    ):
+        cut = 2 * (2 / fan_in) ** 0.5 / 0.8796
+        assert 0.9 * cut < largest_weight(network, layer) <= cut
+    glorot = (6 / (256 + 256)) ** 0.5
+    assert 0.9 * glorot < largest_weight(large, "fc1") <= glorot
+
+
 def test_resnet_50_has_the_layers_of_keras_and_of_the_paper():
     with torch.device("meta"):
         network = resnet_50()
