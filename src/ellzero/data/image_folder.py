@@ -17,7 +17,7 @@ from ellzero.data.archive import GIB, MIB, read_files
 from ellzero.data.augment import Augment
 from ellzero.data.data import Data
 from ellzero.data.image_file import ENDINGS, Decoder
-from ellzero.data.split import held_out
+from ellzero.data.split import SPLIT_SEED, held_out
 from ellzero.errors import InputError, warn
 from ellzero.preprocess import Preprocess
 
@@ -36,7 +36,6 @@ _PARTS = {
 _LARGEST_FILE = 256 * MIB
 _MOST_READ = 64 * GIB
 _MOST_DECODED = 8 * GIB
-_SPLIT_SEED = 0  # fixed: every run of every seed sees the same parts
 
 
 def image_folder(
@@ -96,7 +95,7 @@ def image_folder(
     missing = {name: fraction for name, fraction in fractions.items() if name not in parts}
     if missing:
         pixels, labels = parts["train"]
-        chosen = held_out(labels.numpy(), missing, _SPLIT_SEED)
+        chosen = held_out(labels.numpy(), missing, SPLIT_SEED)
         for name, indices in zip(("train", *missing), chosen, strict=True):
             parts[name] = pixels[indices], labels[indices]
     return Data(

