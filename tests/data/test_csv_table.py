@@ -147,9 +147,10 @@ def test_another_file_is_the_test_part_whatever_the_order_of_its_columns(write):
 
 def test_what_is_excluded_need_not_be_in_the_other_file(write):
     path = write(["id,x,y", *["7,1.5,a", "8,2.5,b"] * 10])
-    other = write(["x,y", "1.5,a"], "other.csv")
-    data = csv(path=path, target="y", exclude="id", test_path=other)
-    assert whole(data.test)[0].shape == (1, 1)
+    for rows in (["x,y", "1.5,a"], ["y,id,x", "a,7,1.5"]):
+        other = write(rows, "other.csv")
+        data = csv(path=path, target="y", exclude="id", test_path=other)
+        assert raw(data, data.test).tolist() == [[1.5]]
 
 
 def test_no_test_part_by_a_fraction_of_0(write):
