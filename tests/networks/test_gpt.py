@@ -135,7 +135,7 @@ def test_dropout_acts_in_training_only():
 # the place that drops, and the layer without which nothing else that it drops is left
 PLACES = {
     "the embeddings": ("dropout", None),
-    "attention weights": ("blocks.0.attention", "blocks.0.feed_forward.contract"),
+    "attention weights": ("blocks.0.attention.dropout", "blocks.0.feed_forward.contract"),
     "what attention adds": ("blocks.0.dropout", "blocks.0.feed_forward.contract"),
     "what feed-forward adds": ("blocks.0.dropout", "blocks.0.attention.output"),
 }

@@ -17,14 +17,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
         self.heads = heads
-        self.dropout = dropout
+        self.dropout = nn.Dropout(dropout)  # a module, so that a recipe can switch it off
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, time, width) of (N, time, width)."""
         heads = self.qkv(x).unflatten(2, (3, self.heads, -1))  # (N, time, 3, heads, width / heads)
         queries, keys, values = heads.permute(2, 0, 3, 1, 4)  # each (N, heads, time, width / heads)
+        dropout = self.dropout.p if self.dropout.training else 0.0
         mixed = F.scaled_dot_product_attention(
-            queries, keys, values, dropout_p=self.dropout if self.training else 0.0, is_causal=True
+            queries, keys, values, dropout_p=dropout, is_causal=True
         )
         return self.output(mixed.transpose(1, 2).flatten(2))
 
