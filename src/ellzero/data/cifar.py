@@ -209,5 +209,5 @@ def _read(path: Path, records: _Records) -> tuple[tuple[Tensor, Tensor], tuple[T
 
 
 def _as_tensors(records: np.ndarray) -> tuple[Tensor, Tensor]:
-    images = records[:, -_PIXELS:].reshape(-1, *_SHAPE)
+    images = records[:, -_PIXELS:].copy().reshape(-1, *_SHAPE)
     return torch.from_numpy(images), torch.from_numpy(records[:, -_PIXELS - 1].astype(np.int64))

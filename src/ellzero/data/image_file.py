@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp")
 """How the names of image files end, in capitals or not."""
 
-MOST_PIXELS = 100_000_000
+MOST_PIXELS = 80_000_000
 """Height times width of the largest image that is decoded."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP")
