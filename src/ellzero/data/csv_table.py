@@ -12,7 +12,7 @@ import torch
 
 from ellzero.data.columns import Columns, as_number, no_number
 from ellzero.data.data import Data
-from ellzero.data.split import held_out
+from ellzero.data.split import SPLIT_SEED, held_out
 from ellzero.errors import InputError, warn
 from ellzero.preprocess import Preprocess
 
@@ -21,7 +21,6 @@ MOST_CATEGORIES = 1000
 
 Task = Literal["classification", "regression"]
 
-_SPLIT_SEED = 0  # fixed: every run of every seed sees the same parts
 _LOST = 0.01  # of a column's deviation: what rounding may take before it is said
 _LISTED = 5
 
@@ -85,7 +84,7 @@ def csv(
 
     targets, classes = _targets(columns, goals, task)
     strata = np.zeros(count, np.int64) if classes is None else targets[:count]
-    parts = [*held_out(strata, fractions, _SPLIT_SEED)]
+    parts = [*held_out(strata, fractions, SPLIT_SEED)]
     if test_path is not None:
         parts.append(np.arange(count, len(columns)))
     inputs, preprocess = _inputs(columns, goals, coded, parts[0])

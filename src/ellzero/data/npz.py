@@ -16,7 +16,7 @@ from torch import Tensor
 from ellzero.data.archive import GIB, read_files
 from ellzero.data.augment import Augment
 from ellzero.data.data import Data
-from ellzero.data.split import held_out
+from ellzero.data.split import SPLIT_SEED, held_out
 from ellzero.errors import InputError
 from ellzero.preprocess import Preprocess
 
@@ -27,7 +27,6 @@ MOST_DIMENSIONS = 8
 """The most dimensions of an array."""
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-_SPLIT_SEED = 0  # fixed: every run of every seed sees the same parts
 _PARTS = {
     "": "train",
     "_train": "train",
@@ -162,7 +161,7 @@ def _split(parts: dict[str, tuple[Tensor, Tensor]], fractions: Mapping[str, floa
     x, y = parts["train"]
     is_label = y.ndim == 1 and not y.is_floating_point()
     strata = y.numpy() if is_label else np.zeros(len(y), np.int64)
-    indices = held_out(strata, missing, _SPLIT_SEED)
+    indices = held_out(strata, missing, SPLIT_SEED)
     for part, rows in zip(("train", *missing), indices, strict=True):
         if len(rows) or part != "test":
             parts[part] = x[rows], y[rows]
