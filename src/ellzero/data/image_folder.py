@@ -33,6 +33,7 @@ _PARTS = {
 }
 """Name of a folder -> the part of the data that it holds."""
 
+_FLAT = "CLASS/IMAGE, or only train/, validation/ and test/ above the classes"
 _LARGEST_FILE = 256 * MIB
 _MOST_READ = 64 * GIB
 _MOST_DECODED = 8 * GIB
@@ -170,12 +171,11 @@ def _places(path: Path, names: Sequence[str]) -> list[tuple[str, str]]:
     steps = [name[len(shared) :].lstrip("/").split("/") for name in names]
     tops = {step[0] for step in steps}
     has_parts = "train" in tops and tops <= _PARTS.keys()
-    expected = [f"{part}/CLASS/IMAGE" for part in sorted(tops)] if has_parts else ["CLASS/IMAGE"]
     for name, step in zip(names, steps, strict=True):
         if len(step) != (3 if has_parts else 2):
             raise InputError(
-                f"{path}: the image {name!r} is in no folder of a class, or too deep; "
-                f"expected {' and '.join(expected)}, or train/ and test/ above the classes"
+                f"{path}: the image {name!r} is in no folder of a class, or too deep; expected "
+                + (f"{step[0]}/CLASS/IMAGE" if has_parts else _FLAT)
             )
     if has_parts:
         return [(_PARTS[part], label) for part, label, _ in steps]
