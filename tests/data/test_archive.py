@@ -129,6 +129,16 @@ def test_a_name_that_stands_there_twice_is_refused(kind, tmp_path, write):
         contents(write(KINDS[kind]({"a/1": b"x", "a//1": b"y"})))
 
 
+def test_a_name_that_is_not_in_utf_8_is_refused(folder, write):
+    latin = "a/\N{LATIN SMALL LETTER A WITH DIAERESIS}.bin"
+    assert contents(write(tar({latin: b"x"}))) == {latin: b"x"}
+    with pytest.raises(InputError, match=r"the name 'a/\\udce4\.bin' is not in UTF-8"):
+        contents(write(tar({latin: b"x"}, format=tarfile.GNU_FORMAT, encoding="latin-1")))
+    os.rename(folder / "set/a/1.bin", os.fsencode(folder) + b"/set/a/\xe4.bin")
+    with pytest.raises(InputError, match="is not in UTF-8"):
+        contents(folder)
+
+
 @pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
 )

@@ -59,8 +59,8 @@ def read_files(
 
     Raises:
         InputError: nothing there, or no such archive; damaged or cut short; a name that leaves the
-            folder or stands there twice; a link or device in an archive; a folder that links lead
-            to twice; encrypted; beyond a limit.
+            folder, stands there twice or is not in UTF-8; a link or device in an archive; a folder
+            that links lead to twice; encrypted; beyond a limit.
     """
     budget = _Budget(path, largest, total)
     kind = _kind(path)
@@ -79,6 +79,8 @@ def read_files(
                     raise InputError(f"{path} has {name!r} twice")
                 seen.add(name)
                 if not _is_hidden(name) and wanted(name):
+                    if name.encode(errors="ignore").decode() != name:  # bytes kept as surrogates
+                        raise InputError(f"{path}: the name {name!r} is not in UTF-8")
                     yield name, read()
     except InputError:
         raise
