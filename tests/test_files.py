@@ -1,12 +1,30 @@
-"""Files: a write is whole or nothing."""
+"""Files: a write is whole or nothing; tensors are written and digested as the library has them."""
 
+import hashlib
+import json
 import os
 import stat
 import sys
+import tracemalloc
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save
+from torch import Tensor
 
-from ellzero.files import write_atomically, write_json
+import ellzero as ez
+from ellzero.files import (
+    DTYPES,
+    digest,
+    read_tensors,
+    tensors_to_bytes,
+    write_atomically,
+    write_json,
+    write_parts,
+    write_tensors,
+)
 
 
 def test_a_file_is_written_and_replaced(tmp_path):
@@ -47,7 +65,7 @@ def test_an_interrupt_at_any_instruction_leaves_nothing_half_written(tmp_path):
 
         def trace(frame, event, argument):
             nonlocal countdown
-            if frame.f_code is not write_atomically.__code__:
+            if frame.f_code is not write_parts.__code__:
                 return None
             frame.f_trace_opcodes = True
             if event == "opcode":
@@ -87,3 +105,83 @@ def test_json_without_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "file", {"a": float("nan")})
     assert (tmp_path / "file").read_text() == '{\n  "a": [\n    1,\n    null\n  ]\n}\n'
+
+
+def of_every_dtype() -> dict[str, Tensor]:
+    """Tensors whose bytes are all different, of each dtype; the names in no order."""
+    bytes_ = torch.arange(48, dtype=torch.uint8)
+    tensors = {f"{d}"[::-1]: bytes_.view(d) for d in DTYPES if d is not torch.bool}
+    return tensors | {
+        "bool": torch.tensor([True, False, True]),
+        "no values": torch.zeros(2, 0, 3),
+        "b/scalar": torch.tensor(1.5),
+        'a\x01é/"\\\n': torch.arange(6.0).reshape(2, 3),
+    }
+
+
+def library(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
+    """The file as safetensors writes it; it wants tensors that share no memory."""
+    own_memory = {name: tensor.clone() for name, tensor in tensors.items()}
+    return save(own_memory, {"ellzero": json.dumps(metadata)})
+
+
+@pytest.mark.parametrize("metadata", [{}, {"epoch": 3, "é": [0.1, None, '"\ud7ff']}])
+def test_tensors_are_written_as_the_library_writes_them(metadata, tmp_path):
+    tensors = of_every_dtype()
+    write_tensors(tmp_path / "file", tensors, metadata)
+    assert (tmp_path / "file").read_bytes() == library(tensors, metadata)
+    assert tensors_to_bytes(tensors, metadata) == library(tensors, metadata)
+    assert tensors_to_bytes({}, metadata) == library({}, metadata)
+
+
+def test_tensors_that_are_not_contiguous_or_share_memory(tmp_path):
+    weight = torch.arange(6.0).reshape(2, 3).requires_grad_()
+    write_tensors(tmp_path / "file", {"a": weight, "b": weight, "c": weight.T}, {})
+    tensors, _ = read_tensors(tmp_path / "file")
+    assert torch.equal(tensors["b"], weight)
+    assert torch.equal(tensors["c"], weight.T)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "form"),
+    [
+        (torch.zeros(2, dtype=torch.complex128), "complex128"),
+        (torch.zeros(2, 2).to_sparse(), "sparse_coo"),
+    ],
+)
+def test_a_tensor_that_safetensors_cannot_hold_is_named(tensor, form, tmp_path):
+    with pytest.raises(ez.InputError, match=rf"^fc\.weight is {form}, which safetensors cannot"):
+        write_tensors(tmp_path / "file", {"fc.weight": tensor}, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_tensor_is_written_from_its_own_memory(tmp_path):
+    tensors = {"large": torch.zeros(5_000_000), "small": torch.zeros(3)}  # 20 MB
+    tracemalloc.start()
+    try:
+        write_tensors(tmp_path / "file", tensors, {})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "file").stat().st_size > 20_000_000
+    assert peak < 1_000_000
+
+
+def test_the_digest_is_that_of_the_file_with_sorted_keys():
+    tensors, document = of_every_dtype(), {"b": (1, 2.5), "a": {2: None, 10: "é"}}
+    as_json = {"a": {"10": "é", "2": None}, "b": [1, 2.5]}
+    expected = hashlib.sha256(library(tensors, as_json)).hexdigest()
+    assert digest(tensors, document) == expected
+    in_other_order = dict(reversed(tensors.items()))
+    assert digest(in_other_order, json.loads(json.dumps(document))) == expected
+
+
+def test_the_digest_differs_with_every_bit_name_shape_dtype_and_entry():
+    weight = torch.arange(2, dtype=torch.int16)
+    others = [
+        {"w": weight.clone() ^ (1 << bit) * torch.tensor([0, 1]).short()} for bit in range(15)
+    ]
+    others += [{"v": weight}, {"w": weight[None]}, {"w": weight.view(torch.float16)}, {}]
+    documents = [({"w": weight}, {"seed": seed}) for seed in (0, 1, "0")]
+    cases = [*documents, *((tensors, {"seed": 0}) for tensors in others)]
+    assert len({digest(*case) for case in cases}) == len(cases)

@@ -16,7 +16,7 @@ from ellzero.data.data import Data, negative_mse
 from ellzero.data.flags import flags as data_flags
 from ellzero.data.tally import NOTHING, Tally
 from ellzero.errors import InputError
-from ellzero.files import tensors_to_bytes, write_atomically
+from ellzero.files import write_tensors
 from ellzero.graph import Network, trace
 from ellzero.graph.trace import unwrapped
 from ellzero.modules import device_of
@@ -127,7 +127,7 @@ def _tested(run: RunContext, state: State, snapshots: dict[str, Snapshot]) -> di
             if right is not None:
                 answers[who] = right
     if answers and run.folder is not None:
-        write_atomically(run.folder / ANSWERS, tensors_to_bytes(answers, {}))
+        write_tensors(run.folder / ANSWERS, answers, {})
     return tests
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ellzero.errors import InputError
@@ -26,9 +26,37 @@ MODEL_FORMAT = 1
 PACKED_MAGIC = b"ELLZ"
 """What a packed file begins with."""
 
+DTYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e8m0fnu: "F8_E8M0",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.int16: "I16",
+    torch.uint16: "U16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.uint32: "U32",
+    torch.float32: "F32",
+    torch.complex64: "C64",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.uint64: "U64",
+}
+"""What safetensors calls a dtype; it lays tensors out by dtype, the last of these first."""
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a whole file or nothing: a temporary one beside it takes its place when complete."""
+    write_parts(path, (content,))
+
+
+def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write a file atomically that never stands in memory as a whole: one part after another."""
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {path.parent}")
     if path.is_dir():
@@ -37,7 +65,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with temporary.open("xb") as file:
-            file.write(content)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -98,9 +127,85 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write a safetensors file atomically, each tensor from its own memory, without a copy of it.
+
+    Args:
+        path: the file; an existing one is replaced.
+        tensors: dense ones, which may share memory; on the CPU and contiguous, or they are copied
+            one at a time.
+        metadata: anything JSON can hold; it stands as JSON under the one key "ellzero".
+
+    Raises:
+        InputError: a tensor that safetensors has no form for.
+
+    Example:
+        >>> import tempfile, torch
+        >>> path = Path(tempfile.mkdtemp()) / "some.safetensors"
+        >>> write_tensors(path, {"ones": torch.ones(2)}, {"epoch": 3})
+        >>> read_tensors(path)
+        ({'ones': tensor([1., 1.])}, {'epoch': 3})
+    """
+    write_parts(path, _parts(tensors, metadata))
+
+
 def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
-    """A safetensors file of contiguous CPU tensors, with metadata as JSON under one key."""
-    return to_bytes(dict(tensors), {METADATA_KEY: json.dumps(metadata, allow_nan=False)})
+    """The bytes that `write_tensors` writes."""
+    return b"".join(_parts(tensors, metadata))
+
+
+def digest(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> str:
+    """The SHA-256 of tensors and a document, in hexadecimal: of the file that holds both.
+
+    It covers names, dtypes, shapes, bytes and the document as JSON with sorted keys, so that it is
+    the same for what was written and what is read again.
+
+    Raises:
+        InputError: a tensor that safetensors has no form for.
+
+    Example:
+        >>> import torch
+        >>> digest({"ones": torch.ones(2)}, {"epoch": 3})[:16]
+        '4017a50fe7a306c6'
+    """
+    # through JSON first: keys become text there, which sorts otherwise than numbers
+    as_read = json.loads(json.dumps(document, allow_nan=False))
+    sha256 = hashlib.sha256()
+    for part in _parts(tensors, as_read, sort_keys=True):
+        sha256.update(part)
+    return sha256.hexdigest()
+
+
+def _parts(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], *, sort_keys: bool = False
+) -> Iterator[bytes | memoryview]:
+    """A safetensors file in parts: its header, then each tensor's bytes."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
+            form = str(tensor.dtype if tensor.layout is torch.strided else tensor.layout)
+            raise InputError(
+                f"{name} is {form.removeprefix('torch.')}, which safetensors cannot hold; convert "
+                "it to a dense tensor of another dtype"
+            )
+    rank = {dtype: rank for rank, dtype in enumerate(DTYPES)}
+    names = sorted(tensors, key=lambda name: (-rank[tensors[name].dtype], name))
+    text = json.dumps(metadata, allow_nan=False, sort_keys=sort_keys)
+    header: dict[str, Any] = {"__metadata__": {METADATA_KEY: text}}
+    end = 0
+    for name in names:
+        tensor, begin = tensors[name], end
+        end += tensor.numel() * tensor.itemsize
+        header[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    head = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    yield len(head).to_bytes(8, "little") + head
+    for name in names:
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).numpy().data
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

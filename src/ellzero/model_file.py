@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ellzero.errors import InputError, nearest
-from ellzero.files import MODEL_FORMAT, copied, read_model, tensors_to_bytes, write_atomically
+from ellzero.files import MODEL_FORMAT, copied, read_model, tensors_to_bytes, write_tensors
 from ellzero.graph import Network
 from ellzero.packed.reader import is_packed, read_packed
 from ellzero.pruning import Masks
@@ -44,13 +44,20 @@ def save(
         >>> path.stat().st_size < 1000
         True
     """
-    write_atomically(Path(path), to_bytes(model, masks=masks, metadata=metadata))
+    write_tensors(Path(path), *_content(model, masks, metadata))
 
 
 def to_bytes(
     model: nn.Module, *, masks: Masks | None = None, metadata: Mapping[str, Any] | None = None
 ) -> bytes:
     """The bytes that `save` writes."""
+    return tensors_to_bytes(*_content(model, masks, metadata))
+
+
+def _content(
+    model: nn.Module, masks: Masks | None, metadata: Mapping[str, Any] | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the metadata of a network's file."""
     document: dict[str, Any] = {**(metadata or {}), "format": MODEL_FORMAT}
     if masks is not None:
         document["masks"] = {"weights": list(masks), "kept_zeros": masks.kept_zeros}
@@ -60,7 +67,7 @@ def to_bytes(
         name: tensor + 0 if tensor.is_floating_point() and tensor.itemsize > 1 else tensor
         for name, tensor in copied(model).items()
     }
-    return tensors_to_bytes(tensors, document)
+    return tensors, document
 
 
 def load(
