@@ -33,6 +33,15 @@ class InputError(EllzeroError, ValueError):
     """
 
 
+class BusyError(InputError):
+    """Another process is at work in a folder, which is its own as long as it holds the lock.
+
+    Example:
+        >>> issubclass(BusyError, InputError)
+        True
+    """
+
+
 class BudgetError(EllzeroError):
     """No pruned network stayed within the budget; the message names the best one found.
 

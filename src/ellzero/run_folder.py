@@ -19,7 +19,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from ellzero.errors import InputError
+from ellzero.errors import BusyError, InputError
 from ellzero.files import check_format, write_atomically, write_json
 from ellzero.record import FORMAT, EpochMetrics, FinishedRecord, Record, Status, versions
 
@@ -88,7 +88,8 @@ def locked(folder: Path | None) -> Iterator[None]:
     """Keep other processes from working in the folder at the same time.
 
     Raises:
-        InputError: another process is at work in it; the lock's file cannot be written.
+        BusyError: another process is at work in it.
+        InputError: the lock's file cannot be written.
     """
     if folder is None:
         yield
@@ -98,7 +99,7 @@ def locked(folder: Path | None) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise InputError(
+        raise BusyError(
             f"another process is at work in {folder}; wait for it, or stop it"
         ) from None
     except OSError as error:
@@ -117,13 +118,19 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def fail(folder: Path, error: str, status: Status = "failed") -> None:
-    """Write into a run's record that it failed, and why; where there is no record, make one."""
+    """Write into a run's record that it failed, and why; where there is no record, make one.
+
+    Raises:
+        BusyError: another process is at work in the folder, and the record is that one's.
+        InputError: the lock's file cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        record = read_record(folder)
-    except InputError:
-        record = Record(format=FORMAT, status=status, folder=folder, versions=versions())
-    write_record(folder, record.changed(status=status, error=error))
+    with locked(folder):
+        try:
+            record = read_record(folder)
+        except InputError:
+            record = Record(format=FORMAT, status=status, folder=folder, versions=versions())
+        write_record(folder, record.changed(status=status, error=error))
 
 
 def clear_folder(folder: Path) -> None:
