@@ -146,12 +146,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         >>> read_tensors(path)
         ({'ones': tensor([1., 1.])}, {'epoch': 3})
     """
-    write_parts(path, _parts(tensors, metadata))
+    write_parts(path, tensor_parts(tensors, metadata))
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
     """The bytes that `write_tensors` writes."""
-    return b"".join(_parts(tensors, metadata))
+    return b"".join(tensor_parts(tensors, metadata))
 
 
 def digest(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> str:
@@ -171,12 +171,12 @@ def digest(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> str:
     # through JSON first: keys become text there, which sorts otherwise than numbers
     as_read = json.loads(json.dumps(document, allow_nan=False))
     sha256 = hashlib.sha256()
-    for part in _parts(tensors, as_read, sort_keys=True):
+    for part in tensor_parts(tensors, as_read, sort_keys=True):
         sha256.update(part)
     return sha256.hexdigest()
 
 
-def _parts(
+def tensor_parts(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], *, sort_keys: bool = False
 ) -> Iterator[bytes | memoryview]:
     """A safetensors file in parts: its header, then each tensor's bytes."""
