@@ -9,8 +9,9 @@ import gzip
 import json
 import os
 import reprlib
+import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,7 +90,7 @@ def locked(folder: Path | None) -> Iterator[None]:
 
     Raises:
         BusyError: another process is at work in it.
-        InputError: the lock's file cannot be written.
+        InputError: the folder cannot be written to; something else than a file has the lock's name.
     """
     if folder is None:
         yield
@@ -97,19 +98,35 @@ def locked(folder: Path | None) -> Iterator[None]:
     path = folder / ".lock"
     lock = FileLock(path, timeout=0)
     try:
+        _require_own_file(path)
         lock.acquire()
     except Timeout:
         raise BusyError(
             f"another process is at work in {folder}; wait for it, or stop it"
         ) from None
     except OSError as error:
-        raise InputError(f"cannot take the lock {path}: {error.strerror}") from None
+        what = f"take the lock {path}" if os.path.lexists(path) else f"write to folder {folder}"
+        raise InputError(f"cannot {what}: {error.strerror}") from None
     try:
         yield
     finally:
         if os.name == "posix":  # where it stays otherwise; who waits for it notices
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # a lock's file that nobody holds does no harm
+                path.unlink()
         lock.release()
+
+
+def _require_own_file(path: Path) -> None:
+    """Refuse a lock that is a link or no file: who put it there means another one, or a trap."""
+    try:
+        about = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+        raise InputError(
+            f"cannot take the lock {path}: it is a link, a folder, a pipe or a device, expected a "
+            "file with no other name, or none; remove it"
+        )
 
 
 def write_record(folder: Path, record: Record) -> None:
