@@ -1,5 +1,6 @@
 """Files: a write is whole or nothing; tensors are written and digested as the library has them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import stat
 import sys
 import tracemalloc
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -51,6 +53,58 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_is_told_by_the_name_of_the_file(step, tmp_path, monkeypatch):
+    def fails(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, step, fails)
+    with pytest.raises(ez.WriteError) as caught:
+        write_atomically(tmp_path / "file", b"new")
+    assert str(caught.value) == f"cannot write {tmp_path}/file: No space left on device"
+    cause = caught.value.__cause__
+    assert isinstance(cause, OSError)
+    assert cause.errno == errno.ENOSPC
+
+
+def test_the_folder_is_synced_after_the_rename(tmp_path, monkeypatch):
+    steps: list[str] = []
+    replace, fsync = os.replace, os.fsync
+
+    def replacing(*paths):
+        replace(*paths)
+        steps.append("replace")
+
+    def syncing(descriptor):
+        fsync(descriptor)
+        about = os.fstat(descriptor)
+        if stat.S_ISDIR(about.st_mode):
+            assert os.path.samestat(about, tmp_path.stat())
+        steps.append("sync folder" if stat.S_ISDIR(about.st_mode) else "sync file")
+
+    monkeypatch.setattr(os, "replace", replacing)
+    monkeypatch.setattr(os, "fsync", syncing)
+    write_atomically(tmp_path / "file", b"new")
+    assert steps == ["sync file", "replace", "sync folder"]
+
+
+@pytest.mark.parametrize(
+    ("number", "passes"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)]
+)
+def test_a_file_system_that_syncs_no_folders_is_no_error(number, passes, tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def refusing(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    with nullcontext() if passes else pytest.raises(ez.WriteError, match="Input/output error"):
+        write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
 
 
 # an interrupt just before `with` leaves the closing of the file to the garbage collector

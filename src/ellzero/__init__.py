@@ -17,7 +17,7 @@ _PUBLIC = {
         "data.augment": "Augment",
         "data.data": "Data",
         "errors": "BudgetError DivergenceError EllzeroError EllzeroWarning InputError "
-        "UserCodeError",
+        "UserCodeError WriteError",
         "export.c.compiled": "Compiled compile_c",
         "export.c.source": "CLayer CSource export_c",
         "export.onnx_file": "OnnxFile export_onnx",
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from ellzero.errors import EllzeroWarning as EllzeroWarning
     from ellzero.errors import InputError as InputError
     from ellzero.errors import UserCodeError as UserCodeError
+    from ellzero.errors import WriteError as WriteError
     from ellzero.export.c.compiled import Compiled as Compiled
     from ellzero.export.c.compiled import compile_c as compile_c
     from ellzero.export.c.source import CLayer as CLayer

@@ -42,6 +42,18 @@ class BusyError(InputError):
     """
 
 
+class WriteError(EllzeroError, OSError):
+    """A file that could not be written: no space, no permission. What it held before is whole.
+
+    The system's error is the cause.
+
+    Example:
+        >>> import ellzero as ez
+        >>> issubclass(ez.WriteError, OSError)
+        True
+    """
+
+
 class BudgetError(EllzeroError):
     """No pruned network stayed within the budget; the message names the best one found.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ellzero.errors import InputError
+from ellzero.errors import InputError, WriteError
 from ellzero.tensors import require_held
 
 METADATA_KEY = "ellzero"
@@ -51,12 +53,22 @@ DTYPES = {
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: a temporary one beside it takes its place when complete."""
+    """Write a whole file or nothing: a temporary one beside it takes its place when complete.
+
+    Raises:
+        InputError: no such folder; a folder has the file's name.
+        WriteError: no space, no permission; what was there before is whole.
+    """
     write_parts(path, (content,))
 
 
 def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write a file atomically that never stands in memory as a whole: one part after another."""
+    """Write a file atomically that never stands in memory as a whole: one part after another.
+
+    Raises:
+        InputError: no such folder; a folder has the file's name.
+        WriteError: no space, no permission; what was there before is whole.
+    """
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {path.parent}")
     if path.is_dir():
@@ -70,9 +82,27 @@ def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        _sync(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
         raise
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename in the folder outlive a loss of power, where the system can."""
+    if os.name != "posix":  # a folder cannot be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that have no such thing
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, document: Any) -> None:
