@@ -5,6 +5,7 @@ import io
 import lzma
 import os
 import random
+import re
 import stat
 import struct
 import sys
@@ -175,6 +176,28 @@ def patched(content: bytes, local: int, central: int, value: bytes) -> bytes:
 def test_an_encrypted_zip_is_refused(write):
     with pytest.raises(InputError, match="'a/1' is encrypted"):
         contents(write(patched(zipped({"a/1": b"x"}), 6, 8, b"\1\0")))
+
+
+def test_a_zip_whose_content_is_beyond_all_files_is_refused(write):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        entry = zipfile.ZipInfo("a/1")
+        entry.extra = struct.pack("<HHQ", 1, 8, 2**64 - 1)  # where a zip64 file has its header
+        file.writestr(entry, b"x")
+    content = bytearray(buffer.getvalue())
+    offset = content.index(b"PK\1\2") + 42
+    content[offset : offset + 4] = b"\xff" * 4
+    with pytest.raises(InputError, match="cannot be read"):
+        contents(write(bytes(content)))
+
+
+def test_an_entry_that_hides_another_is_noticed(write):
+    whole = zipped({"a/1": b"x", "a/2": b"y"})
+    first = whole.index(b"PK\1\2")
+    content = bytearray(whole)
+    content[first + 32] = 46 + len("a/2")  # the length of a comment
+    with pytest.raises(InputError, match="the entry of 'a/1' is damaged"):
+        contents(write(bytes(content)))
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, 99])
@@ -451,4 +474,6 @@ def test_reading_shows_a_bar_on_a_terminal(kind, folder, write, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert contents(path) == FILES
-    assert path.name in sys.stderr.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    shown = sys.stderr.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert path.name in shown
+    assert re.search(r"[1-9]\d* %", shown)

@@ -30,7 +30,6 @@ _DAMAGE = (
     OSError,
     EOFError,
     ValueError,
-    OverflowError,
     RuntimeError,  # also NotImplementedError: a kind of compression
     struct.error,
     zlib.error,
@@ -196,9 +195,8 @@ def _zip(path: Path, budget: _Budget) -> _Files:
             name = _inside(path, entry.filename)
             if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise InputError(f"{path}: {entry.filename!r} is a link or device")
-            if (
-                b"PK\1\2" in entry.extra + entry.comment
-            ):  # a wrong length hides the entries after it
+            # a damaged length of a comment swallows the entries after it
+            if b"PK\1\2" in entry.extra + entry.comment:
                 raise ValueError(f"the entry of {name!r} is damaged")
             if not entry.filename.endswith("/") or entry.file_size:
                 yield name, reader(archive, entry), index / len(entries)
