@@ -101,7 +101,7 @@ def stamps(folder: Path) -> dict[Path, int]:
 
 def figures(results: Results) -> dict[str, Any]:
     """All that a study has found out, without times, folders and versions."""
-    dropped = ("seconds", "started", "folder", "versions", "recipe")
+    dropped = ("seconds", "started", "folder", "versions", "recipe", "threads")
     cells = {
         name: {k: v for k, v in cell.record.to_table().items() if k not in dropped}
         for name, cell in results.cells.items()

@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
+import ellzero as ez
 import hand_made
 from ellzero.errors import BusyError
 from ellzero.run_folder import RunFolder, fail, locked
+from ellzero.study import worker
 
 DROPPED = """
 import _thread, signal, sys, time
@@ -45,3 +49,42 @@ def test_a_failure_is_not_written_while_another_process_holds_the_record(tmp_pat
     assert record.read_bytes() == before
     fail(record.parent, "it went wrong")
     assert RunFolder.at(record.parent).error == "it went wrong"
+
+
+@pytest.fixture
+def table():
+    """The recipe of a cell that cannot be made: it says so at once, and writes that."""
+    made_of = {"model": "lenet-300-100", "data": "no_such:data", "prune": {"sparsity": 0.5}}
+    return ez.Recipe.parse(made_of).to_table()
+
+
+def test_a_cell_that_another_process_keeps_is_left_alone(tmp_path, monkeypatch, table):
+    monkeypatch.setattr(worker, "WAIT_SECONDS", 0)
+    cell = hand_made.run(tmp_path, "cell", status="running")
+    before = (cell / "record.json").read_bytes()
+    order = {"folder": str(cell), "recipe": table}
+    with locked(cell):
+        warning = worker._warning(order)
+    assert warning is not None
+    assert warning.startswith(f"{cell} is left alone: another process is at work in {cell};")
+    assert (cell / "record.json").read_bytes() == before
+    assert worker._warning(order) is None  # its record says it
+    assert "no_such" in str(RunFolder.at(cell).error)
+
+
+def test_a_cell_that_another_process_has_done_meanwhile_is_not_run_again(tmp_path, table):
+    cell = hand_made.run(tmp_path, "cell")
+    before = {path: path.read_bytes() for path in cell.iterdir()}
+    holds = threading.Event()
+
+    def hold():
+        with locked(cell):
+            holds.set()
+            time.sleep(0.3)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert holds.wait(60)
+    assert worker.run_cell(cell, table) is None
+    holder.join()
+    assert {path: path.read_bytes() for path in cell.iterdir()} == before

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ellzero.errors import InputError
 from ellzero.files import write_atomically
 from ellzero.recipe import Recipe
-from ellzero.run_folder import RECIPE, REFERENCE, TRAINED, RunFolder, fail, locked
+from ellzero.run_folder import RECIPE, REFERENCE, TRAINED, RunFolder, locked
+from ellzero.study.crew import LOG, Crew, Job, work_of
 from ellzero.study.progress import StudyBar
 from ellzero.study.results import STUDY, Results, cell_folder, reference_folder
 from ellzero.study.study import Cell, Study, Target, Training
-
-LOG = "workers.log"
 
 
 def compare(
@@ -69,26 +61,16 @@ def compare(
     threads = max(1, (cores or 1) // workers)
     with locked(folder), StudyBar(progress) as shown:
         write_atomically(folder / STUDY, study.to_toml().encode())
-        with _Crew(workers, threads, folder / LOG, shown) as crew:
+        with Crew(workers, threads, folder / LOG, shown, study.stalled_minutes) as crew:
             first, *others = study.seeds
             later = len(others) * _most_work(study, folder)
             tuning = [list(_jobs(study, folder, t, study.targets)) for t in study.tuning()]
             references = [[_reference(study, folder, seed)] for seed in study.seeds]
-            crew.run("references", references, later=_work(tuning) + later)
+            crew.run("references", references, later=work_of(tuning) + later)
             if (reference_folder(folder, first) / REFERENCE).is_file():  # else nothing can be tuned
                 crew.run("tuning", tuning, later=later)
                 crew.run("seeds", list(_others(study, folder, others)))
     return Results.read(folder, study)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A run to be made; its recipe is asked for when its turn comes, as files may then be there."""
-
-    folder: Path
-    recipe: Callable[[], Recipe]
-    work: int
-    """In epochs."""
 
 
 def _take(study: Study, folder: Path) -> None:
@@ -138,12 +120,12 @@ def _essence(recipe: Recipe, of_study: Recipe) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
-def _reference(study: Study, folder: Path, seed: int) -> _Job:
+def _reference(study: Study, folder: Path, seed: int) -> Job:
     recipe = study.reference_recipe(seed)
-    return _Job(reference_folder(folder, seed), lambda: recipe, recipe.reference.epochs)
+    return Job(reference_folder(folder, seed), lambda: recipe, recipe.reference.epochs)
 
 
-def _others(study: Study, folder: Path, seeds: Sequence[int]) -> Iterator[list[_Job]]:
+def _others(study: Study, folder: Path, seeds: Sequence[int]) -> Iterator[list[Job]]:
     """On each other seed the strengths that were chosen, each for the targets it was chosen for."""
     results = Results.read(folder, study)
     for seed in seeds:
@@ -158,10 +140,6 @@ def _others(study: Study, folder: Path, seeds: Sequence[int]) -> Iterator[list[_
                 yield list(_jobs(study, folder, training, chosen_for))
 
 
-def _work(groups: Iterable[list[_Job]]) -> int:
-    return sum(job.work for group in groups for job in group)
-
-
 def _most_work(study: Study, folder: Path) -> int:
     """Epochs that a further seed takes at most: every target may have chosen another strength."""
     total = 0
@@ -169,13 +147,13 @@ def _most_work(study: Study, folder: Path) -> int:
         strengths = method.strengths or (None,)
         jobs = list(_jobs(study, folder, Training(name, strengths[0], 0), study.targets))
         trains = jobs[0].work - jobs[-1].work  # the others start from what the first one trained
-        total += _work([jobs]) + trains * (min(len(strengths), len(jobs)) - 1)
+        total += work_of([jobs]) + trains * (min(len(strengths), len(jobs)) - 1)
     return total
 
 
 def _jobs(
     study: Study, folder: Path, training: Training, targets: Iterable[Target]
-) -> Iterator[_Job]:
+) -> Iterator[Job]:
     """The cells of one training: the first one trains, the others start from what it trained."""
     for number, target in enumerate(targets):
         cell = Cell(training, target)
@@ -187,7 +165,7 @@ def _jobs(
         def ready(cell: Cell = cell, recipe: Recipe = recipe) -> Recipe:
             return _ready(study, folder, cell, recipe)
 
-        yield _Job(cell_folder(folder, cell), ready, work)
+        yield Job(cell_folder(folder, cell), ready, work)
 
 
 def _ready(study: Study, folder: Path, cell: Cell, recipe: Recipe) -> Recipe:
@@ -205,134 +183,3 @@ def _ready(study: Study, folder: Path, cell: Cell, recipe: Recipe) -> Recipe:
         if shared is not None and shared.parent != cell_folder(folder, cell):
             train = train.model_copy(update={"file": shared})
     return recipe.model_copy(update={"reference": dense, "train": train})
-
-
-class _Crew:
-    """Worker processes, each with a thread that gives it one job after another."""
-
-    def __init__(self, workers: int, threads: int, log: Path, shown: StudyBar) -> None:
-        self._threads = threads
-        self._shown = shown
-        self._log = log.open("ab")
-        self._stopped = False
-        self._workers = [_Worker(self._log.fileno()) for _ in range(workers)]
-
-    def __enter__(self) -> _Crew:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-        for worker in self._workers:
-            worker.release()
-        self._log.close()
-
-    def run(self, stage: str, groups: list[list[_Job]], *, later: int = 0) -> None:
-        """Run all jobs; those of a group one after another, in one worker.
-
-        Args:
-            stage: what to call this on the display.
-            groups: the jobs.
-            later: epochs to come after these.
-        """
-        self._shown.expect(stage, _work(groups) + later)
-        left = iter(groups)  # every worker draws its next group from the same iterator
-
-        def work(worker: _Worker) -> None:
-            for group in left:
-                for job in group:
-                    if not self._stopped:
-                        self._one(worker, job)
-
-        with ThreadPoolExecutor(len(self._workers)) as pool:
-            futures = [pool.submit(work, worker) for worker in self._workers]
-            try:
-                while wait(futures, timeout=0.5).not_done:
-                    self._shown.refresh()
-            except BaseException:
-                self._stop()
-                raise
-            self._shown.refresh()
-            for future in futures:
-                future.result()
-
-    def _stop(self) -> None:
-        self._stopped = True
-        for worker in self._workers:  # all of them are told before any is waited for
-            worker.close()
-        for worker in self._workers:
-            worker.wait()
-
-    def _one(self, worker: _Worker, job: _Job) -> None:
-        if RunFolder.at(job.folder).status not in ("done", "missed", "unreadable"):
-            self._shown.begin(job.folder, job.work)
-            try:
-                recipe = job.recipe()
-            except InputError as error:
-                fail(job.folder, str(error))
-            else:
-                threads = min(recipe.threads or self._threads, self._threads)
-                worker.run(job.folder, recipe.model_copy(update={"threads": threads}))
-        self._shown.end(job.folder, job.work, failed=not RunFolder.at(job.folder).finished)
-
-
-class _Worker:
-    """One worker process; a new one is started where one has died of a cell."""
-
-    def __init__(self, log: int) -> None:
-        self._log = log
-        self._closed = False
-        self._lock = threading.Lock()  # no process is started after `close`
-        self._process = self._start()
-
-    def _start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "ellzero.study.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            # modules of the user's are found wherever the caller finds them
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,  # Ctrl-C reaches the runner alone, which closes their input
-        )
-
-    def run(self, folder: Path, recipe: Recipe) -> None:
-        """Run one cell; a death of the process is written into the cell's record."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        order = {"folder": str(folder), "recipe": recipe.to_table()}
-        try:
-            stdin.write(json.dumps(order) + "\n")
-            stdin.flush()
-        except (BrokenPipeError, ValueError):
-            pass  # it is gone, as reading will show
-        if stdout.readline() or self._closed:
-            return
-        code = self._process.wait()
-        fail(folder, f"its process ended with exit code {code}; {LOG} may tell why")
-        self.release()
-        with self._lock:
-            if not self._closed:
-                self._process = self._start()
-
-    def close(self) -> None:
-        """Let the process end: at once if it is idle, else as an interrupted run."""
-        with self._lock:
-            self._closed = True
-        _close(self._process.stdin)
-
-    def wait(self) -> None:
-        """Wait until the process has ended."""
-        self._process.wait()
-
-    def release(self) -> None:
-        """Close what led to a process that has ended."""
-        _close(self._process.stdin)
-        _close(self._process.stdout)
-
-
-def _close(pipe: IO[str] | None) -> None:
-    assert pipe is not None
-    with suppress(BrokenPipeError):  # an order that a dead process never read
-        pipe.close()

@@ -109,7 +109,9 @@ class Study(Document):
     strengths have equally many.
 
     Keys: `seeds`; one of `sparsities`, `nonzeros` and `budgets`; `recipe`, an ordinary recipe
-    without seed and target; `methods`, a table for each, see `Method`.
+    without seed and target; `methods`, a table for each, see `Method`; `stalled_minutes` (60): a
+    cell that makes no progress for so long is warned of, and after twice as long its process is
+    killed (0: never).
 
     Raises:
         InputError: an unknown key or method, with the nearest known one;
@@ -132,6 +134,7 @@ class Study(Document):
     sparsities: tuple[float, ...] = ()
     nonzeros: tuple[int, ...] = ()
     budgets: tuple[BudgetTable, ...] = ()
+    stalled_minutes: float = Field(default=60, ge=0)
     recipe: dict[str, Any] = Field(default_factory=dict)
     methods: dict[str, Method]
 

@@ -17,10 +17,10 @@ import time
 import traceback
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ellzero.data.data import Data
-from ellzero.errors import BudgetError, InputError
+from ellzero.errors import BudgetError, BusyError, InputError
 from ellzero.factories import build_data, build_model
 from ellzero.recipe import Factory, Recipe
 from ellzero.run_folder import CHECKPOINT, WRITTEN, RunFolder, clear_folder, fail, locked
@@ -37,19 +37,27 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     # a process started in the background may have been told to ignore interrupts
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the cell it is in can go on
     sys.unraisablehook = _interrupt_again
     orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     try:  # from here on an interrupt means that standard input has closed
         threading.Thread(target=_listen, args=(orders,), daemon=True).start()
         while (order := orders.get()) is not None:
-            folder = Path(order["folder"])
-            error = run_cell(folder, order["recipe"])
-            answers.write(json.dumps({"error": error}) + "\n")
+            answers.write(json.dumps({"warning": _warning(order)}) + "\n")
             answers.flush()
         # the listener interrupts whatever this thread is at, also where nothing is left to stop
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
         pass
+
+
+def _warning(order: dict[str, Any]) -> str | None:
+    """Do what is ordered; what there is to warn of that no record says."""
+    try:
+        run_cell(Path(order["folder"]), order["recipe"])
+    except InputError as error:
+        return f"{order['folder']} is left alone: {error}"
+    return None
 
 
 def _listen(orders: queue.SimpleQueue[dict[str, Any] | None]) -> None:
@@ -74,18 +82,21 @@ def run_cell(folder: Path, table: dict[str, Any]) -> str | None:
     """Run one cell by its recipe's table, or go on where it stopped; why it failed, or None.
 
     A failure is written into the cell's record as well.
+
+    Raises:
+        BusyError: another process is at work in the cell, which is left alone.
     """
     try:
         recipe = Recipe.parse(table)
-        _make_ready(folder)
-        stopped = RunFolder.at(folder).status in ("running", "interrupted")
-        resume = stopped and (folder / CHECKPOINT).is_file()
-        if folder.is_dir() and not resume:
-            with locked(folder):
-                clear_folder(folder)
+        status = _made_ready(folder)
+        if status == "done":  # by the process that was waited for
+            return None
         data = _data(json.dumps(recipe.data and recipe.data.model_dump()))
         model = build_model(recipe.model, recipe.seed)
+        resume = status == "resumable"
         compress(model, data, recipe, folder=folder, resume=resume, progress=False)
+    except BusyError:
+        raise
     except Exception as error:
         traceback.print_exc()
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -95,19 +106,37 @@ def run_cell(folder: Path, table: dict[str, Any]) -> str | None:
     return None
 
 
-def _make_ready(folder: Path) -> None:
-    """Wait for the worker of a killed study to let go of the cell; remove half-written files."""
-    for _ in range(WAIT_SECONDS):
-        if not folder.is_dir():
-            return
+def _made_ready(folder: Path) -> Literal["done", "resumable", "empty"]:
+    """What a cell's folder holds once half-written files and what cannot go on are removed.
+
+    Waits for the worker of a killed study to let go of the cell.
+
+    Raises:
+        BusyError: it did not, within `WAIT_SECONDS`.
+    """
+    deadline = time.monotonic() + WAIT_SECONDS
+    while folder.is_dir():
         try:
             with locked(folder):
-                for name in WRITTEN:
-                    for half in folder.glob(f".{name}.*"):
-                        half.unlink()
-            return
-        except InputError:
+                return _cleared(folder)
+        except BusyError:
+            if time.monotonic() > deadline:
+                raise
             time.sleep(1)
+    return "empty"
+
+
+def _cleared(folder: Path) -> Literal["done", "resumable", "empty"]:
+    for name in WRITTEN:
+        for half in folder.glob(f".{name}.*"):
+            half.unlink()
+    status = RunFolder.at(folder).status
+    if status == "done":
+        return "done"
+    if status in ("running", "interrupted") and (folder / CHECKPOINT).is_file():
+        return "resumable"
+    clear_folder(folder)
+    return "empty"
 
 
 @lru_cache(maxsize=1)  # the cells of a study share their data
