@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ellzero.data import cifar, cifar_jpeg
+from ellzero.data.augment import Augment
 from ellzero.data.cifar import cifar_10, cifar_100
 from ellzero.data.cifar_jpeg import cifar_10_jpeg
 from ellzero.errors import InputError
@@ -95,7 +96,8 @@ def whole(part) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_every_image_keeps_its_label_and_is_in_one_part(small, tmp_path):
     pack(tmp_path, small, binary(small))
-    data = SETS[small][0](data_root=tmp_path, validation=100)
+    data = SETS[small][0](data_root=tmp_path, validation=100, augment={"shift": 4})
+    assert [part._augment for part in data.parts] == [Augment(shift=4), None, None]
     parts = [whole(part) for part in data.parts]
     assert [tuple(images.shape) for images, _ in parts] == [
         (400, 3, 32, 32),
@@ -243,7 +245,8 @@ def jpeg_copy(tmp_path, monkeypatch) -> Path:
 
 def test_the_jpeg_copy_has_cifar_10s_classes(jpeg_copy):
     (jpeg_copy / "cifar-10-jpeg" / "cifar-10-jpeg.tar.xz").write_bytes(b"")  # unpacked from it
-    data = cifar_10_jpeg(data_root=jpeg_copy, validation=10)
+    data = cifar_10_jpeg(data_root=jpeg_copy, validation=10, augment={"flip": True})
+    assert [part._augment for part in data.parts] == [Augment(flip=True), None, None]
     assert data.classes == cifar.CIFAR_10_CLASSES
     for part in data.parts:
         images, labels = whole(part)

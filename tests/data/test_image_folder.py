@@ -106,7 +106,8 @@ def test_a_folder_and_its_archives_are_the_same_data(kind, tmp_path):
 
 def test_every_image_keeps_its_label_and_is_in_one_part(write):
     names = classes(50)
-    data = image_folder(path=write(tree(*names)), validation=0.2, test=0.1)
+    data = image_folder(path=write(tree(*names)), validation=0.2, test=0.1, augment={"crop": 0.2})
+    assert [part._augment for part in data.parts] == [ez.Augment(crop=0.2), None, None]
     assert [part.examples for part in data.parts] == [70, 20, 10]
     seen = []
     for part in data.parts:
