@@ -5,10 +5,7 @@ Public names are loaded on first use, because torch alone takes over a second to
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
-
-__version__ = version("ellzero")
 
 _PUBLIC = {
     name: f"ellzero.{module}"
@@ -52,6 +49,7 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
+    __version__: str
     from ellzero.compaction.compact import Compacted as Compacted
     from ellzero.compaction.compact import Removed as Removed
     from ellzero.compaction.compact import compact as compact
@@ -120,6 +118,10 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("ellzero")
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'ellzero' has no attribute {name!r}")

@@ -6,8 +6,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO
 
 from cyclopts import App, CycloptsError
@@ -35,33 +35,47 @@ for _command in COMMANDS:
     app.command(_command)
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
+def main(
+    arguments: Sequence[str] | None = None, *, begin: Callable[[], None] = lambda: None
+) -> NoReturn:
     """Run the command line, by default with the arguments of the process.
 
     A user's mistake is one line on standard error: exit code 2 for how the command was written, 1
-    for what it was given. So is each warning of ellzero.
+    for what it was given. So is each warning of ellzero, and an interrupt, by 130 or the code that
+    its exception has.
+
+    Args:
+        arguments: those after the program's name.
+        begin: called when all is imported that takes long, before the command does anything.
     """
     try:
         with _warnings_in_one_line():
-            app(arguments, exit_on_error=False, print_error=False)
+            command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+            if command in COMMANDS:
+                import torch  # noqa: F401
+            begin()
+            command(*bound.args, **bound.kwargs)
     except CycloptsError as error:
-        _fail(f"{error} See `ellzero --help`.", 2)
+        _fail(f"{error} See `ellzero --help`.", error, 2)
     except EllzeroError as error:
         if isinstance(error, UserCodeError) and error.__cause__ is not None:
             # the user's own code failed: their traceback is what they need
             traceback.print_exception(error.__cause__)
-        _fail(error, 1)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        _fail(error, error, 1)
+    except KeyboardInterrupt as stop:
+        _fail("interrupted", stop, getattr(stop, "code", 130))
     except BrokenPipeError:
         # the reader of a pipe has gone, so there is nobody left to tell; a flush would fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # no permission, no space
-        _fail(error, 1)
-    except Exception as error:  # what the user's own loss, score or network raised in training
+        _fail(error, error, 1)
+    except Exception as error:
+        if _is_out_of_memory(error):
+            _fail(f"out of memory: {error}".removesuffix(": "), error, 1)
+        # what the user's own loss, score or network raised in training
         traceback.print_exception(error)
-        _fail(f"{type(error).__name__}: {error}", 1)
+        _fail(f"{type(error).__name__}: {error}", error, 1)
     sys.exit(0)
 
 
@@ -91,6 +105,16 @@ def _warnings_in_one_line() -> Iterator[None]:
         yield
 
 
-def _fail(message: object, code: int) -> NoReturn:
-    print(f"ellzero: {' '.join(str(message).split())}", file=sys.stderr)
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch says so of the CPU by a RuntimeError, of a GPU by its OutOfMemoryError
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("can't allocate memory", "out of memory")
+    )
+
+
+def _fail(message: object, error: BaseException, code: int) -> NoReturn:
+    """End with one line: the message, and what a command noted of what it keeps."""
+    line = "; ".join([str(message), *getattr(error, "__notes__", ())])
+    with suppress(OSError):  # a terminal that has gone
+        print(f"ellzero: {' '.join(line.split())}", file=sys.stderr)
     sys.exit(code)

@@ -47,10 +47,9 @@ def compare(
     folder = output or Path("runs") / settings.name
     try:
         results = run_study(settings, folder, workers=workers)
-    except KeyboardInterrupt:
-        note = f"ellzero: interrupted; {folder} keeps what is done, and the same command goes on"
-        print(note, file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, OSError, MemoryError) as error:
+        error.add_note(f"{folder} keeps what is done, and the same command goes on")
+        raise
     facts = StudyFacts(results)
     page = write([facts], folder / PAGE).page
     failures = results.failures()

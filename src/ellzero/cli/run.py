@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ellzero.cli.options import DataRoot, Json
-from ellzero.errors import InputError
+from ellzero.errors import EllzeroError, InputError, WriteError
 
 if TYPE_CHECKING:
     from ellzero.record import FinishedRecord
@@ -73,12 +72,11 @@ def run(
     folder = resume or output or new_folder(Path("runs"), settings.name)
     try:
         result = compress(model, data, settings, folder=folder, resume=resume is not None)
-    except KeyboardInterrupt:
-        print(f"ellzero: interrupted; {_saved(folder)}", file=sys.stderr)
-        sys.exit(130)
-    except BaseException:
+    except BaseException as error:
         if resume is None and output is None and not any(folder.iterdir()):
             folder.rmdir()  # nothing was begun, so nothing is left behind
+        elif isinstance(error, WriteError) or not isinstance(error, EllzeroError):
+            error.add_note(_saved(folder))
         raise
     if json_:
         print(json.dumps(result.record.to_table(), indent=2))
