@@ -130,7 +130,7 @@ def test_a_record_cannot_be_changed():
         (json.dumps({"format": 0, "status": "failed"}), "format is 0; .* than or equal to 1$"),
         (json.dumps(hand_made.table(weights=0)), "weights is 0; .* than or equal to 1$"),
         (json.dumps(hand_made.table(inputs=-5)), "inputs is -5; .* than or equal to 0$"),
-        (json.dumps(hand_made.table(inputs=10**300)), r"inputs is 10+\.\.\.0+; .* less than"),
+        (json.dumps(hand_made.table(inputs=10**300)), "inputs is a number beyond 64 bits$"),
         (json.dumps(hand_made.table(seconds=math.inf)), "seconds is inf; .* finite number$"),
         (
             json.dumps(hand_made.table(trained={"magnitudes": {**BINS, "per_decade": 0}})),

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import secrets
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -109,20 +108,6 @@ def write_json(path: Path, document: Any) -> None:
     """Write one JSON document atomically; NaN and infinities are refused, they are no JSON."""
     text = json.dumps(document, indent=2, allow_nan=False)
     write_atomically(path, (text + "\n").encode())
-
-
-def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """The tables of a TOML file; `what` it is, a recipe or a study, for the message.
-
-    Raises:
-        InputError: no such file; not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {what} {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{what} {path} is not TOML: {error}") from None
 
 
 def check_format(path: str | Path, version: object, known: int) -> None:

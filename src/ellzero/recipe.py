@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
+from ellzero.documents import parse_toml, read_toml, require_plain
 from ellzero.errors import InputError
-from ellzero.files import read_toml
 from ellzero.penalties import Penalty
 from ellzero.pruning import Scope, kept_count
 from ellzero.recipe_fields import (
@@ -54,6 +55,7 @@ class Document(Table):
             if positional:
                 name = type(self).__name__
                 raise InputError(f"{name} takes its tables by name; {name}.parse takes a mapping")
+            require_plain(tables)
             try:
                 super().__init__(**tables)
             except ValidationError as error:
@@ -254,6 +256,8 @@ class Recipe(Document):
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     channels_last: bool = False
     compile: bool = False
+    checkpoint_seconds: float = Field(default=120.0, ge=0)
+    on_divergence: Literal["stop", "retry"] = "stop"
     reference: Reference = Field(default_factory=Reference)
     train: Train = Field(default_factory=Train)
     finetune: Finetune = Field(default_factory=Finetune)
@@ -343,7 +347,7 @@ def _override(table: dict[str, Any], text: str) -> None:
             'a key with a colon or a dot in it stands in quotes: "my_module:LogSum"'
         )
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
+        parsed = parse_toml(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
     prune = table.get("prune")
@@ -363,11 +367,13 @@ def _override(table: dict[str, Any], text: str) -> None:
 def _keys(path: str) -> list[str]:
     """The keys of a dotted path, quoted as TOML has it; none if it is no such path."""
     try:
-        tables: Any = tomllib.loads(f"{path} = 0")
+        tables: Any = parse_toml(f"{path} = 0")
     except tomllib.TOMLDecodeError:
         return []
     keys = []
     while isinstance(tables, dict):
+        if len(tables) != 1:  # a comment, or several lines
+            return []
         ((key, tables),) = tables.items()
         keys.append(key)
     return keys
@@ -380,6 +386,6 @@ def explain(error: ValidationError) -> str:
         where = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if not isinstance(item["input"], Mapping | BaseModel) and item["type"] != "value_error":
-            message += f" (got {item['input']!r})"
+            message += f" (got {reprlib.repr(item['input'])})"
         mistakes.append(f"{where}: {message}" if where else message)
     return "; ".join(mistakes)

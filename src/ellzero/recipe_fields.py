@@ -1,24 +1,27 @@
 """Fields of recipes that are frozen dataclasses: penalties, gates, schedules, budgets as tables.
 
 A dataclass's fields are the keys of its table. Penalties and gates stand under a name: a built-in
-one, or the user's own `package.module:Class`.
+one, or the user's own `package.module:Class`. Where nothing may be imported (`importing(False)`),
+the user's own stay names with their tables.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, NoReturn
 
 from pydantic import BeforeValidator, PlainSerializer
+from torch import Tensor
 
 from ellzero.errors import EllzeroError, InputError, UserCodeError, nearest
 from ellzero.penalties import PENALTIES, Penalty, Sum, Term
 from ellzero.pruning.budget import Budget
 from ellzero.regularizers import GATES, Gates
 from ellzero.schedules import Schedule, ScheduleShape
-from ellzero.user_code import imported, name_of, require_importable
+from ellzero.selection import Selection
+from ellzero.user_code import imported, may_import, name_of, require_importable
 
 
 def require_known(table: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -62,15 +65,65 @@ def portable(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Named(Term):
+    """A penalty of the user's own in a recipe that is only shown: its class is not imported."""
+
+    name: str
+    table: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, name: str, table: Mapping[str, Any]) -> Named:
+        """What stands for the class of that name."""
+        return cls(table["strength"], name, table, form=table.get("form", "gradient"))
+
+    def __post_init__(self) -> None:
+        pass  # what its numbers may be, only the class knows
+
+    def value(self, w: Tensor) -> Tensor:
+        _refuse_use("penalty", self.name)
+
+    def gradient(self, w: Tensor) -> Tensor:
+        _refuse_use("penalty", self.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedGates(Gates):
+    """Gates of the user's own in a recipe that is only shown: their class is not imported."""
+
+    name: str
+    table: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, name: str, table: Mapping[str, Any]) -> NamedGates:
+        """What stands for the class of that name."""
+        return cls(table["strength"], name, table)
+
+    def __post_init__(self) -> None:
+        pass  # what its numbers may be, only the class knows
+
+    def bind(self, weights: Selection) -> NoReturn:
+        _refuse_use("gates", self.name)
+
+
+def _refuse_use(what: str, name: str) -> NoReturn:
+    raise InputError(
+        f"{what} {name!r} is a name alone: its recipe was read without importing code; read it "
+        "where it may be (ez.open_run(path, trust=True), or ez.Recipe.read)"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class _Family:
     """Dataclasses that a recipe names: what they are, the built-in ones, their base class."""
 
     what: str
     registry: Mapping[str, type[Any]]
     base: type[Any]
+    stand_in: Callable[[str, Mapping[str, Any]], Any]
+    """What stands for one whose class is not imported, from its name and table."""
 
-    def find(self, name: str) -> type[Any]:
-        """The class behind a name."""
+    def find(self, name: str) -> type[Any] | None:
+        """The class behind a name; None of the user's own where nothing may be imported."""
         if not isinstance(name, str):
             raise InputError(f"a name in {self.what} is {name!r}; expected text, such as 'l0'")
         if name in self.registry:
@@ -80,6 +133,8 @@ class _Family:
                 f"unknown key {name!r}; {nearest(name, tuple(self.registry))} "
                 "(your own is written package.module:Class)"
             )
+        if not may_import():
+            return None
         who = f"{self.what} {name!r}"
         cls = imported(who, name, "class")
         if not isinstance(cls, type) or not issubclass(cls, self.base) or inspect.isabstract(cls):
@@ -100,6 +155,9 @@ class _Family:
         renamed: dict[str, Any] = {}
         for name, table in tables.items():
             cls = self.find(name)
+            if cls is None:
+                renamed[name] = table
+                continue
             if not _comes_with_ellzero(cls):
                 require_importable(cls)
             if self.name(cls) in renamed:
@@ -107,15 +165,22 @@ class _Family:
             renamed[self.name(cls)] = table
         return renamed
 
-    def place(self, cls: type[Any]) -> tuple[int, str]:
-        """Where a class stands in a sum: the built-in ones first, for any order has its bits."""
-        known = list(self.registry.values())
-        is_users = not _comes_with_ellzero(cls)
-        return (len(known) if is_users else known.index(cls), self.name(cls))
+    def place(self, name: str) -> tuple[int, str]:
+        """Where a name stands in a sum: the built-in ones first, for any order has its bits."""
+        known, cls = list(self.registry.values()), self.find(name)
+        if cls is None or not _comes_with_ellzero(cls):
+            return len(known), name if cls is None else self.name(cls)
+        return known.index(cls), self.name(cls)
+
+    def entry(self, member: Any) -> tuple[str, dict[str, Any]]:
+        """The name and the table under which one of them is written."""
+        if isinstance(member, Named | NamedGates):
+            return member.name, dict(member.table)
+        return self.name(type(member)), dataclasses.asdict(member)
 
 
-_PENALTY = _Family("penalty", PENALTIES, Term)
-_GATES = _Family("gates", GATES, Gates)
+_PENALTY = _Family("penalty", PENALTIES, Term, Named.of)
+_GATES = _Family("gates", GATES, Gates, NamedGates.of)
 
 
 def _comes_with_ellzero(cls: type[Any]) -> bool:
@@ -137,18 +202,21 @@ def _read_named(value: Any, family: _Family) -> Iterator[Any]:
     if not isinstance(value, Mapping):
         example = next(iter(family.registry))
         raise InputError(f"got {value!r}; expected tables such as {{{example} = {{strength = 1}}}}")
-    classes = {name: family.find(name) for name in value}
-    for name in sorted(value, key=lambda name: family.place(classes[name])):
-        tables = value[name]
+    for name in sorted(value, key=family.place):
+        cls, tables = family.find(name), value[name]
         for table in tables if isinstance(tables, list) else [tables]:
             if not isinstance(table, Mapping):
                 raise InputError(
                     f"{name} is {table!r}; expected a table such as {{strength = 1e-5}}"
                 )
-            _require_fields(table, classes[name])
+            if cls is not None:
+                _require_fields(table, cls)
             if "strength" not in table:
                 raise InputError(f"{name} has no strength; write {name} = {{strength = 1e-5}}")
-            yield _made(classes[name], {key: _schedule(field) for key, field in table.items()})
+            if cls is None:
+                yield family.stand_in(name, table)
+            else:
+                yield _made(cls, {key: _schedule(field) for key, field in table.items()})
 
 
 def _schedule(value: Any) -> Any:
@@ -212,14 +280,15 @@ def _write_penalty(penalty: Penalty | None) -> Any:
         return {}  # written out: an absent penalty would be inherited when read again
     tables: dict[str, Any] = {}
     for term in penalty.terms:
-        tables.setdefault(_PENALTY.name(type(term)), []).append(dataclasses.asdict(term))
+        name, table = _PENALTY.entry(term)
+        tables.setdefault(name, []).append(table)
     return {
         name: of_class[0] if len(of_class) == 1 else of_class for name, of_class in tables.items()
     }
 
 
 def _write_gates(gates: Gates | None) -> Any:
-    return None if gates is None else {_GATES.name(type(gates)): dataclasses.asdict(gates)}
+    return None if gates is None else dict([_GATES.entry(gates)])
 
 
 def budget_table(budget: Budget | None) -> Any:

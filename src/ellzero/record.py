@@ -27,7 +27,11 @@ Status = Literal["running", "interrupted", "failed", "missed", "done"]
 Stage = Literal["reference", "train", "finetune"]
 
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e100, le=1e100)]
+"""A figure; beyond these bounds sums and axes of a report overflow, and no float32 is there."""
+
+Ratio = Annotated[float, Field(ge=1e-100, le=1e100)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Evaluation(NamedTuple):
@@ -38,8 +42,8 @@ class Evaluation(NamedTuple):
         True
     """
 
-    score: float
-    loss: float
+    score: Finite
+    loss: Finite
 
     @property
     def error_percent(self) -> float:
@@ -75,9 +79,9 @@ class Outcome:
     stage: Stage
     round: Count
     nonzeros: Count
-    score: float
-    loss: float
-    used: float | None = None
+    score: Finite
+    loss: Finite
+    used: Finite | None = None
     within: bool | None = None
     epochs: Count | None = None
 
@@ -126,8 +130,14 @@ class EpochMetrics(Entry):
     validation_loss: float
     validation_score: float
     nonzeros: Count
-    learning_rate: float
+    learning_rate: Finite
     seconds: Finite
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all figures are finite, and of a size that a report can draw."""
+        figures = (self.train_loss or 0, self.penalty, self.validation_loss, self.validation_score)
+        return all(-1e100 <= figure <= 1e100 for figure in figures)
 
 
 class Evaluations(Entry):
@@ -153,7 +163,14 @@ class Magnitudes(Entry):
     zeros: Count
     smallest: Annotated[int, Field(ge=-324, le=308)]
     per_decade: Annotated[int, Field(ge=1, le=1000)]
-    counts: tuple[Count, ...]
+    counts: Annotated[tuple[Count, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _end_in_range(self) -> Self:
+        end = self.smallest + len(self.counts) / self.per_decade
+        if end > 308:
+            raise ValueError(f"its bins end at 1e{end:g}, beyond what a float can be")
+        return self
 
 
 class TrainedWeights(Entry):
@@ -170,7 +187,7 @@ class Layer(Entry):
     shape: tuple[Count, ...]
     weights: Count
     nonzeros: Count
-    density: Finite
+    density: Fraction
 
 
 class Sizes(Entry):
@@ -182,12 +199,44 @@ class Sizes(Entry):
 
     weights: Annotated[Count, Field(ge=1)]
     nonzeros: Count
-    sparsity: Finite
-    nonzero_ratio: Finite | None
+    sparsity: Fraction
+    nonzero_ratio: Ratio | None
     parameters: Count
     parameters_left: Count
-    parameter_ratio: Finite | None
+    parameter_ratio: Ratio | None
     float32_bytes: Count
+
+
+class Retry(Entry):
+    """A divergence after which a stage began again with half its learning rate.
+
+    Args:
+        stage: the stage that diverged.
+        round: its round of prune and fine-tune, from 1; 0 in other stages.
+        epoch: the epoch in which it did, from 1.
+        figure: what became NaN or infinite, a key of metrics.jsonl.
+        factor: of the stage's learning rate in the recipe, from there on.
+
+    Example:
+        >>> Retry(stage="train", round=0, epoch=3, figure="train_loss", factor=0.5).sentence
+        'train_loss became NaN or infinite in epoch 3 of train, which began again with 0.5 times \
+its learning rate'
+    """
+
+    stage: Stage
+    round: Count
+    epoch: Count
+    figure: str
+    factor: Finite
+
+    @property
+    def sentence(self) -> str:
+        """What happened, for a warning."""
+        where = f"{self.stage} round {self.round}" if self.round > 1 else self.stage
+        return (
+            f"{self.figure} became NaN or infinite in epoch {self.epoch} of {where}, which began "
+            f"again with {self.factor:g} times its learning rate"
+        )
 
 
 class Record(Entry):
@@ -201,6 +250,8 @@ class Record(Entry):
         versions: of what a result depends on.
         recipe: all tables of the resolved recipe; `Recipe.parse` reads them.
         warnings: what makes the result mean less than it seems to, a sentence each.
+        threads: CPU threads that it ran with last, also where the recipe leaves them out.
+        retries: where it diverged and began a stage again, see `on_divergence` in a recipe.
         error: why the run failed.
 
     Example:
@@ -216,6 +267,8 @@ class Record(Entry):
     versions: Mapping[str, str] = {}
     recipe: Mapping[str, Any] = {}
     warnings: tuple[str, ...] = ()
+    threads: Count | None = None
+    retries: tuple[Retry, ...] = ()
     error: str | None = None
 
     def changed(self, **entries: Any) -> Self:
@@ -256,7 +309,7 @@ class FinishedRecord(Sizes, Record):
 
     reference: Evaluations
     compressed: ChosenEvaluations
-    validation_score: float
+    validation_score: Finite
     trained: TrainedWeights | None = None
     outcomes: tuple[Outcome, ...]
     layers: tuple[Layer, ...]
@@ -270,7 +323,7 @@ class FinishedRecord(Sizes, Record):
     note: str | None = None
     file: str | None = None
     file_bytes: Count | None = None
-    file_ratio: Finite | None = None
+    file_ratio: Ratio | None = None
 
     @model_validator(mode="before")
     @classmethod

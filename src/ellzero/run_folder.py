@@ -20,6 +20,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from ellzero.documents import MOST_JSON_BYTES, parse_json, read_text
 from ellzero.errors import BusyError, InputError
 from ellzero.files import check_format, write_atomically, write_json
 from ellzero.record import FORMAT, EpochMetrics, FinishedRecord, Record, Status, versions
@@ -170,10 +171,10 @@ def read_record(folder: Path) -> Record:
     """
     path = folder / RECORD
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = parse_json(read_text(path, MOST_JSON_BYTES))
     except OSError:
         raise InputError(f"{folder} holds no run: there is no {RECORD} in it") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     if not isinstance(table, dict) or not {"format", "status"} <= table.keys():
         raise InputError(f"{path} is no record of a run")
@@ -221,13 +222,12 @@ class RunFolder:
     @classmethod
     def at(cls, folder: Path) -> RunFolder:
         """The same where there may be none, or none that can be read."""
-        if not (folder / RECORD).exists():
-            return cls(folder, "missing")
         try:
+            if not (folder / RECORD).exists():
+                return cls(folder, "missing")
             return cls.read(folder)
-        except InputError as error:
-            note = f"{error} (without that folder it is run anew)"
-            return cls(folder, "unreadable", error=note)
+        except (InputError, OSError) as error:  # no permission, a name that is too long
+            return cls(folder, "unreadable", error=str(error))
 
     @property
     def finished(self) -> FinishedRecord | None:
@@ -236,17 +236,30 @@ class RunFolder:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the run warns of."""
-        return () if self.record is None else self.record.warnings
+        """What the run warns of, and why its metrics cannot be read where they cannot."""
+        told = () if self.record is None else self.record.warnings
+        _, problem = self._metrics
+        return told if problem is None else (*told, problem)
 
-    @cached_property
+    @property
     def metrics(self) -> tuple[EpochMetrics, ...]:
         """The run's metrics so far, read once; none where the file cannot be read."""
+        return self._metrics[0]
+
+    @cached_property
+    def _metrics(self) -> tuple[tuple[EpochMetrics, ...], str | None]:
+        """The metrics, and why they cannot be read where they are there and cannot."""
+        path = self.folder / METRICS
         try:
-            lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines()
-            return tuple(map(EpochMetrics.model_validate_json, lines))
-        except (OSError, ValueError):
-            return ()
+            lines = read_text(path, MOST_JSON_BYTES).splitlines()
+            return tuple(map(_epoch, lines)), None
+        except FileNotFoundError:
+            return (), None
+        except ValidationError as error:
+            problem = _problem(error.errors()[0])
+        except (OSError, ValueError) as error:
+            problem = str(error)
+        return (), f"{path} cannot be read, so its epochs are left out: {problem}"
 
 
 def write_model(folder: Path, content: bytes) -> int:
@@ -255,6 +268,13 @@ def write_model(folder: Path, content: bytes) -> int:
     write_atomically(folder / MODEL, content)
     write_atomically(folder / f"{MODEL}.gz", packed)
     return len(packed)
+
+
+def _epoch(line: str) -> EpochMetrics:
+    metrics = EpochMetrics.model_validate_json(line)
+    if not metrics.is_finite:
+        raise InputError(f"a figure of epoch {metrics.epoch} is no finite number, or too large")
+    return metrics
 
 
 def _problem(item: Mapping[str, Any]) -> str:

@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from ellzero.conclusion import traced
+from ellzero.data import DATA_SETS
 from ellzero.data.data import Data
 from ellzero.errors import InputError
 from ellzero.factories import PACKED, build_data, build_model, with_data_root
 from ellzero.graph import Network, trace
 from ellzero.model_file import load, read_metadata
+from ellzero.networks import NETWORKS
 from ellzero.packed.reader import is_packed, read_packed
 from ellzero.preprocess import Preprocess
 from ellzero.pruning import Masks
@@ -31,6 +33,7 @@ from ellzero.run_folder import (
     read_record,
 )
 from ellzero.selection import select
+from ellzero.trust import is_code, is_remembered, refusal, shown_recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,7 @@ class Run:
         file: the file with the network's weights; a run that is not done has none yet.
         recipe: what the run was made by; None of a packed file that lies in no run's folder.
         data_root: folder that holds data sets.
+        trusted: whether code that the recipe names may be run; else `model` and `data` refuse it.
 
     Example:
         >>> import tempfile, pathlib, torch, ellzero as ez
@@ -54,6 +58,7 @@ class Run:
     file: Path
     recipe: Recipe | None
     data_root: Path | None = None
+    trusted: bool = False
 
     @property
     def folder(self) -> Path | None:
@@ -80,18 +85,21 @@ class Run:
         """The network with the file's weights, in evaluation mode.
 
         Raises:
-            InputError: a run that is not done; a network that cannot be made; a damaged file, or
-                one of another network.
+            InputError: a run that is not done; a network that cannot be made, or by code that is
+                not trusted; a damaged file, or one of another network.
         """
+        self._require_network()
+        if is_packed(self.file) and (self.recipe is None or read_packed(self.file)[0] is not None):
+            return load(self.file)  # which says so if it holds weights only
+        return self._network_of(self.file)
+
+    def _require_network(self) -> None:
         if not self.file.is_file():
             status = RunFolder.at(self.file.parent).status
             raise InputError(
                 f"the run in {self.folder} is {status} and has no network yet; go on with "
                 f"`ellzero run --resume {self.folder}`"
             )
-        if is_packed(self.file) and (self.recipe is None or read_packed(self.file)[0] is not None):
-            return load(self.file)  # which says so if it holds weights only
-        return self._network_of(self.file)
 
     @cached_property
     def reference(self) -> nn.Module | None:
@@ -110,7 +118,12 @@ class Run:
                 f"the recipe beside {file} names no network; load the weights into yours: "
                 f"ez.load({str(file)!r}, model)"
             )
+        self._require_trust("model", self.recipe.model, NETWORKS)
         return load(file, build_model(self.recipe.model, self.recipe.seed)).eval()
+
+    def _require_trust(self, what: str, factory: Factory, built_in: Mapping[str, str]) -> None:
+        if is_code(factory, built_in) and not self.trusted:
+            raise refusal(f"{what} {factory.name!r}", self.file.parent)
 
     @cached_property
     def masks(self) -> Masks:
@@ -123,8 +136,10 @@ class Run:
         """The data set that the network was made with, or another one by its name.
 
         Raises:
-            InputError: none is known; a data set that cannot be had, or does not fit the network.
+            InputError: none is known; a data set that cannot be had, by code that is not trusted,
+                or that does not fit the network.
         """
+        self._require_network()
         factory = self.recipe and self.recipe.data
         if name is not None:
             factory = Factory.model_validate(name)
@@ -132,6 +147,8 @@ class Run:
             raise InputError(
                 f"{self.file} does not say what data it was made with; name a data set (--data)"
             )
+        if name is None:
+            self._require_trust("data", factory, DATA_SETS)
         data = build_data(with_data_root(factory, self.data_root))
         data.check_fit(self.model)
         if self._preprocess not in (None, data.preprocess):
@@ -179,16 +196,17 @@ def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
 _EXPECTED = "expected a run folder, a .safetensors in one, or an .ellz"
 
 
-def open_run(path: str | Path, *, data_root: str | Path | None = None) -> Run:
+def open_run(path: str | Path, *, data_root: str | Path | None = None, trust: bool = False) -> Run:
     """Open what a run left: a run's folder, a .safetensors in one, or a packed file.
 
-    No file is ever unpickled, and nothing in one is run. But a recipe may name its network and its
-    data as `package.module:function`, and that code is imported and called as soon as they are
-    asked for: look at the recipe.toml of a run that comes from strangers before you do.
+    No file is ever unpickled, and nothing in one is run. A recipe may name its network and its data
+    as `package.module:function`: that code is run when they are asked for, if this user has begun
+    the run in that very folder, or says that it can be trusted.
 
     Args:
         path: the folder or the file; the folder of a run that is not done may have no network yet.
         data_root: folder that holds data sets, each in a folder of its name.
+        trust: whether code that the folder's recipe names may be run, whoever began the run.
 
     Raises:
         InputError: no such path; no recipe beside it; a file that holds no model.
@@ -217,7 +235,8 @@ def open_run(path: str | Path, *, data_root: str | Path | None = None) -> Run:
     if file.suffix != ".safetensors" and not packed:
         raise InputError(f"{file} is no model file; {_EXPECTED}")
     beside = file.parent / RECIPE
-    recipe = Recipe.read(beside) if beside.is_file() else None
+    recipe = shown_recipe(file.parent, trust=trust) if beside.is_file() else None
     if recipe is None and not packed:
         raise InputError(f"there is no {RECIPE} beside {file}, so its network is not known")
-    return Run(file, recipe, None if data_root is None else Path(data_root))
+    trusted = trust or is_remembered(file.parent)
+    return Run(file, recipe, None if data_root is None else Path(data_root), trusted)

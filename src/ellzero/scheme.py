@@ -17,8 +17,8 @@ from ellzero import model_file
 from ellzero.conclusion import conclude, finite, traced
 from ellzero.data.data import ONE_HOT, Data
 from ellzero.data.flags import flags
-from ellzero.errors import EllzeroError, InputError, warn
-from ellzero.files import copied, read_toml, write_atomically
+from ellzero.errors import InputError, warn
+from ellzero.files import copied, write_atomically
 from ellzero.graph import Network
 from ellzero.pruning import Masks, ranked
 from ellzero.recipe import Recipe
@@ -49,6 +49,8 @@ from ellzero.training.progress import Bar
 from ellzero.training.run import Callback, RunContext, go, save_reference
 from ellzero.training.seeds import settings
 from ellzero.training.state import State
+from ellzero.trust import remember
+from ellzero.user_code import importing
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ def compress(
                 checkpoint.load(state, path / CHECKPOINT, recipe)
             elif path is not None:
                 write_atomically(path / RECIPE, recipe.to_toml().encode())
+                remember(path, recipe)
             has_reference = state.reference is not None
             begun = Record(
                 format=FORMAT,
@@ -209,10 +212,8 @@ def compress(
 
 def _require_same(recipe: Recipe, file: Path) -> None:
     """Refuse to resume a run by another recipe than its own, for that would be a bit of both."""
-    try:
+    with importing(False):  # it may name what no import finds, or anything else
         table = Recipe.read(file).to_table()
-    except EllzeroError:  # it names a class that no import finds, such as one within a function
-        table = read_toml(file, "recipe")
     before, now = dict(_settings(table)), dict(_settings(recipe.to_table()))
     # of what other stages take over from `train`, that is the one to name
     for key in sorted({**before, **now}, key=lambda key: not key.startswith("train.")):

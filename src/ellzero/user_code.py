@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ellzero.errors import InputError, UserCodeError, nearest
+
+_IMPORTING: ContextVar[bool] = ContextVar("importing", default=True)
+
+
+@contextmanager
+def importing(allowed: bool) -> Iterator[None]:
+    """Whether names of the user's own code are imported inside; else they stay names."""
+    token = _IMPORTING.set(allowed)
+    try:
+        yield
+    finally:
+        _IMPORTING.reset(token)
+
+
+def may_import() -> bool:
+    """Whether names are imported here: yes, but inside `importing(False)`."""
+    return _IMPORTING.get()
 
 
 def imported(who: str, name: str, kind: str = "function") -> Callable[..., Any]:
@@ -20,13 +39,16 @@ def imported(who: str, name: str, kind: str = "function") -> Callable[..., Any]:
         kind: what it should be, for messages: `function` or `class`.
 
     Raises:
-        InputError: no such module; nothing of that name in it that can be called.
+        InputError: no such module; nothing of that name in it that can be called; inside
+            `importing(False)`.
         UserCodeError: the module itself failed.
 
     Example:
         >>> imported("data 'fractions:Fraction'", "fractions:Fraction")(1, 2)
         Fraction(1, 2)
     """
+    if not may_import():
+        raise InputError(f"{who} is code, which is not imported where a recipe is only shown")
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise InputError(f"{who}: {name!r} is no name of a {kind}; expected package.module:{kind}")

@@ -63,7 +63,6 @@ def test_mistakes_are_one_line_each(ellzero, folder, run):
         (other,): "is no record of a run",
         ("broken",): "study broken/study.toml",
         (folder, run): "needs an output",
-        (run, half, "--output", "a.html"): "is not JSON",
         (run, "--output", "nowhere/a.html"): "there is no folder nowhere",
     }
     for arguments, expected in cases.items():
@@ -72,6 +71,19 @@ def test_mistakes_are_one_line_each(ellzero, folder, run):
         (line,) = err.splitlines()
         assert expected in line
     assert not list(folder.parent.glob("**/*.html"))
+
+
+def test_of_several_runs_one_that_cannot_be_read_is_shown_as_that(ellzero, folder, run):
+    half = folder / "cells" / "magnitude-seed0-sparsity-0.5"
+    (half / "record.json").write_text('{"format": 1')
+    code, out, err = ellzero(run, half, "--output", "both.html")
+    assert (code, err) == (0, "")
+    (line,) = [line for line in out.splitlines() if "cannot be read" in line]
+    assert line.startswith(f"warning: {half} cannot be read: ")
+    page = (folder.parent / "both.html").read_text()
+    assert "unreadable" in page
+    assert "is not JSON" in page
+    assert "4 times fewer weights" in page, "the run that can be read"
 
 
 def test_no_folder_is_a_command_written_wrong(ellzero):

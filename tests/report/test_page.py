@@ -266,14 +266,14 @@ def test_several_runs_are_compared(folder, tmp_path):
 def opened(monkeypatch) -> Counter[Path]:
     """Which files of runs were read, and how often."""
     counts: Counter[Path] = Counter()
-    read_text = Path.read_text
+    opening = Path.open
 
-    def counting(self: Path, *arguments, **options) -> str:
+    def counting(self: Path, *arguments, **options):
         if self.name in ("record.json", "metrics.jsonl", "study.toml"):
             counts[self] += 1
-        return read_text(self, *arguments, **options)
+        return opening(self, *arguments, **options)
 
-    monkeypatch.setattr(Path, "read_text", counting)
+    monkeypatch.setattr(Path, "open", counting)
     return counts
 
 

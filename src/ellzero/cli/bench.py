@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ellzero.cli.options import DataRoot, Json, Model
+from ellzero.cli.options import DataRoot, Json, Model, Trust
 from ellzero.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def bench(
     *,
     threads: int = 1,
     data_root: DataRoot = None,
+    trust: Trust = False,
     json_: Json = False,
 ) -> None:
     """Measure a network: its bytes, its multiply-adds, and how long it takes, run in every way.
@@ -36,7 +37,7 @@ def bench(
 
     if threads < 1:
         raise InputError(f"--threads is {threads}; expected at least 1")
-    run = open_run(model, data_root=data_root)
+    run = open_run(model, data_root=data_root, trust=trust)
     measurement = measure(run.trace(), threads=threads, shown=sys.stderr.isatty())
     if json_:
         print(json.dumps({"model": str(run.file), **measurement.to_json()}, indent=2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-from ellzero.cli.options import DataRoot, Json, Model
+from ellzero.cli.options import DataRoot, Json, Model, Trust
 
 
 def evaluate(
@@ -15,6 +15,7 @@ def evaluate(
     data: str | None = None,
     part: Literal["train", "validation", "test"] = "validation",
     data_root: DataRoot = None,
+    trust: Trust = False,
     json_: Json = False,
 ) -> None:
     """Measure a network on the data set it was made with, or on another one.
@@ -32,7 +33,7 @@ def evaluate(
     import ellzero as ez
     from ellzero.cli.tables import show_rows
 
-    run = ez.open_run(model, data_root=data_root)
+    run = ez.open_run(model, data_root=data_root, trust=trust)
     examples = run.data(data)
     evaluation = ez.evaluate(run.model, examples, part)
     of_recipe = run.recipe and run.recipe.data

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ellzero.cli.options import DataRoot, Flag, Json, Model
+from ellzero.cli.options import DataRoot, Flag, Json, Model, Trust
 
 if TYPE_CHECKING:
     from ellzero.runs import Run
@@ -28,6 +28,7 @@ def export(
     finetune: int = 0,
     data: str | None = None,
     data_root: DataRoot = None,
+    trust: Trust = False,
     overwrite: Flag = False,
     json_: Json = False,
 ) -> None:
@@ -69,7 +70,7 @@ def export(
     if bits is not None or int8 or max_accuracy_drop is not None or finetune:
         budget = None if max_accuracy_drop is None else Budget(max_accuracy_drop=max_accuracy_drop)
         quantization = Quantization(bits=bits, int8=int8, budget=budget, finetune_epochs=finetune)
-    run = open_run(model, data_root=data_root)
+    run = open_run(model, data_root=data_root, trust=trust)
     shipped = ship(run, files, quantization, data=data)
     if json_:
         print(json.dumps({"model": str(run.file), **shipped.to_table()}, indent=2))

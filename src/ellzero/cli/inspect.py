@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from ellzero.cli.options import Json, Model
+from ellzero.cli.options import Json, Model, Trust
 
 
-def inspect(model: Model, /, *, json_: Json = False) -> None:
+def inspect(model: Model, /, *, trust: Trust = False, json_: Json = False) -> None:
     """Show a network layer by layer: shape, weights, nonzeros, density.
 
     Example: ellzero inspect runs/demo-1
@@ -16,7 +16,7 @@ def inspect(model: Model, /, *, json_: Json = False) -> None:
     from ellzero.record import layer_table, sizes
     from ellzero.runs import open_run
 
-    run = open_run(model)
+    run = open_run(model, trust=trust)
     weights = run.masks.weights
     layers, size = layer_table(weights), sizes(run.model, weights)
     if json_:

@@ -12,6 +12,15 @@ Json = Annotated[
     Parameter(name="--json", negative=(), help="Print one JSON document instead of text."),
 ]
 
+Trust = Annotated[
+    bool,
+    Parameter(
+        negative=(),
+        help="Run the code that the folder's recipe names (package.module:name); a run that you "
+        "began in this folder needs no such word.",
+    ),
+]
+
 Model = Annotated[Path, Parameter(help="Run folder, a .safetensors in one, or a packed file.")]
 
 DataRoot = Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ellzero.cli.options import Json
+from ellzero.cli.options import Json, Trust
 
 
 def report(
@@ -16,6 +16,7 @@ def report(
     /,
     *,
     output: Path | None = None,
+    trust: Trust = False,
     json_: Json = False,
 ) -> None:
     """Write one HTML page of studies and runs, as far as they have come; nothing is trained.
@@ -32,7 +33,7 @@ def report(
     from ellzero.cli.tables import show_warnings
     from ellzero.report.page import report as write
 
-    written = write(folders, output)
+    written = write(folders, output, trust=trust)
     if json_:
         document = {
             "page": str(written.page),

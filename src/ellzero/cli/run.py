@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ellzero.cli.options import DataRoot, Json
+from ellzero.cli.options import DataRoot, Json, Trust
 from ellzero.errors import EllzeroError, InputError, WriteError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def run(
     resume: Path | None = None,
     data_root: DataRoot = None,
     seed: int | None = None,
+    trust: Trust = False,
     json_: Json = False,
 ) -> None:
     """Train, prune and fine-tune a network by a recipe; without one, a demonstration.
@@ -47,21 +48,24 @@ def run(
     """
     from ellzero.factories import PACKED, build_data, build_model, with_data_root
     from ellzero.recipe import Recipe
-    from ellzero.run_folder import RECIPE, new_folder, require_resumable
+    from ellzero.run_folder import new_folder, require_resumable
     from ellzero.scheme import compress
+    from ellzero.trust import trusted_recipe
 
     if recipe is not None and recipe.suffix == PACKED:
         raise InputError(
             f"{recipe} is a packed file, no recipe; name it in one as its model, or with "
             f"--set model={recipe}"
         )
+    if trust and resume is None:
+        raise InputError("--trust goes with --resume: a recipe that you name is trusted anyway")
     if resume is not None:
         if any(other is not None for other in (recipe, set_, output, seed)):
             raise InputError(
                 "--resume goes on with a run as it was begun: no recipe, --set, --output or --seed"
             )
         require_resumable(resume)
-        settings = Recipe.read(resume / RECIPE)
+        settings = trusted_recipe(resume, trust=trust)
     else:
         overrides = [*(set_ or []), *([] if seed is None else [f"seed={seed}"])]
         demo = Path(str(files("ellzero") / "demo.toml"))

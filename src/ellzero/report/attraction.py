@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from ellzero.errors import EllzeroError
+from ellzero.errors import EllzeroError, InputError
 from ellzero.files import read_tensors
 from ellzero.penalties import Penalty
-from ellzero.recipe import Recipe
-from ellzero.record import Magnitudes
+from ellzero.recipe_fields import Named
+from ellzero.record import Layer, Magnitudes
 from ellzero.report.style import FAINT, INK, SOFT, Look, svg
-from ellzero.run_folder import RECIPE, TRAINED, RunFolder
+from ellzero.run_folder import TRAINED, RunFolder
+from ellzero.terminal import plain
+from ellzero.trust import shown_recipe
+from ellzero.user_code import may_import
 
 SIZE = (2.0, 2.2)
 """Inches: two panels side by side fill a phone."""
@@ -87,38 +91,53 @@ def pull(run: RunFolder, trained: Path, low: float, high: float) -> Pull | str:
     `trained` is the folder that has the trained weights, which some penalties need.
     """
     try:
-        train = Recipe.read(run.folder / RECIPE).train
+        train = shown_recipe(run.folder, trust=may_import()).train
     except EllzeroError:
         return "recipe cannot be read"
     if train.gates is not None:
         return "learned gates"
     if train.penalty is None or all(term.strength == 0 for term in train.penalty.terms):
         return "no penalty"
+    if any(isinstance(term, Named) for term in train.penalty.terms):
+        return "not imported (--trust)"
     penalty = train.penalty.at(1.0)  # its schedules end there, where pruning comes
     if all(term.elementwise for term in penalty.terms):
         magnitudes = np.logspace(low, high, 200)
-        w = torch.from_numpy(magnitudes)
-        return Pull(magnitudes, penalty.gradient(w).numpy())
-    layers = [layer.name for layer in run.finished.layers] if run.finished else []
-    return _measured_pull(trained / TRAINED, penalty, layers, low, high)
+        attraction = penalty.gradient(torch.from_numpy(magnitudes)).numpy()
+        finite = np.isfinite(attraction).all()
+        return Pull(magnitudes, attraction) if finite else "beyond all bounds"
+    weights = layer_weights(trained / TRAINED, run.finished.layers if run.finished else ())
+    return _measured_pull(weights, penalty, low, high) if weights else "depends on the layer"
 
 
-def _measured_pull(
-    trained: Path, penalty: Penalty, layers: Sequence[str], low: float, high: float
-) -> Pull | str:
-    """Where the attraction depends on a weight's neighbours: its median over trained weights."""
+def layer_weights(file: Path, layers: Sequence[Layer]) -> list[Tensor]:
+    """The weights of these layers in a run's file; none where it does not have them all."""
     try:
-        tensors, _ = read_tensors(trained)
-        weights = [tensors[name] for name in layers]
-    except (EllzeroError, KeyError):
-        return "depends on the layer"
+        tensors, _ = read_tensors(file)
+    except InputError:
+        return []
+    weights = [tensors.get(layer.name) for layer in layers]
+    kept = [
+        w
+        for w, layer in zip(weights, layers, strict=True)
+        if w is not None
+        and tuple(w.shape) == layer.shape
+        and w.ndim
+        and w.numel()
+        and w.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    ]
+    return kept if len(kept) == len(layers) else []
+
+
+def _measured_pull(weights: Sequence[Tensor], penalty: Penalty, low: float, high: float) -> Pull:
+    """Where the attraction depends on a weight's neighbours: its median over trained weights."""
     edges = np.arange(low, high, 0.1)
     sizes, values = [], []
     for w in weights:
-        sizes.append(w.abs().flatten().numpy())
-        values.append((penalty.gradient(w) * w.sign()).flatten().numpy())
+        sizes.append(w.abs().flatten().double().numpy())
+        values.append((penalty.gradient(w) * w.sign()).flatten().double().numpy())
     size, value = np.concatenate(sizes), np.concatenate(values)
-    kept = size > 0
+    kept = (size > 0) & np.isfinite(size) & np.isfinite(value)
     size, value = size[kept], value[kept]
     bins = np.digitize(np.log10(size), edges)
     # a median of a handful would be noise
@@ -176,6 +195,7 @@ def _draw(
 ) -> None:
     low, high = axis
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.7, 1))
+    label = plain(label)
     short = label if len(label) < 22 else label[:20] + "…"
     above.set_title(short, fontsize=8.5, loc="left")
     percent = np.maximum(100 * histogram.shares, FLOOR)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain
@@ -14,6 +14,7 @@ from ellzero.files import write_atomically
 from ellzero.report.facts import StudyFacts
 from ellzero.run_folder import RECORD, RunFolder
 from ellzero.study.results import STUDY, Results
+from ellzero.user_code import importing
 
 if TYPE_CHECKING:
     from ellzero.report.section import Section
@@ -22,23 +23,29 @@ PAGE = "report.html"
 
 
 def write_report(
-    paths: str | Path | Sequence[str | Path], output: str | Path | None = None
+    paths: str | Path | Sequence[str | Path],
+    output: str | Path | None = None,
+    *,
+    trust: bool = False,
 ) -> Path:
     """Write one HTML page of studies and runs, from their records alone.
 
     The page needs nothing but itself: no script, no network. Runs that are still going, or have
-    failed, are shown as far as they came.
+    failed, are shown as far as they came; one that cannot be read is shown as unreadable, where it
+    is not the only one.
 
     Args:
         paths: folders of studies or runs; with two or more runs the page compares them.
         output: the HTML file; by default report.html in the folder, if it is one.
+        trust: whether the classes of penalties of one's own may be imported, to draw their pull on
+            the weights; those of a run that this user began in its folder are anyway.
 
     Returns:
         The page. Of a single study the tables lie beside it, as CSV and Markdown.
 
     Raises:
-        InputError: a folder that holds neither; a record that cannot be read; several folders
-            without `output`; the extra `report` is not installed.
+        InputError: a folder that holds neither; the only record, or a study, that cannot be read;
+            several folders without `output`; the extra `report` is not installed.
 
     Example:
         >>> import tempfile, torch, ellzero as ez
@@ -50,7 +57,7 @@ def write_report(
         ...     ez.write_report(f"{folder}/run").name
         'report.html'
     """
-    return report(paths, output).page
+    return report(paths, output, trust=trust).page
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,12 @@ class Report:
     warnings: tuple[str, ...]
 
 
-def report(paths: str | Path | Sequence[str | Path], output: str | Path | None = None) -> Report:
+def report(
+    paths: str | Path | Sequence[str | Path],
+    output: str | Path | None = None,
+    *,
+    trust: bool = False,
+) -> Report:
     """Write a report, as `write_report` does, and say what was written."""
     folders = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
     if not folders:
@@ -81,8 +93,9 @@ def report(paths: str | Path | Sequence[str | Path], output: str | Path | None =
     if output is None and len(folders) > 1:
         raise InputError("a report of several folders needs an output: name the file to write")
     require_libraries()
-    contents = [_read(folder) for folder in folders]
-    return write(contents, folders[0] / PAGE if output is None else Path(output))
+    with importing(trust):
+        contents = [_read(folder, alone=len(folders) == 1) for folder in folders]
+        return write(contents, folders[0] / PAGE if output is None else Path(output))
 
 
 def write(contents: Sequence[StudyFacts | RunFolder], page: Path) -> Report:
@@ -93,11 +106,17 @@ def write(contents: Sequence[StudyFacts | RunFolder], page: Path) -> Report:
     tables: tuple[Path, ...] = ()
     if len(contents) == 1 and isinstance(contents[0], StudyFacts):
         tables = write_tables(contents[0], page.parent)
-    warnings = (
-        [text for text, _ in x.warnings] if isinstance(x, StudyFacts) else x.warnings
-        for x in contents
-    )
-    return Report(page, tables, tuple(dict.fromkeys(chain.from_iterable(warnings))))
+    warnings = chain.from_iterable(map(_warnings, contents))
+    return Report(page, tables, tuple(dict.fromkeys(warnings)))
+
+
+def _warnings(content: StudyFacts | RunFolder) -> Iterator[str]:
+    if isinstance(content, StudyFacts):
+        yield from (text for text, _ in content.warnings)
+    else:
+        yield from content.warnings
+        if content.status == "unreadable":
+            yield f"{content.folder} cannot be read: {content.error}"
 
 
 def require_libraries() -> None:
@@ -111,8 +130,12 @@ def require_libraries() -> None:
             raise InputError(f"a report needs {module}: pip install 'ellzero[report]'")
 
 
-def _read(folder: Path) -> StudyFacts | RunFolder:
-    """The study or the run in a folder; nothing of it is read a second time."""
+def _read(folder: Path, *, alone: bool) -> StudyFacts | RunFolder:
+    """The study or the run in a folder; nothing of it is read a second time.
+
+    Raises:
+        InputError: there is neither; a study, or a run alone on its page, that cannot be read.
+    """
     if not folder.is_dir():
         raise InputError(f"no folder {folder} to report on")
     if (folder / STUDY).is_file():
@@ -121,7 +144,7 @@ def _read(folder: Path) -> StudyFacts | RunFolder:
         raise InputError(
             f"{folder} holds neither a run nor a study: there is no {RECORD} or {STUDY} in it"
         )
-    return RunFolder.read(folder)
+    return RunFolder.read(folder) if alone else RunFolder.at(folder)
 
 
 def _sections(contents: Sequence[StudyFacts | RunFolder]) -> list[Section]:

@@ -13,7 +13,18 @@ from matplotlib.ticker import MaxNLocator
 from ellzero.record import EpochMetrics
 from ellzero.report.facts import StudyFacts
 from ellzero.report.figures import duration
-from ellzero.report.style import DENSE, FAINT, SOFT, WIDTH, Picture, looks, marks, plain_ticks, svg
+from ellzero.report.style import (
+    DENSE,
+    FAINT,
+    SOFT,
+    WIDTH,
+    Picture,
+    label,
+    looks,
+    marks,
+    plain_ticks,
+    svg,
+)
 from ellzero.run_folder import TRAINED, RunFolder
 from ellzero.study.results import Results, Row, cell_folder
 from ellzero.study.study import Cell, Target, Training
@@ -111,7 +122,7 @@ def densities(facts: StudyFacts, target: Target, *, name: str) -> Picture | None
             axes.plot(x, y, **marks(look), linestyle="none", zorder=look.order)
         for place in range(1, len(layers)):
             axes.axhline(place - 0.5, color=FAINT, linewidth=0.7)
-        axes.set_yticks(range(len(layers)), [layer.removesuffix(".weight") for layer in layers])
+        axes.set_yticks(range(len(layers)), [label(x.removesuffix(".weight")) for x in layers])
         axes.tick_params(axis="y", length=0)
         axes.set(ylim=(len(layers) - 0.5, -0.5), xscale="log", xlabel="density, % of the layer")
         axes.grid(axis="x")
@@ -182,7 +193,7 @@ def effort_bars(facts: StudyFacts, *, name: str) -> Picture | None:
         labels = [f"{duration(e.seconds)}, {e.epochs:,} epochs" for e in efforts]
         axes.bar_label(bars, labels, padding=3, fontsize=8)
         axes.set_xlim(0, 1.75 * max(0.01, *(effort.seconds for effort in efforts)))
-        axes.set_yticks(range(len(efforts)), [effort.label for effort in efforts])
+        axes.set_yticks(range(len(efforts)), [label(effort.label) for effort in efforts])
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
         axes.set_xlabel("seconds")
@@ -241,7 +252,7 @@ def _layer_densities(row: Row) -> dict[str, float]:
 
 
 def _name_rows(axes: Axes, rows: Sequence[Row]) -> None:
-    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.set_yticks(range(len(rows)), [label(row.label) for row in rows])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     for place in range(len(rows)):

@@ -9,13 +9,11 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ellzero.errors import InputError
-from ellzero.files import read_tensors
 from ellzero.record import EpochMetrics, Layer
-from ellzero.report.attraction import CAPTION, panels
+from ellzero.report.attraction import CAPTION, layer_weights, panels
 from ellzero.report.figures import Quality
 from ellzero.report.pictures import epochs_of, log_if_wide
-from ellzero.report.style import DENSE, INK, SOFT, WIDTH, Look, Picture, plain_ticks, svg
+from ellzero.report.style import DENSE, INK, SOFT, WIDTH, Look, Picture, label, plain_ticks, svg
 from ellzero.run_folder import MODEL, RunFolder
 
 LOOK = Look("#0b7285", "o", strong=True)
@@ -29,15 +27,11 @@ KERNELS = 64
 
 def first_layer(run: RunFolder, *, name: str) -> Picture | None:
     """The mask of the first layer, drawn by what it is made of: pixels, kernels or a matrix."""
-    layers = _layers(run)
-    if not layers:
+    layers = _layers(run)[:1]
+    weights = layer_weights(run.folder / MODEL, layers)
+    if not weights:
         return None
-    try:
-        tensors, _ = read_tensors(run.folder / MODEL)
-        mask = tensors[layers[0].name].numpy() != 0
-    except (InputError, KeyError):
-        return None
-    image, caption, unit = mask_image(mask)
+    image, caption, unit = mask_image((weights[0] != 0).numpy())
     caption = f"{layers[0].name}: {caption}"
 
     def draw(figure: Figure) -> None:
@@ -111,7 +105,7 @@ def layer_bars(run: RunFolder, *, name: str) -> Picture | None:
         )
         labels = [f"{layer.nonzeros:,} of {layer.weights:,}" for layer in layers]
         axes.bar_label(bars, labels, padding=3, fontsize=8)
-        names = [layer.name.removesuffix(".weight") for layer in layers]
+        names = [label(layer.name.removesuffix(".weight")) for layer in layers]
         axes.set_yticks(range(len(layers)), names)
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()

@@ -14,7 +14,7 @@ from ellzero.report.section import Key, Section, there
 from ellzero.report.style import looks, marker
 from ellzero.report.tables import Text, signed
 from ellzero.run_folder import RECIPE, RunFolder
-from ellzero.study.results import Spread
+from ellzero.study.results import FAILED, Spread
 
 LISTED = 20
 """So many inputs are listed one by one."""
@@ -27,7 +27,7 @@ def run_section(run: RunFolder, name: str) -> Section:
     section = Section("run", str(title), run.status)
     if record is not None:
         section.summary = [_outcome(record, quality)]
-    elif run.status in ("failed", "missed"):
+    elif run.status in FAILED:
         section.failures = [(run.folder.name, run.status, run.error or "")]
     else:
         section.warnings.append(

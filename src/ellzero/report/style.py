@@ -17,12 +17,17 @@ from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from ellzero.terminal import plain
+
 INK, SOFT, FAINT = "#1f2933", "#8a939c", "#e3e7ea"
 DENSE = "#1f2933"
 """The dense reference, in every picture."""
 
 WIDTH = 4.2
 """Inches: on a phone the text is then about as large as it is here."""
+
+LONGEST_LABEL = 60
+"""Characters of a name in a picture."""
 
 SETTINGS = {
     "font.size": 9,
@@ -104,6 +109,12 @@ KNOWN = {
 }
 OTHERS = ("#0f766e", "#b45309", "#4338ca", "#be185d", "#4d7c0f", "#0369a1", "#7c2d12", "#57534e")
 MARKERS = "os^DvPX*phd<>"
+
+
+def label(text: str) -> str:
+    """A name from a file in a picture: in characters that a font has, and not endless."""
+    text = plain(text)
+    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:

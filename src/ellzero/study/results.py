@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -14,6 +14,7 @@ from ellzero.errors import InputError
 from ellzero.record import FinishedRecord
 from ellzero.run_folder import RunFolder
 from ellzero.study.study import Cell, Study, Target, Training
+from ellzero.user_code import importing
 
 STUDY = "study.toml"
 CELLS = "cells"
@@ -104,7 +105,7 @@ class Results:
 
     @classmethod
     def read(cls, folder: str | Path, study: Study | None = None) -> Results:
-        """The results in the folder of a study.
+        """The results in the folder of a study, whose own code is not imported.
 
         Raises:
             InputError: the folder holds no study.
@@ -113,9 +114,10 @@ class Results:
         if study is None:
             if not (folder / STUDY).is_file():
                 raise InputError(f"{folder} holds no study: there is no {STUDY} in it")
-            study = Study.read(folder / STUDY)
-        cells = {cell.name: RunFolder.at(cell_folder(folder, cell)) for cell in study.cells()}
-        references = tuple(RunFolder.at(reference_folder(folder, seed)) for seed in study.seeds)
+            with importing(False):
+                study = Study.read(folder / STUDY)
+        cells = {cell.name: _run_in(cell_folder(folder, cell)) for cell in study.cells()}
+        references = tuple(_run_in(reference_folder(folder, seed)) for seed in study.seeds)
         return cls(study, folder, cells, references)
 
     @property
@@ -206,6 +208,13 @@ def cell_folder(folder: Path, cell: Cell) -> Path:
 def reference_folder(folder: Path, seed: int) -> Path:
     """Where the run lies that trains a seed's reference."""
     return folder / CELLS / f"reference-seed{seed}"
+
+
+def _run_in(folder: Path) -> RunFolder:
+    run = RunFolder.at(folder)
+    if run.status != "unreadable":
+        return run
+    return replace(run, error=f"{run.error} (without that folder it is run anew)")
 
 
 def _merit(record: FinishedRecord, target: Target) -> tuple[float, ...]:

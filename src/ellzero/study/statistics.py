@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
+import torch
 
 from ellzero.errors import InputError
 from ellzero.files import read_tensors
@@ -113,9 +114,12 @@ def _wrong(cells: Sequence[RunFolder]) -> np.ndarray | None:
     for cell in cells:
         try:
             answers, _ = read_tensors(cell.folder / ANSWERS)
-            rows.append(~answers["compressed"].numpy().astype(bool))
-        except (InputError, KeyError):
+        except InputError:
             return None
+        right = answers.get("compressed")
+        if right is None or right.dtype != torch.bool or right.ndim != 1 or not right.numel():
+            return None
+        rows.append(~right.numpy())
     if len({len(row) for row in rows}) != 1:
         return None
     return np.mean(rows, axis=0)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ellzero.recipe import Recipe
+from ellzero.user_code import importing
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -38,7 +39,8 @@ def settled(recipe: Recipe, device: torch.device, before: Path | None = None) ->
     """
     precision = recipe.precision
     if precision == "auto" and before is not None:
-        precision = Recipe.read(before).precision
+        with importing(False):
+            precision = Recipe.read(before).precision
     if precision == "auto":
         precision = "bfloat16" if bfloat16_pays(device) else "float32"
     return recipe.model_copy(update={"precision": precision})
