@@ -30,7 +30,7 @@ SCRIPT = """
 import sys
 import ellzero as ez
 try:
-    ez.compare(ez.Study.read("study.toml"), sys.argv[1], workers=2)
+    ez.compare(ez.Study.read(sys.argv[2]), sys.argv[1], workers=2)
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -45,10 +45,10 @@ def whole(project):
     return ez.compare(study, "whole", progress=False)
 
 
-def start(folder: str) -> subprocess.Popen[str]:
+def start(folder: str, study: str = "study.toml") -> subprocess.Popen[str]:
     """The same study in a process of its own, and slowly."""
     return subprocess.Popen(
-        [sys.executable, "compare.py", folder],
+        [sys.executable, "compare.py", folder, study],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -144,6 +144,37 @@ def test_an_interrupted_study_saves_its_cells_and_goes_on(whole):
     assert_equal_networks(Path("interrupted"), whole.folder)
     for name in stopped:
         assert not (Path("interrupted/cells") / name / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.slow
+@needs_proc
+def test_workers_that_are_killed_and_stopped_change_nothing(whole):
+    process = start("struck")
+    until(lambda: begun("struck", 3))
+    os.kill(workers_here()[0], signal.SIGKILL)
+    until(lambda: begun("struck", 5) and len(workers_here()) == 2)
+    os.kill(workers_here()[0], signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "its process was ended by SIGKILL; it is tried once more" in said
+    assert workers_here() == []
+    assert not {"failed", "unreadable"} & set(statuses("struck"))
+    # the next one goes on, and nobody ends it: a worker that hangs does not stay in its way
+    stalls = whole.study.model_copy(update={"stalled_minutes": 0.4})
+    Path("stalls.toml").write_text(stalls.to_toml())
+    process = start("struck", "stalls.toml")
+    until(lambda: begun("struck", 6) and len(workers_here()) == 2)
+    os.kill(workers_here()[0], signal.SIGSTOP)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0
+    assert "has made no progress for 0.4 minutes" in said
+    assert "made no progress for 0.8 minutes and was killed; it is tried once more" in said
+    assert workers_here() == []
+    results = Results.read(Path("struck"))
+    assert results.failures() == []
+    assert figures(results) == figures(whole)
+    assert_equal_networks(Path("struck"), whole.folder)
 
 
 def broken_study() -> ez.Study:
