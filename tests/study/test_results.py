@@ -90,6 +90,41 @@ def test_failed_and_unreadable_ones_are_left_out(folder):
     assert unreadable.status == "unreadable"
 
 
+def test_a_choice_from_a_part_of_the_grid_says_so(folder):
+    hand_made.study(folder, sparsities=[0.9, 0.97])
+    for strength in (1e-5, 1e-4, 1e-3):
+        l1(folder, strength, target="sparsity-0.97", warnings=["a doubt"])
+    l1(folder, 1e-5, score=0.7)
+    l1(folder, 1e-4, status="failed", error="its process ended with exit code 7")
+    assert Results.read(folder).warnings() == [("a doubt", 3)]  # as long as nothing is chosen
+    (l1(folder, 1e-3) / "record.json").write_text("{")
+    doubt = (
+        "l1 at 90 % zeros: strength 1e-05 was chosen from a part of the grid, for on the first "
+        "seed 0.001, 0.0001 failed"
+    )
+    assert Results.read(folder).warnings() == [(doubt, 2), ("a doubt", 3)]
+
+
+@pytest.mark.parametrize("status", ["missed", "done"])
+def test_a_strength_that_was_tried_to_its_end_is_no_gap_in_the_grid(folder, status):
+    hand_made.study(folder, sparsities=[], budgets=[{"max_accuracy_drop": 0.5}])
+    for strength in (1e-5, 1e-4):
+        l1(folder, strength, target="drop-0.5")
+    l1(folder, 1e-3, target="drop-0.5", status=status)
+    assert chosen(folder) is not None
+    assert Results.read(folder).warnings() == []
+
+
+def test_unfinished_runs_were_begun(folder):
+    hand_made.study(folder)
+    hand_made.run(folder, "reference-seed0", status="interrupted")
+    l1(folder, 1e-5)
+    l1(folder, 1e-4, status="failed", error="no")
+    begun = l1(folder, 1e-3, status="running")
+    reference = folder / "cells" / "reference-seed0"
+    assert [run.folder for run in Results.read(folder).unfinished()] == [reference, begun]
+
+
 def test_where_all_failed_there_is_no_row(folder):
     hand_made.study(folder)
     for strength in (1e-5, 1e-4, 1e-3):

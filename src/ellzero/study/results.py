@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -128,14 +128,19 @@ class Results:
     def chosen(self, method: str, target: Target) -> Training | None:
         """The training that did best for a target on the first seed's validation data.
 
-        None as long as one of them is still to come; those that failed do not count.
+        None as long as one of them is still to come; those that failed do not count, and
+        `warnings` names them.
         """
-        tuning = [training for training in self.study.tuning() if training.method == method]
-        runs = {training: self.cells[Cell(training, target).name] for training in tuning}
+        runs = self._tuned(method, target)
         if any(run.status in ("missing", "running", "interrupted") for run in runs.values()):
             return None
         merits = {t: _merit(run.finished, target) for t, run in runs.items() if run.finished}
         return max(merits, key=lambda training: merits[training], default=None)
+
+    def _tuned(self, method: str, target: Target) -> dict[Training, RunFolder]:
+        """The runs that a method's strength is chosen from for a target."""
+        tuning = [training for training in self.study.tuning() if training.method == method]
+        return {training: self.cells[Cell(training, target).name] for training in tuning}
 
     def rows(self) -> list[Row]:
         """A row per target and method whose strength has been chosen, in the study's order."""
@@ -183,9 +188,10 @@ class Results:
         return efforts
 
     def warnings(self) -> list[tuple[str, int]]:
-        """What the runs warn of, and how many of them do.
+        """What there is to warn of, and in how many runs: choices from a part of a grid, then
+        what the runs themselves say.
 
-        Sentences that differ in their figures alone are one, in the words of the first run.
+        Sentences of theirs that differ in their figures alone are one, in the first run's words.
         """
         first: dict[str, str] = {}
         counts: Counter[str] = Counter()
@@ -193,7 +199,23 @@ class Results:
             alike = {FIGURE.sub(lambda m: m[1] or "0", text): text for text in run.warnings}
             first = {**alike, **first}
             counts.update(alike.keys())
-        return [(first[key], count) for key, count in counts.most_common()]
+        return [*self._doubts(), *((first[key], count) for key, count in counts.most_common())]
+
+    def _doubts(self) -> Iterator[tuple[str, int]]:
+        for row in self.rows():
+            runs = self._tuned(row.method, row.target).items()
+            gaps = [t.strength for t, run in runs if run.status in ("failed", "unreadable")]
+            if gaps:
+                listed = ", ".join(f"{strength:g}" for strength in gaps if strength is not None)
+                yield (
+                    f"{row.label} at {row.target.label}: strength {row.strength:g} was chosen from "
+                    f"a part of the grid, for on the first seed {listed} failed",
+                    len(gaps),
+                )
+
+    def unfinished(self) -> list[RunFolder]:
+        """Cells and references that were begun and have not come to an end."""
+        return [run for run in self.runs if run.status in ("running", "interrupted")]
 
     def failures(self) -> list[RunFolder]:
         """Cells and references that failed or missed the budget, or have no record to be read."""
