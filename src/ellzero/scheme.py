@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -325,14 +325,15 @@ def _recorded(folder: Path | None, record: Record) -> Iterator[None]:
         if folder is not None:
             write_record(folder, record.changed(**entries))
 
-    write()
     try:
+        write()
         yield
-    except Exception as error:
-        write(status="failed", error=str(error))
-        raise
-    except BaseException:  # Ctrl-C, or sys.exit in the user's code
-        write(status="interrupted")
+    except BaseException as error:
+        with suppress(EllzeroError):  # a full disk takes no record either; the first error counts
+            if isinstance(error, Exception):
+                write(status="failed", error=str(error) or type(error).__name__)
+            else:  # Ctrl-C, or sys.exit in the user's code
+                write(status="interrupted")
         raise
 
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -50,6 +51,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self._at_once = True
+        self._ending = False
         self._raised: weakref.ref[Stopped] | None = None
         self._handled = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
 
@@ -72,8 +74,12 @@ class Stopping:
         self._raised = None
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._ending:
+            return
         if self._at_once:
-            os.write(2, b"ellzero: interrupted\n")
+            self._ending = True
+            with suppress(OSError):  # a terminal that has gone
+                os.write(2, b"ellzero: interrupted\n")
             os._exit(128 + number)
         if self._raised is not None and self._raised() is not None:
             return
