@@ -17,7 +17,7 @@ from ellzero import model_file
 from ellzero.conclusion import conclude, finite, traced
 from ellzero.data.data import ONE_HOT, Data
 from ellzero.data.flags import flags
-from ellzero.errors import InputError, warn
+from ellzero.errors import EllzeroError, InputError, warn
 from ellzero.files import copied, write_atomically
 from ellzero.graph import Network
 from ellzero.pruning import Masks, ranked
