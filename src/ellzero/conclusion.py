@@ -63,6 +63,7 @@ def conclude(run: RunContext, state: State, record: Record) -> FinishedRecord:
     layers, size = layer_table(weights), sizes(network, weights)
     living_entries, living_sentences = _living_part(network, weights, layers, run.data)
     said = [*record.warnings, *data_flags(run.data), *living_sentences]
+    said += [retry.sentence for retry in state.retries]
     said += _of_reference(run, state, reference.evaluation, chosen.evaluation)
     entries: dict[str, Any] = {
         **record.to_table(),
@@ -74,6 +75,7 @@ def conclude(run: RunContext, state: State, record: Record) -> FinishedRecord:
         "validation_score": chosen.evaluation.score,
         "trained": state.trained,
         "outcomes": state.outcomes,
+        "retries": state.retries,
         "layers": layers,
         "seconds": round(state.seconds, 1),
         **living_entries,

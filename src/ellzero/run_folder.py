@@ -25,6 +25,7 @@ from ellzero.errors import BusyError, InputError
 from ellzero.files import check_format, write_atomically, write_json
 from ellzero.record import FORMAT, EpochMetrics, FinishedRecord, Record, Status, versions
 
+LOCK = ".lock"
 RECIPE = "recipe.toml"
 RECORD = "record.json"
 METRICS = "metrics.jsonl"
@@ -33,8 +34,14 @@ REFERENCE = "reference.safetensors"
 TRAINED = "trained.safetensors"
 ANSWERS = "answers.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
+PREVIOUS = "checkpoint-previous.safetensors"
 
-WRITTEN = (RECIPE, RECORD, METRICS, MODEL, f"{MODEL}.gz", REFERENCE, TRAINED, ANSWERS, CHECKPOINT)
+CHECKPOINTS = (CHECKPOINT, PREVIOUS)
+"""Where a run can go on, the last one first; gone when it is done."""
+
+WRITTEN = (
+    RECIPE, RECORD, METRICS, MODEL, f"{MODEL}.gz", REFERENCE, TRAINED, ANSWERS, *CHECKPOINTS
+)  # fmt: skip
 """All that a run may write."""
 
 
@@ -62,7 +69,8 @@ def take_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make output folder {folder}: {error.strerror}") from None
-    if any(folder.iterdir()):
+    left = [path for path in folder.iterdir() if path.name != LOCK and not _is_half_written(path)]
+    if left:  # what a run leaves that was killed before it wrote anything whole does not count
         raise InputError(
             f"output folder {folder} is in use; name another one, or go on with what it holds by "
             f"`ellzero run --resume {folder}`"
@@ -71,18 +79,41 @@ def take_folder(folder: Path) -> Path:
 
 
 def require_resumable(folder: Path) -> None:
-    """Make sure that a run can go on in this folder.
+    """Make sure that a run can go on in this folder, or begin anew where it saved nothing yet.
+
+    A record that is missing or damaged is in nobody's way: a new one is written.
 
     Raises:
-        InputError: no folder, or no run in it; one that is done; no recipe or no checkpoint.
+        InputError: no folder, or no recipe in it; a run that is done, or that may have been.
     """
     if not folder.is_dir():
         raise InputError(f"no folder {folder} to resume")
-    if read_record(folder).status == "done":
+    if RunFolder.at(folder).status == "done":
         raise InputError(f"the run in {folder} is done; there is nothing to resume")
-    for name in (RECIPE, CHECKPOINT):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder} cannot be resumed: there is no {name} in it")
+    if not (folder / RECIPE).is_file():
+        raise InputError(f"{folder} cannot be resumed: there is no {RECIPE} in it")
+    if not has_checkpoint(folder) and (folder / MODEL).exists():
+        raise InputError(
+            f"{folder} cannot be resumed: there is no {CHECKPOINT} in it, and its {MODEL} would be "
+            "lost if the run began anew; run its recipe in a new folder"
+        )
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run in this folder can go on, rather than begin anew."""
+    return any((folder / name).is_file() for name in CHECKPOINTS)
+
+
+def remove_half_written(folder: Path) -> None:
+    """Remove what killed processes had begun to write; only under the folder's lock."""
+    for path in folder.iterdir():
+        if _is_half_written(path):
+            path.unlink()
+
+
+def _is_half_written(path: Path) -> bool:
+    """Whether a file is the temporary one of an atomic write, `.NAME.hex`."""
+    return path.name.startswith(".") and path.stem[1:] in WRITTEN
 
 
 @contextmanager
@@ -96,7 +127,7 @@ def locked(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
-    path = folder / ".lock"
+    path = folder / LOCK
     lock = FileLock(path, timeout=0)
     try:
         _require_own_file(path)

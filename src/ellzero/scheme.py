@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,12 @@ from ellzero.record import (
 from ellzero.regularizers.compiled import no_compiler
 from ellzero.run_folder import (
     CHECKPOINT,
+    CHECKPOINTS,
     RECIPE,
+    RunFolder,
+    has_checkpoint,
     locked,
+    remove_half_written,
     require_resumable,
     take_folder,
     write_record,
@@ -44,6 +47,7 @@ from ellzero.selection import select
 from ellzero.tensors import require_held
 from ellzero.training import checkpoint
 from ellzero.training.evaluation import evaluate
+from ellzero.training.identity import require_same, settings_of
 from ellzero.training.precision import costs, settled
 from ellzero.training.progress import Bar
 from ellzero.training.run import Callback, RunContext, go, save_reference
@@ -109,9 +113,10 @@ def compress(
             reference is trained from the same initial weights as the compressed network.
         folder: where recipe, record, metrics, networks and checkpoints are written, new or empty;
             None writes nothing.
-        resume: go on with what `folder` holds, by the same recipe (but for its name, device and
-            threads), to bit-identical weights (on the same CPU, with the same number of threads,
-            not compiled).
+        resume: go on with what `folder` holds, by the same recipe (but for its name, device,
+            threads and `checkpoint_seconds`), to bit-identical weights (on the same CPU, with the
+            same number of threads, not compiled). A run that was stopped before its first
+            checkpoint begins anew.
         progress: show a bar on standard error; by default if that is a terminal.
         callback: called after each epoch with its metrics, as they stand in metrics.jsonl (epoch 0
             of a fine-tuning is the network as the pruning left it). It returns None to go on, or
@@ -158,13 +163,14 @@ def compress(
         require_resumable(path)
     recipe = settled(recipe, device, path / RECIPE if path and resume else None)
     if path is not None and resume:
-        _require_same(recipe, path / RECIPE)
-    if resume:  # the checkpoint has it, as it has a trained network that was given
+        _require_recipe(recipe, path / RECIPE)
+    goes_on = path is not None and resume and has_checkpoint(path)
+    if goes_on:  # the checkpoint has it, as it has a trained network that was given
         reference = None
     elif reference is None:
         reference = recipe.reference.file
     with settings(recipe.threads, device):
-        trained = None if resume else recipe.train.file
+        trained = None if goes_on else recipe.train.file
         state = _prepare(model, data, recipe, reference, trained, device)
         of_data = flags(data)
         for text in (*costs(recipe, device), *of_data):
@@ -174,69 +180,73 @@ def compress(
         if path is not None and not resume:
             take_folder(path)
         with locked(path):
-            if path is not None and resume:
-                checkpoint.load(state, path / CHECKPOINT, recipe)
-            elif path is not None:
-                write_atomically(path / RECIPE, recipe.to_toml().encode())
-                remember(path, recipe)
+            if path is not None:
+                remove_half_written(path)
+                if goes_on:
+                    _go_on(state, path, recipe)
+                else:
+                    _begin(path, recipe, resume)
             has_reference = state.reference is not None
             begun = Record(
                 format=FORMAT,
                 status="running",
-                started=datetime.now(UTC).isoformat(timespec="seconds"),
+                started=state.started,
                 folder=path,
                 versions=versions(),
                 recipe=recipe.to_table(),
                 warnings=known,
+                threads=torch.get_num_threads(),
             )
             with (
-                _recorded(path, begun),
+                _recorded(path, begun, state),
                 Bar(recipe, data, has_reference=has_reference, progress=progress) as bar,
             ):
                 run = RunContext(
                     recipe, data, path, bar, has_reference, _about(recipe, data), callback
                 )
-                if has_reference and not resume:
+                if has_reference:  # also where the run that is resumed has lost it
                     save_reference(run, state)
                 go(run, state)
                 record = conclude(run, state, begun)
                 if path is not None:
                     write_record(path, record)
             if path is not None:
-                (path / CHECKPOINT).unlink(missing_ok=True)
+                for name in CHECKPOINTS:
+                    (path / name).unlink(missing_ok=True)
+        known = (*known, *(retry.sentence for retry in state.retries))  # as each has been told
         for text in record.warnings:
             if text not in known:
                 warn(text)
         return Result(state.model, Masks.of(state.weights), record, path, data)
 
 
-def _require_same(recipe: Recipe, file: Path) -> None:
-    """Refuse to resume a run by another recipe than its own, for that would be a bit of both."""
+def _require_recipe(recipe: Recipe, file: Path) -> None:
+    """Refuse to resume a run by another recipe than the one in its folder.
+
+    Raises:
+        InputError: it is another.
+    """
     with importing(False):  # it may name what no import finds, or anything else
         table = Recipe.read(file).to_table()
-    before, now = dict(_settings(table)), dict(_settings(recipe.to_table()))
-    # of what other stages take over from `train`, that is the one to name
-    for key in sorted({**before, **now}, key=lambda key: not key.startswith("train.")):
-        if before.get(key) != now.get(key):
-            raise InputError(
-                f"{file} has {key} = {before.get(key)!r}, the recipe to resume with "
-                f"{now.get(key)!r}; give the same recipe, or a new folder"
-            )
+    before, now = settings_of(table), settings_of(recipe.to_table())
+    require_same(before, now, file, "give the same recipe, or a new folder")
 
 
-def _settings(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a recipe that must be the same in a resumed run, by their dotted keys.
+def _begin(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Write the recipe of a run that begins, unless it begins anew by the one in its folder."""
+    if resume:
+        warn(f"{folder} has no {CHECKPOINT} yet, so the run begins anew by the {RECIPE} in it")
+    else:
+        write_atomically(folder / RECIPE, recipe.to_toml().encode())
+        remember(folder, recipe)
 
-    Of files it matters whether there is one: the checkpoint holds what was read.
-    """
-    for key, value in table.items():
-        dotted = f"{path}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from _settings(value, f"{dotted}.")
-        elif dotted == "train.file":
-            yield dotted, True
-        elif dotted not in ("name", "device", "threads", "data.data_root", "reference.file"):
-            yield dotted, value
+
+def _go_on(state: State, folder: Path, recipe: Recipe) -> None:
+    """Put the state back to where the folder's run was stopped."""
+    record = RunFolder.at(folder).record
+    if record is not None and record.started is not None:
+        state.started = record.started  # checkpoints of older versions do not say it
+    checkpoint.load(state, folder, recipe)
 
 
 def _prepare(
@@ -318,12 +328,12 @@ def _require_compiler(device: torch.device) -> None:
 
 
 @contextmanager
-def _recorded(folder: Path | None, record: Record) -> Iterator[None]:
+def _recorded(folder: Path | None, record: Record, state: State) -> Iterator[None]:
     """Write the record at once, and again if what is done here does not come to its end."""
 
     def write(**entries: Any) -> None:
         if folder is not None:
-            write_record(folder, record.changed(**entries))
+            write_record(folder, record.changed(retries=state.retries, **entries))
 
     try:
         write()

@@ -16,11 +16,13 @@ from safetensors.torch import load_file
 import ellzero as ez
 import hand_made
 from ellzero.cli.app import main
+from ellzero.errors import InputError
 from ellzero.factories import build_data, build_model
 from ellzero.penalties import PENALTIES, Term
 from ellzero.recipe import Recipe
 from ellzero.record import FinishedRecord
 from ellzero.study.results import Results, cell_folder, reference_folder
+from ellzero.study.runner import _ready
 from ellzero.study.statistics import pairs
 from ellzero.study.study import Cell, Study
 from ellzero.study.worker import run_cell
@@ -54,6 +56,15 @@ def whole_study(recipe: dict[str, Any] | None = None, **keys: Any) -> Study:
 def whole(project: Path) -> Results:
     """The study as two workers made it."""
     return ez.compare(whole_study(), "whole", workers=2, progress=False)
+
+
+def test_a_cell_does_not_start_from_what_another_seed_has_left(whole):
+    folder, study = copied(whole, "swapped"), whole_study()
+    cell = next(cell for cell in study.cells() if cell.training.seed == 1)
+    other = reference_folder(folder, 0) / "reference.safetensors"
+    shutil.copy(other, reference_folder(folder, 1))
+    with pytest.raises(InputError, match="says that its recipe is 'reference-seed0'"):
+        _ready(study, folder, cell, study.cell_recipe(cell))
 
 
 def copied(whole: Results, name: str) -> Path:

@@ -1,6 +1,8 @@
 """A callback sees every epoch, may end a stage, and may stop the run."""
 
+import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -163,18 +165,38 @@ def test_what_it_raises_stops_the_run_which_goes_on_to_the_same_bits(
     assert resumed == written[last + (where[2] > 0) :]
 
 
-def test_a_checkpoint_before_the_end_of_a_stage_ends_it_again(whole, tmp_path, monkeypatch):
-    # the process is gone right after the stage has ended, before anything more is written
-    saved = checkpoint.save
+@pytest.mark.parametrize("how", ["killed", "Ctrl-C"])
+def test_a_run_that_stops_right_after_an_ended_stage(how, whole, tmp_path, monkeypatch):
+    written = checkpoint.write
 
-    def save(state, path) -> None:
-        if state.step.stage == "finetune":
-            raise KeyboardInterrupt
-        saved(state, path)
+    def write(taken, folder, recipe) -> None:
+        if taken.document["step"]["stage"] == "finetune" and not stopped:
+            stopped.append(True)
+            if how == "killed":
+                shutil.copytree(folder, tmp_path / "run")
+            else:
+                raise KeyboardInterrupt
+        written(taken, folder, recipe)
 
-    monkeypatch.setattr(checkpoint, "save", save)
+    stopped: list[bool] = []
+    folder = tmp_path / ("goes on" if how == "killed" else "run")
+    monkeypatch.setattr(checkpoint, "write", write)
+    with nullcontext() if how == "killed" else pytest.raises(KeyboardInterrupt):
+        with_early_ends(folder=folder)
+    again = with_early_ends(folder=tmp_path / "run", resume=True)
+    assert tensors_equal(again.model, whole.model)
+
+
+def test_an_ended_stage_stays_ended_where_what_comes_after_it_is_stopped(
+    whole, tmp_path, monkeypatch
+):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ellzero.training.run.magnitudes", interrupt)  # at the end of the training
     with pytest.raises(KeyboardInterrupt):
         with_early_ends(folder=tmp_path / "run")
     monkeypatch.undo()
     again = with_early_ends(folder=tmp_path / "run", resume=True)
     assert tensors_equal(again.model, whole.model)
+    assert [outcome.epochs for outcome in again.record.outcomes] == [3, 3, 2]

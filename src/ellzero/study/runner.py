@@ -15,6 +15,8 @@ from ellzero.study.crew import LOG, Crew, Job, work_of
 from ellzero.study.progress import StudyBar
 from ellzero.study.results import STUDY, Results, cell_folder, reference_folder
 from ellzero.study.study import Cell, Study, Target, Training
+from ellzero.training.identity import require_origin
+from ellzero.user_code import importing
 
 
 def compare(
@@ -110,7 +112,7 @@ def _essence(recipe: Recipe, of_study: Recipe) -> Recipe:
 
     Files are left out where the study does not name them: then they are other cells'.
     """
-    changes: dict[str, Any] = {"threads": None}
+    changes: dict[str, Any] = {"threads": None, "checkpoint_seconds": of_study.checkpoint_seconds}
     if of_study.precision == "auto":
         changes["precision"] = "auto"
     if recipe.name != f"reference-seed{recipe.seed}":
@@ -175,11 +177,13 @@ def _ready(study: Study, folder: Path, cell: Cell, recipe: Recipe) -> Recipe:
         raise InputError(
             f"the reference of seed {cell.training.seed} failed, see {reference.parent}"
         )
+    require_origin(reference, f"reference-seed{cell.training.seed}", recipe)
     dense = recipe.reference.model_copy(update={"file": reference})
     train = recipe.train
     if recipe.prune.gradual is None:
         siblings = (cell_folder(folder, Cell(cell.training, t)) / TRAINED for t in study.targets)
         shared = next((file for file in siblings if file.is_file()), None)
         if shared is not None and shared.parent != cell_folder(folder, cell):
+            require_origin(shared, shared.parent.name, recipe)
             train = train.model_copy(update={"file": shared})
     return recipe.model_copy(update={"reference": dense, "train": train})

@@ -23,7 +23,14 @@ from ellzero.data.data import Data
 from ellzero.errors import BudgetError, BusyError, InputError
 from ellzero.factories import build_data, build_model
 from ellzero.recipe import Factory, Recipe
-from ellzero.run_folder import CHECKPOINT, WRITTEN, RunFolder, clear_folder, fail, locked
+from ellzero.run_folder import (
+    RunFolder,
+    clear_folder,
+    fail,
+    has_checkpoint,
+    locked,
+    remove_half_written,
+)
 from ellzero.scheme import compress
 
 WAIT_SECONDS = 60
@@ -127,13 +134,11 @@ def _made_ready(folder: Path) -> Literal["done", "resumable", "empty"]:
 
 
 def _cleared(folder: Path) -> Literal["done", "resumable", "empty"]:
-    for name in WRITTEN:
-        for half in folder.glob(f".{name}.*"):
-            half.unlink()
+    remove_half_written(folder)
     status = RunFolder.at(folder).status
     if status == "done":
         return "done"
-    if status in ("running", "interrupted") and (folder / CHECKPOINT).is_file():
+    if status in ("running", "interrupted") and has_checkpoint(folder):
         return "resumable"
     clear_folder(folder)
     return "empty"

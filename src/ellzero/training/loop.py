@@ -94,7 +94,7 @@ def _train_epoch(
             progress = (state.epoch + index / batch_count) / step.epochs
             rate = learning_rate(
                 progress,
-                peak=table.learning_rate,
+                peak=table.learning_rate * state.rate_factor,
                 warmup=table.warmup,
                 decay=table.decay,
                 floor=table.floor,
@@ -148,6 +148,6 @@ def _metrics(
         validation_score=validation.score,
         nonzeros=nonzeros,
         learning_rate=rate,
-        seconds=round(time.perf_counter() - began, 3),
+        seconds=round(max(0.0, time.perf_counter() - began), 3),
     )
     return metrics, validation

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,21 +12,23 @@ import torch
 
 from ellzero import model_file
 from ellzero.data.data import Data
-from ellzero.errors import BudgetError, DivergenceError, InputError
+from ellzero.errors import BudgetError, DivergenceError, InputError, warn
+from ellzero.files import copied
 from ellzero.pruning import Masks, least
 from ellzero.pruning.budget import Budget, bisect
 from ellzero.recipe import Recipe
-from ellzero.record import EpochMetrics, Evaluation, Outcome, TrainedWeights, magnitudes
+from ellzero.record import EpochMetrics, Evaluation, Outcome, Retry, TrainedWeights, magnitudes
 from ellzero.run_folder import CHECKPOINT, REFERENCE, TRAINED, write_metrics
-from ellzero.training import checkpoint
 from ellzero.training.evaluation import evaluate
+from ellzero.training.identity import origin
+from ellzero.training.keeper import Keeper
 from ellzero.training.loop import epochs, masks_for
 from ellzero.training.plan import Step, kept_at, next_step
 from ellzero.training.progress import Bar
 from ellzero.training.state import Snapshot, State
 
-CHECKPOINT_SECONDS = 120.0
-"""At most this much work is lost when a run is stopped, beyond the epoch it was in."""
+RETRIES = 3
+"""So often the stages of a run begin again after a divergence: down to an eighth of a rate."""
 
 GUIDE = 4.0
 """How many times the budget a pruned network may lose before fine-tuning, which wins it back."""
@@ -60,75 +61,101 @@ class RunContext:
 def go(run: RunContext, state: State) -> None:
     """Take the state through all steps that are left; its outcome is in `state.best` or `.base`.
 
+    Whatever stops it, the folder has a checkpoint of the last epoch that came to its end.
+
     Raises:
         DivergenceError: a loss became NaN or infinite; the last checkpoint holds a good state.
         BudgetError: no round stayed within the budget.
     """
-    clock = _Clock(state.seconds)
-    while True:
-        if state.step is None:
-            numel = state.weights.numel
-            step = next_step(run.recipe, numel, state.outcomes, has_reference=run.has_reference)
-            if step is None:
-                break
-            run.bar.begin(step, 0)
-            _begin(run, state, step)
-            _checkpoint(run, state, clock)
-        else:
-            run.bar.begin(state.step, state.epoch)
-        validation = None
-        for metrics, validation in epochs(state, run.recipe, run.data, tick=run.bar.tick):
-            _require_finite(run, state, metrics)
-            state.history.append(metrics)
-            _keep_best(run, state, validation)
-            if run.folder is not None:
-                write_metrics(run.folder, state.history)
-                if state.epoch > 0 and clock.since_checkpoint() > CHECKPOINT_SECONDS:
-                    _checkpoint(run, state, clock)
-            run.bar.epoch(metrics)
-            if _ends_stage(run, state, metrics, clock):
-                break
-        if state.regularizer is not None:
-            state.regularizer.finalize()
-        # no epoch was left where a step has none, or was resumed at its very end
-        _finish(run, state, validation or evaluate(state.model, run.data, "validation"))
-    state.seconds = clock.total()
-    _require_within_budget(run, state)
+    keeper = Keeper(run.recipe, run.folder, state.seconds)
+    try:
+        while True:
+            if state.step is None:
+                numel = state.weights.numel
+                step = next_step(run.recipe, numel, state.outcomes, has_reference=run.has_reference)
+                if step is None:
+                    break
+                run.bar.begin(step, 0)
+                _begin(run, state, step)
+                keeper.keep(state)
+                keeper.write()
+            validation = _train(run, state, keeper)
+            if state.step is None:
+                continue  # it diverged and begins again
+            if state.regularizer is not None:
+                state.regularizer.finalize()
+            # no epoch was left where a step has none, or was resumed at its very end
+            _finish(run, state, validation or evaluate(state.model, run.data, "validation"))
+        state.seconds = keeper.seconds()
+        _require_within_budget(run, state)
+    finally:
+        keeper.write()
 
 
-def _ends_stage(run: RunContext, state: State, metrics: EpochMetrics, clock: _Clock) -> bool:
+def _train(run: RunContext, state: State, keeper: Keeper) -> Evaluation | None:
+    """The epochs that are left of the step; the last one's validation, None if there was none.
+
+    Raises:
+        DivergenceError: a figure became NaN or infinite, and the step does not begin again for it.
+        InputError: the callback returned something that means nothing.
+    """
+    step, validation = state.step, None
+    assert step is not None
+    run.bar.begin(step, state.epoch)
+    for metrics, validation in epochs(state, run.recipe, run.data, tick=run.bar.tick):
+        figure = _not_finite(metrics)
+        if figure is not None:
+            _begin_again(run, state, metrics, figure)
+            break
+        state.history.append(metrics)
+        _keep_best(run, state, validation)
+        if run.folder is not None:
+            write_metrics(run.folder, state.history)
+        run.bar.epoch(metrics)
+        is_last = False
+        try:
+            is_last = _ends_stage(run, metrics)
+            if is_last:
+                state.step = replace(step, epochs=state.epoch)
+        finally:
+            if state.epoch > 0:  # an epoch 0 is measured anew
+                keeper.keep(state)
+        if is_last:
+            break
+        keeper.write_if_due()
+    return validation
+
+
+def _ends_stage(run: RunContext, metrics: EpochMetrics) -> bool:
     """Whether the callback ends the stage; what it raises stops the run, to be resumed from here.
 
     Raises:
         InputError: it returned something that means nothing.
     """
-    if run.callback is None:
+    answer: object = None if run.callback is None else run.callback(metrics)
+    if answer is None:
         return False
-    try:
-        answer: object = run.callback(metrics)
-        if answer is None:
-            return False
-        if isinstance(answer, str) and answer == "next stage":
-            return True
-        raise InputError(
-            f"the callback returned {answer!r} after epoch {metrics.epoch} of {metrics.stage}; "
-            "expected None to go on, or 'next stage' to end the stage there"
-        )
-    except BaseException:
-        if state.epoch > 0:  # an epoch 0 is measured anew
-            _checkpoint(run, state, clock)
-        raise
+    if isinstance(answer, str) and answer == "next stage":
+        return True
+    raise InputError(
+        f"the callback returned {answer!r} after epoch {metrics.epoch} of {metrics.stage}; "
+        "expected None to go on, or 'next stage' to end the stage there"
+    )
 
 
 def _begin(run: RunContext, state: State, step: Step) -> None:
     state.step, state.epoch = step, 0
-    if step.stage != "reference":
+    if step.stage == "reference":
+        state.restore(state.start)
+        state.best = None
+    else:
         _require_measurable(run, state)
     if step.stage == "train":
         from_reference = run.recipe.train.start == "reference"
         assert state.reference is not None
         state.restore(state.reference.tensors if from_reference else state.start)
-        state.start = {}
+        if run.recipe.on_divergence == "stop":
+            state.start = {}  # not needed any more
         state.best = None
     if step.stage == "finetune":
         assert state.base is not None
@@ -194,12 +221,13 @@ def _finish(run: RunContext, state: State, validation: Evaluation) -> None:
         reached = state.reference = state.best
         state.best = None
         state.restore(reached.tensors)
-        save_reference(run, state)
+        _save_network(run, state, REFERENCE)
     else:
         reached = state.snapshot(validation)
         if step.stage == "train":
             _save_network(run, state, TRAINED)  # for other prunings of it
             state.trained = TrainedWeights(magnitudes=magnitudes(state.weights))
+            state.start = {}
         if step.stage == "finetune" and budget is not None:
             assert state.best is not None
             assert state.reference is not None
@@ -213,18 +241,27 @@ def _finish(run: RunContext, state: State, validation: Evaluation) -> None:
         step.stage, step.round, reached.nonzeros, score, loss, used, within, epochs=state.epoch
     )
     state.outcomes = (*state.outcomes, outcome)
+    _end_step(state)
+
+
+def _end_step(state: State) -> None:
     state.step = state.optimizer = state.regularizer = state.forward = state.masks = None
 
 
 def save_reference(run: RunContext, state: State) -> None:
-    """Write the reference, which the network is at this moment, for this and for other runs."""
+    """Write the reference, for this and for other runs; the network stays as it is."""
+    assert state.reference is not None
+    now = copied(state.model)
+    state.restore(state.reference.tensors)
     _save_network(run, state, REFERENCE)
+    state.restore(now)
 
 
 def _save_network(run: RunContext, state: State, name: str) -> None:
     if run.folder is not None:
         masks = Masks.of(state.weights)
-        model_file.save(state.model, run.folder / name, masks=masks, metadata=run.about)
+        about = {**run.about, **origin(run.recipe)}
+        model_file.save(state.model, run.folder / name, masks=masks, metadata=about)
 
 
 def _require_measurable(run: RunContext, state: State) -> None:
@@ -238,23 +275,58 @@ def _require_measurable(run: RunContext, state: State) -> None:
         )
 
 
-def _require_finite(run: RunContext, state: State, metrics: EpochMetrics) -> None:
+def _not_finite(metrics: EpochMetrics) -> str | None:
+    """The first figure of an epoch that is NaN or infinite."""
     watched = ("train_loss", "penalty", "validation_loss", "validation_score")
     figures = {name: getattr(metrics, name) for name in watched}
-    wrong = [n for n, figure in figures.items() if figure is not None and not math.isfinite(figure)]
-    if not wrong:
-        return
+    wrong = (n for n, figure in figures.items() if figure is not None and not math.isfinite(figure))
+    return next(wrong, None)
+
+
+def _begin_again(run: RunContext, state: State, metrics: EpochMetrics, figure: str) -> None:
+    """Put a step that diverged back to its beginning, with half its learning rate, if told so.
+
+    That is the last state that is good for sure: a loss may grow for epochs before it overflows.
+    And what comes of it is what the recipe gives with half the learning rate in that stage.
+
+    Raises:
+        DivergenceError: it is not told so; it was done `RETRIES` times; nothing was trained yet.
+    """
+    if (
+        run.recipe.on_divergence == "stop"
+        or len(state.retries) == RETRIES
+        or metrics.epoch == 0  # as the pruning left it, whatever the learning rate
+    ):
+        raise _divergence(run, state, metrics, figure)
+    retry = Retry(
+        stage=metrics.stage,
+        round=metrics.round,
+        epoch=metrics.epoch,
+        figure=figure,
+        factor=state.rate_factor / 2,
+    )
+    warn(retry.sentence)
+    state.retries = (*state.retries, retry)
+    step = (metrics.stage, metrics.round)
+    state.history = [m for m in state.history if (m.stage, m.round) != step]
+    _end_step(state)
+
+
+def _divergence(
+    run: RunContext, state: State, metrics: EpochMetrics, figure: str
+) -> DivergenceError:
     assert state.step is not None
     table = state.step.optimization(run.recipe)
     terms = () if table.penalty is None else table.penalty.terms
     gates = run.recipe.train.gates if state.step.stage == "train" else None
     named = (*terms, *(() if gates is None else (gates,)))
     strengths = ", ".join(f"{type(n).__name__} strength {n.strength:g}" for n in named)
+    times = f" after {len(state.retries)} retries" if state.retries else ""
+    rate = f"learning rate {table.learning_rate * state.rate_factor:g}{times}"
     kept = f"; {run.folder / CHECKPOINT} holds the last good state" if run.folder else ""
-    raise DivergenceError(
-        f"{wrong[0]} became {figures[wrong[0]]} in epoch {state.epoch} of {state.step.label} "
-        f"({strengths or 'no penalty'}, learning rate {table.learning_rate:g}); "
-        f"lower the learning rate or the strength{kept}"
+    return DivergenceError(
+        f"{figure} became {getattr(metrics, figure)} in epoch {state.epoch} of {state.step.label} "
+        f"({strengths or 'no penalty'}, {rate}); lower the learning rate or the strength{kept}"
     )
 
 
@@ -273,27 +345,3 @@ def _require_within_budget(run: RunContext, state: State) -> None:
         f"best found lost {best.used:.3g} with {best.nonzeros} of {state.weights.numel} weights. "
         f"Allow more, prune in more rounds, or train and fine-tune longer{spare}"
     )
-
-
-def _checkpoint(run: RunContext, state: State, clock: _Clock) -> None:
-    if run.folder is not None:
-        state.seconds = clock.total()
-        checkpoint.save(state, run.folder / CHECKPOINT)
-        clock.checkpointed()
-
-
-class _Clock:
-    """Seconds of the run over all its sessions, and since the last checkpoint."""
-
-    def __init__(self, before: float) -> None:
-        self._before = before
-        self._start = self._checkpoint = time.perf_counter()
-
-    def total(self) -> float:
-        return self._before + time.perf_counter() - self._start
-
-    def since_checkpoint(self) -> float:
-        return time.perf_counter() - self._checkpoint
-
-    def checkpointed(self) -> None:
-        self._checkpoint = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from ellzero.files import copied
 from ellzero.pruning import Masks
 from ellzero.recipe import Optimization, Recipe
-from ellzero.record import EpochMetrics, Evaluation, Outcome, TrainedWeights
+from ellzero.record import EpochMetrics, Evaluation, Outcome, Retry, TrainedWeights
 from ellzero.regularizers import BoundGates, Regularizer
 from ellzero.selection import Selection
 from ellzero.training.plan import Step
@@ -52,6 +53,15 @@ class State:
     """What the record tells of the weights after the regularized training, before any pruning."""
     best: Snapshot | None = None
     """The best so far at the asked sparsity (of the reference: at all)."""
+    retries: tuple[Retry, ...] = ()
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    """When the run began: date and time, ISO 8601, UTC."""
+
+    @property
+    def rate_factor(self) -> float:
+        """What the stage's learning rate is multiplied by: a half for each time it diverged."""
+        assert self.step is not None
+        return 0.5 ** sum(retry.stage == self.step.stage for retry in self.retries)
 
     @property
     def nonzeros(self) -> int:
