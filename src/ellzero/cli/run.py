@@ -80,7 +80,7 @@ def run(
         if resume is None and output is None and not any(folder.iterdir()):
             folder.rmdir()  # nothing was begun, so nothing is left behind
         elif isinstance(error, WriteError) or not isinstance(error, EllzeroError):
-            error.add_note(_saved(folder))
+            error.add_note(_kept(folder))
         raise
     if json_:
         print(json.dumps(result.record.to_table(), indent=2))
@@ -88,11 +88,16 @@ def run(
         _show(result.record, folder)
 
 
-def _saved(folder: Path) -> str:
-    from ellzero.run_folder import CHECKPOINT
+def _kept(folder: Path) -> str:
+    from ellzero.run_folder import CHECKPOINTS, RECIPE, RunFolder
 
-    if (folder / CHECKPOINT).is_file():
-        return f"{folder / CHECKPOINT} is saved, go on with `ellzero run --resume {folder}`"
+    if RunFolder.at(folder).status == "done":
+        return f"the run in {folder} is done"
+    for name in CHECKPOINTS:
+        if (folder / name).is_file():
+            return f"{folder / name} is saved, go on with `ellzero run --resume {folder}`"
+    if (folder / RECIPE).is_file():
+        return f"nothing was saved yet, `ellzero run --resume {folder}` begins anew"
     return f"nothing was saved yet in {folder}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import torch
 
 from ellzero import model_file
 from ellzero.data.data import Data
-from ellzero.errors import BudgetError, DivergenceError, InputError, warn
+from ellzero.errors import BudgetError, DivergenceError, InputError, WriteError, warn
 from ellzero.files import copied
 from ellzero.pruning import Masks, least
 from ellzero.pruning.budget import Budget, bisect
@@ -88,8 +89,11 @@ def go(run: RunContext, state: State) -> None:
             _finish(run, state, validation or evaluate(state.model, run.data, "validation"))
         state.seconds = keeper.seconds()
         _require_within_budget(run, state)
-    finally:
-        keeper.write()
+    except BaseException:
+        with suppress(WriteError):  # of a disk that is full; the first error is what counts
+            keeper.write()
+        raise
+    keeper.write()
 
 
 def _train(run: RunContext, state: State, keeper: Keeper) -> Evaluation | None:
