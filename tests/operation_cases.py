@@ -102,6 +102,26 @@ def cases() -> dict[str, OperationCase]:
             IMAGE,
             nn.AvgPool2d((3, 2), 2, 1, ceil_mode=True, count_include_pad=False),
         ),
+        "pad, one side": OperationCase(
+            ops.Pad(before=(0, 0, 0), after=(0, 1, 2)), IMAGE, nn.ZeroPad2d((0, 2, 0, 1))
+        ),
+        "pad, channels": OperationCase(
+            ops.Pad(before=(1, 0, 2), after=(3, 0, 0), value=-0.5),
+            IMAGE,
+            nn.ConstantPad3d((2, 0, 0, 0, 1, 3), -0.5),
+        ),
+        "pad of values": OperationCase(
+            ops.Pad(before=(2,), after=(1,)), VALUES, nn.ConstantPad1d((2, 1), 0.0)
+        ),
+        "slice": OperationCase(ops.Slice(axis=0, start=1, stop=5), IMAGE, Own(lambda x: x[:, 1:5])),
+        "slice with a step": OperationCase(
+            ops.Slice(axis=2, start=1, stop=6, step=2), IMAGE, Own(lambda x: x[..., 1::2])
+        ),
+        "concat": OperationCase(ops.Concat(axis=0), IMAGE, Own(lambda x: torch.cat([x, x], 1))),
+        "concat of places": OperationCase(
+            ops.Concat(axis=2), IMAGE, Own(lambda x: torch.cat([x, x], 3))
+        ),
+        "multiply": OperationCase(ops.Multiply(), IMAGE, Own(lambda x: x * x)),
         "flatten": OperationCase(ops.Flatten(), IMAGE, nn.Flatten()),
         "flatten of single values": OperationCase(ops.Flatten(), (6, 1, 1), nn.Flatten()),
         "add": OperationCase(ops.Add(), IMAGE, Own(lambda x: x + x)),
@@ -126,7 +146,7 @@ def around(case: OperationCase, seed: int) -> Network:
     images = len(case.shape) == 3
     b = Builder((2, *case.shape[1:]), seed)
     before = [_layer(b, case.shape[0], padded=images)]
-    if isinstance(case.op, ops.Add):
+    if case.op.ARITY != 1 and not isinstance(case.op, ops.Input | ops.Opaque):
         b.last = "input"
         before.append(_layer(b, case.shape[0], padded=True))
     for number, name in enumerate(before):
@@ -154,7 +174,8 @@ def all_at_once(cases: Iterable[OperationCase]) -> Network:
         if isinstance(case.op, ops.Input):  # the network has one
             continue
         b.last = sources[case.shape]
-        b.add(case.op, *[image] * ((case.op.ARITY or 1) - 1), **case.weights)
+        others = case.op.ARITY != 1 and not isinstance(case.op, ops.Opaque)
+        b.add(case.op, *[image] * others, **case.weights)
         b.linear(3, density=1.0, kind="float32", bias=True)
         total = b.add(ops.Add(), total) if total else b.last
     return b.network()
@@ -179,7 +200,8 @@ def check_values(case: OperationCase) -> None:
     """Its shape and values are those of the module."""
     x = some_inputs(case.shape)
     expected = case.module(x.clone())
-    inputs = [x] * (1 if case.op.ARITY is None else case.op.ARITY)
+    several = case.op.ARITY is None and not isinstance(case.op, ops.Opaque)
+    inputs = [x] * (2 if several else case.op.ARITY if case.op.ARITY is not None else 1)
     sizes = {role: tuple(w.shape) for role, w in case.weights.items()}
     assert case.op.shape([case.shape] * len(inputs), sizes) == tuple(expected.shape[1:])
     if inputs:

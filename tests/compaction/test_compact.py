@@ -335,6 +335,117 @@ def flattened_constants() -> Case:
     return Case(model, (1, 4, 4), expected)
 
 
+def concatenated() -> Case:
+    """Each branch loses what is not read of it; of the second one unit is a constant."""
+    model = with_weights(
+        Wired(
+            lambda m, x: m.last(torch.cat([F.relu(m.first(x)), m.second(x)], 1)),
+            first=nn.Conv2d(2, 4, 3),
+            second=nn.Conv2d(2, 5, 3),
+            last=nn.Conv2d(9, 3, 1),
+        )
+    )
+    unread(model.last, 1, 4, 8)
+    dead(model.second, 2, bias=2.0)
+    expected = {
+        "first.weight": (3, 2, 3, 3),
+        "second.weight": (2, 2, 3, 3),
+        "last.weight": (3, 5, 1, 1),
+    }
+    return Case(model, (2, 6, 6), expected)
+
+
+def concatenated_and_added() -> Case:
+    """A channel of the sum stays while the concatenation, too, is read of it."""
+    model = with_weights(
+        Wired(
+            lambda m, x: m.last(torch.cat([(y := m.first(x)) + m.second(x), y], 1)),
+            first=nn.Conv2d(2, 3, 3),
+            second=nn.Conv2d(2, 3, 3),
+            last=nn.Conv2d(6, 2, 1),
+        )
+    )
+    unread(model.last, 0, 1, 3)  # of the sum 0 and 1, of the first branch 0
+    expected = {"first.weight": (2, 2, 3, 3), "second.weight": (2, 2, 3, 3)}
+    return Case(model, (2, 6, 6), expected | {"last.weight": (2, 4, 1, 1)})
+
+
+def gated() -> Case:
+    """Squeeze and excite: channel 0 is zero, 1 has a gate of zero, 2 is not read."""
+    model = with_weights(
+        Wired(
+            lambda m, x: m.last(
+                (y := m.first(x)) * F.relu(m.excite(F.relu(m.squeeze(F.adaptive_avg_pool2d(y, 1)))))
+            ),
+            first=nn.Conv2d(2, 6, 3),
+            squeeze=nn.Conv2d(6, 3, 1),
+            excite=nn.Conv2d(3, 6, 1),
+            last=nn.Conv2d(6, 2, 3),
+        )
+    )
+    dead(model.first, 0)
+    dead(model.excite, 1, bias=-1.0)
+    unread(model.last, 2)
+    unread(model.squeeze, 0, 1, 2)
+    dead(model.squeeze, 2, bias=-1.0)
+    expected = {
+        "first.weight": (3, 2, 3, 3),
+        "squeeze.weight": (2, 3, 1, 1),
+        "excite.weight": (3, 2, 1, 1),
+        "last.weight": (2, 3, 3, 3),
+    }
+    return Case(model, (2, 7, 7), expected)
+
+
+def sliced() -> Case:
+    """Of six channels each slice takes two, one of which is not read; the last two none takes."""
+    model = with_weights(
+        Wired(
+            lambda m, x: m.last(torch.tanh((y := m.first(x))[:, :2]) * y[:, 2:4]),
+            first=nn.Linear(3, 6),
+            last=nn.Linear(2, 2),
+        )
+    )
+    unread(model.last, 1)
+    return Case(model, (3,), {"first.weight": (2, 3), "last.weight": (2, 1)})
+
+
+def padded_channels() -> Case:
+    """A shortcut with channels of zeros: those that the block lacks, too, leave, others stay."""
+    model = with_weights(
+        Wired(
+            lambda m, x: m.last(
+                F.pad((y := m.first(x))[:, :, ::2, ::2], (0, 0, 0, 0, 0, 2)) + m.block(y)
+            ),
+            first=nn.Conv2d(2, 3, 3),
+            block=nn.Conv2d(3, 5, 3, stride=2, padding=1),
+            last=nn.Conv2d(5, 2, 1),
+        )
+    )
+    dead(model.block, 3, bias=0.0)
+    unread(model.last, 0, 4)
+    unread(model.block, 0)
+    expected = {
+        "first.weight": (2, 2, 3, 3),
+        "block.weight": (2, 2, 3, 3),
+        "last.weight": (2, 2, 1, 1),
+    }
+    return Case(model, (2, 7, 7), expected)
+
+
+def padded_on_one_side() -> Case:
+    """A constant has a margin of zeros, so that no bias can stand for it; a zero has none."""
+    model = with_weights(
+        nn.Sequential(
+            nn.Conv2d(2, 4, 3), nn.ReLU(), nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(4, 2, 3, 2)
+        )
+    )
+    dead(model[0], 0, bias=2.0)
+    dead(model[0], 1, bias=-2.0)
+    expected = {"0.weight": (3, 2, 3, 3), "3.weight": (2, 3, 3, 3)}
+    return Case(model, (2, 8, 8), expected, ("1 constant channels of 1 stay: 2 pads them",))
+
+
 def input_channels() -> Case:
     model = with_weights(nn.Sequential(nn.Conv2d(4, 3, 3, padding=1)))
     unread(model[0], 0, 3)
@@ -403,6 +514,12 @@ CASES = (
     slopes,
     flattened,
     flattened_constants,
+    concatenated,
+    concatenated_and_added,
+    gated,
+    sliced,
+    padded_channels,
+    padded_on_one_side,
     input_channels,
     input_pixels,
     input_of_one_pixel_a_channel,

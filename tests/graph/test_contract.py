@@ -17,7 +17,8 @@ from c_programs import Builder, check_networks, needs_gcc
 from ellzero import operations as ops
 from ellzero.graph import Graph, Network, Node
 from ellzero.operations.activation import FUNCTIONS
-from ellzero.operations.operation import Elementwise, Passing, Recognized, Recognizer
+from ellzero.operations.axes import Axes
+from ellzero.operations.operation import Elementwise, Recognized, Recognizer
 from ellzero.tensors import Shape
 from operation_cases import (
     OPERATION_CASES,
@@ -126,7 +127,10 @@ class PaddedSum(ops.Operation):
     kind: str = "padded"
     REQUIRED: ClassVar[tuple[str, ...]] = ("weight",)
     OPTIONAL: ClassVar[tuple[str, ...]] = ("bias",)
-    PASSING: ClassVar[Passing] = "mix"
+
+    def axes(self, inputs: Any, weights: Any, output: Any) -> Axes:
+        roles = {"weight": "o i", "bias": "o"}
+        return Axes(("i h w",), "o y x", roles, whole="h w y x", mixes=True)
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         plain = torch.einsum("oi,nihw->nohw", weights["weight"], inputs[0])
@@ -181,7 +185,7 @@ def test_nothing_leaves_around_an_operation_that_declares_nothing(kind):
     torch.testing.assert_close(compacted.model(x), network(x))
     (kept,) = compacted.kept
     assert kept == (
-        "all channels that own reads and gives stay: it does not say how channels pass through it"
+        "all channels that own reads and gives stay: it does not say how its axes go together"
     )
 
 
@@ -275,10 +279,8 @@ def test_a_kind_that_stands_for_another_class_is_neither_written_nor_in_c(monkey
 @pytest.mark.parametrize(
     ("declared", "expected"),
     [
-        ({"PASSING": "kept"}, "Wrong: PASSING is 'kept'; expected barrier, all, keep, mix"),
         ({"C": "what"}, "Wrong: C is 'what'; expected none, same, value, body"),
         ({"LAYER": "linear"}, "Wrong: LAYER is 'linear'; expected dense, conv"),
-        ({"PASSING": "mix"}, "has a weight; write 'weight' in REQUIRED"),
         ({"LAYER": "dense", "REQUIRED": ("bias",)}, "has a weight; write 'weight' in REQUIRED"),
         ({"C": "value"}, "C is 'value', but it defines no c_value"),
         ({"C": "body", "c_value": lambda self, v, weights: v}, "but it defines no c_body"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -73,7 +73,7 @@ class Context:
         self.kernel, self.name = kernel, name
         self.choice: StorageChoice = choice
         self.inputs = [shape for _, shape in kernel.inputs]
-        """Shapes of `x` and, where there are two inputs, `x2`."""
+        """Shapes of `x` and, where there are more inputs, `x2`, `x3` ..."""
         self.shape = kernel.shape
         """Shape of `y`, the result."""
         self.weights = kernel.weights
@@ -130,12 +130,44 @@ class Context:
         inner = self.finish(value(at), f"y{at('c')}", "c")
         return loop("c", channels, loop("i", size, inner) if size > 1 else inner)
 
+    def each_place(self, value: Callable[[Sequence[str]], str]) -> str:
+        """A loop over all axes of the result.
+
+        Args:
+            value: C expression of a value, given the C variables that count the axes.
+        """
+        indices = [f"i{axis}" for axis in range(len(self.shape))]
+        body = self.finish(value(indices), "*y++", indices[0])
+        for index, size in reversed(list(zip(indices, self.shape, strict=True))):
+            body = loop(index, size, body)
+        return body
+
     def _vector(self, role: str, weight: Tensor, suffix: str) -> str:
         """The array of a weight, defined the first time it is asked for."""
         name = f"{self.name}_{role}{suffix}"
         if all(array.name != name for array in self.arrays):
             self.arrays.append(floats(name, weight.cpu().numpy()))
         return name
+
+
+def input_names(count: int) -> list[str]:
+    """What a kernel's inputs are called in C.
+
+    Example:
+        >>> input_names(3)
+        ['x', 'x2', 'x3']
+    """
+    return ["x", *(f"x{number}" for number in range(2, count + 1))][:count]
+
+
+def strides(shape: Shape) -> list[int]:
+    """How many values lie between two neighbours along each axis.
+
+    Example:
+        >>> strides((4, 3, 2))
+        [6, 2, 1]
+    """
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 @dataclass(frozen=True)
@@ -153,7 +185,7 @@ class Function:
         arrays = "".join(array.source() for array in self.arrays)
         # a kernel that works value by value may store where it reads: nothing is restrict there
         restrict = "" if self.kernel.in_place else "restrict "
-        names = ["x", "x2"][: len(self.kernel.inputs)]
+        names = input_names(len(self.kernel.inputs))
         inputs = ", ".join(f"const float *{restrict}{x}" for x in names)
         return (
             f"/* {self._described()} */\n{arrays}"

@@ -106,7 +106,7 @@ def compacted_of(changed: Folded) -> Compacted:
     smaller = Network(graph, weights).eval()
     removed = [Removed(name, "node", 1, 0) for name in changed.gone]
     removed += _differences(changed.network, smaller)
-    return Compacted(smaller, tuple(removed), (*changed.kept, *channels.kept()))
+    return Compacted(smaller, tuple(removed), (*changed.kept, *channels.reasons()))
 
 
 def _check_finite(network: Network) -> None:
@@ -129,10 +129,10 @@ def _sliced(network: Network, channels: Channels) -> tuple[Graph, dict[str, Tens
     result: dict[str, str] = {}  # entry -> the selection of its channels
     for node in network.graph.nodes:
         nodes.append(_slice(node, network, channels, weights).reading(result))
-        if node.name in channels.entries and not channels[node.name].all():
+        if (node.name, 0) in channels.entries and not channels.kept((node.name, 0)).all():
             name = free_name(f"{node.name}_select", network.shapes)
             roles = {"indices": f"{name}.indices"}
-            kept = channels[node.name].nonzero().view(-1)
+            kept = channels.kept((node.name, 0)).nonzero().view(-1)
             weights[roles["indices"]] = kept.to(device_of(network))
             nodes.append(Node(name=name, op=Select(), inputs=(node.name,), weights=roles))
             result[node.name] = name
@@ -141,26 +141,31 @@ def _sliced(network: Network, channels: Channels) -> tuple[Graph, dict[str, Tens
 
 def _slice(node: Node, network: Network, channels: Channels, weights: dict[str, Tensor]) -> Node:
     """A node of fewer channels; its weights are replaced."""
-    keep = channels[node.name]
-    if channels.barrier(node):
-        return node
-    if channels.passing[node.name] == "pick":
-        name = node.weights["indices"]
-        place = channels[node.inputs[0]].cumsum(0) - 1
-        weights[name] = like(place[weights[name].cpu()[keep]], weights[name])
+    axes = channels.axes[node.name]
+    if axes is None:
         return node
     old = dict(weights)
-    for name in node.weights.values():
-        weights[name] = like(old[name].detach().cpu()[keep], old[name])
-    if channels.passing[node.name] != "mix":
-        return node.model_copy(update={"op": node.op.narrowed(int(keep.sum()))})
-    name, read = node.weights["weight"], channels[node.inputs[0]]
-    taken = channels.taken[node.name]
-    values = weights[name].detach().cpu()
-    values = values.masked_fill(taken.view(1, -1, *[1] * (values.ndim - 2)), 0)
-    weights[name] = like(values[:, read], old[name])
-    constants = channels.constants[node.inputs[0]].masked_fill(~taken, 0)
-    bias = (summed(node, network) @ constants)[keep]
+    for role, name in node.weights.items():
+        values = old[name].detach().cpu()
+        if role == "weight" and node.name in channels.taken:
+            taken = channels.taken[node.name]
+            values = values.masked_fill(taken.view(1, -1, *[1] * (values.ndim - 2)), 0)
+        if role == axes.picks:
+            values = (channels.kept((node.name, axes.read[0][0].names[0])).cumsum(0) - 1)[values]
+        for place, keep in enumerate(channels.of_weight(node, role, channels.kept)):
+            if not keep.all():
+                values = values.index_select(place, keep.nonzero().view(-1))
+        weights[name] = like(values, old[name])
+    names = {
+        name for axis in (*axes.result, *(a for r in axes.read for a in r)) for name in axis.names
+    }
+    kept = {name: int(channels.kept((node.name, name)).sum()) for name in names}
+    node = node.model_copy(update={"op": node.op.narrowed(kept)})
+    if node.name not in channels.taken:
+        return node
+    taken, known = channels.taken[node.name], channels.column_constants(node)
+    (rows, *_) = channels.of_weight(node, "weight", channels.kept)
+    bias = (summed(node, network) @ known.masked_fill(~taken, 0))[rows]
     if not bias.any():
         return node
     if "bias" in node.weights:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ellzero.compaction.channels import Channels
+from ellzero.compaction.channels import Channels, uniform
 from ellzero.compaction.folding import Folded
 from ellzero.errors import EllzeroWarning, warn
 from ellzero.graph import Node
@@ -72,7 +72,9 @@ def living(changed: Folded) -> Living:
                 nonzeros[name] = int(alive.count_nonzero())
     inputs = _inputs(channels)
     left = tuple(inputs.nonzero().view(-1).tolist())
-    constant = ~channels.constants[channels.nodes[-1].name].isnan()
+    last = channels.nodes[-1].name
+    outputs = next(iter(channels.network.shapes[last]), 0)
+    constant = ~uniform(channels.constants[last], 0, outputs).isnan()
     if not left:
         constant = torch.ones_like(constant)
     network = changed.original
@@ -92,12 +94,13 @@ def _alive(node: Node, name: str, channels: Channels) -> Tensor | None:
     if weight.ndim < 2:
         return None
     alive = weight != 0
-    if channels.barrier(node):
+    if channels.axes[node.name] is None:
         return alive
-    ones = [1] * (weight.ndim - 2)
-    alive &= channels.needed(node.name).view(-1, 1, *ones)
-    if channels.passing[node.name] == "mix":
-        alive &= ~channels.taken[node.name].view(1, -1, *ones)
+    role = next(role for role, named in node.weights.items() if named == name)
+    for place, needed in enumerate(channels.of_weight(node, role, channels.needed)):
+        alive &= needed.view([-1 if p == place else 1 for p in range(weight.ndim)])
+    if role == "weight" and node.name in channels.taken:
+        alive &= ~channels.taken[node.name].view(1, -1, *[1] * (weight.ndim - 2))
     return alive
 
 
@@ -105,9 +108,9 @@ def _inputs(channels: Channels) -> Tensor:
     """Which inputs something reads, bool."""
     first = channels.nodes[0].name
     readers = [node.name for node in channels.network.graph.consumers()[first]]
-    if readers and all(channels.passing[name] == "spread" for name in readers):
-        return torch.stack([channels.needed(name) for name in readers]).any(0)
-    return channels.needed(first)
+    if readers and all((name, 0) in channels.entries for name in readers):
+        return torch.stack([channels.needed((name, 0)) for name in readers]).any(0)
+    return channels.needed((first, 0))
 
 
 def warn_if_dead(changed: Folded) -> None:

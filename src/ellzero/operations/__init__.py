@@ -3,15 +3,19 @@
 from ellzero.operations.activation import Activation
 from ellzero.operations.add import Add
 from ellzero.operations.affine import Affine
+from ellzero.operations.concat import Concat
 from ellzero.operations.conv import Conv
 from ellzero.operations.flatten import Flatten
 from ellzero.operations.input import Input
 from ellzero.operations.linear import Linear
+from ellzero.operations.multiply import Multiply
 from ellzero.operations.opaque import Opaque as Opaque
 from ellzero.operations.operation import Operation
+from ellzero.operations.pad import Pad
 from ellzero.operations.pool import Pool
 from ellzero.operations.prelu import PReLU
 from ellzero.operations.select import Select
+from ellzero.operations.slice import Slice
 from ellzero.operations.softmax import Softmax
 
 OPERATIONS: dict[str, type[Operation]] = {
@@ -24,7 +28,11 @@ OPERATIONS: dict[str, type[Operation]] = {
     "prelu": PReLU,
     "pool": Pool,
     "flatten": Flatten,
+    "pad": Pad,
+    "slice": Slice,
+    "concat": Concat,
     "add": Add,
+    "multiply": Multiply,
     "softmax": Softmax,
 }
 """Every operation that is data, by its kind: what tracing recognizes, files hold and C may know.

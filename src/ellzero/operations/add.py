@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ellzero.c.kernel import Context
 from ellzero.errors import InputError
+from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call, aten
 from ellzero.operations.operation import Operation, Recognized, Recognizer
 from ellzero.tensors import Shape
@@ -19,8 +20,8 @@ class Add(Operation):
 
     kind: Literal["add"] = "add"
     ARITY = 2
-    PASSING = "keep"
     ELEMENTWISE = True
+    FOLLOWS = True
     C = "body"
     FINISHES = True
     IN_PLACE = True
@@ -36,6 +37,12 @@ class Add(Operation):
         if inputs[0] != inputs[1]:
             raise InputError(f"a sum of {inputs[0]} and {inputs[1]}")
         return inputs[0]
+
+    def axes(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> Axes | None:
+        names = letters(len(output))
+        return Axes((names, names), names)
 
     def c_body(self, context: Context) -> str:
         return context.each_value(lambda at: f"x{at('c')} + x2{at('c')}")

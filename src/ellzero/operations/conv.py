@@ -18,8 +18,9 @@ from ellzero.c.layer import plus_bias, pointers, weighted
 from ellzero.c.storage import Storage
 from ellzero.c.text import block, loop, scope
 from ellzero.errors import InputError
+from ellzero.operations.axes import Axes
 from ellzero.operations.call import Call, aten
-from ellzero.operations.operation import Operation, Passing, Recognized, Recognizer
+from ellzero.operations.operation import Operation, Recognized, Recognizer
 from ellzero.operations.shapes import Margin, Size, expect, pair, sizes, windows
 from ellzero.tensors import Shape
 
@@ -35,6 +36,7 @@ class Conv(Operation):
     REQUIRED = ("weight",)
     OPTIONAL = ("bias",)
     LAYER = "conv"
+    FOLLOWS = True
     C = "body"
     FINISHES = True
 
@@ -64,13 +66,18 @@ class Conv(Operation):
         expect(weights.get("bias", (out,)), (out,), "the bias")
         return (out, *windows(size, kernel, self.stride, self.padding, self.dilation))
 
-    def passing(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Passing:
-        out, per_group = weights["weight"][:2]
+    def axes(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> Axes | None:
+        whole = "h w y x u v"
         if self.groups == 1:
-            return "mix"
-        return "keep" if self.groups == out and per_group == 1 else "barrier"
+            roles = {"weight": "o i u v", "bias": "o"}
+            return Axes(("i h w",), "o y x", roles, whole, mixes=True)
+        if self.groups == output[0] and weights["weight"][1] == 1:
+            return Axes(("c h w",), "c y x", {"weight": "c 1 u v", "bias": "c"}, whole)
+        return None
 
-    def why_barrier(self) -> str:
+    def why_whole(self) -> str:
         return f"it is a convolution in {self.groups} groups"
 
     def sees(self, weights: Mapping[str, Tensor]) -> Tensor | bool:
@@ -79,8 +86,8 @@ class Conv(Operation):
     def folds_constants(self) -> bool:
         return not any(self.padding)
 
-    def narrowed(self, channels: int) -> Operation:
-        return self.model_copy(update={"groups": channels})
+    def narrowed(self, kept: Mapping[str, int]) -> Operation:
+        return self.model_copy(update={"groups": kept["c"]}) if "c" in kept else self
 
     def c_padding(self) -> tuple[int, int]:
         return self.padding

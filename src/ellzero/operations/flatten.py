@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from torch import Tensor, fx
 
+from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call, aten
-from ellzero.operations.operation import Operation, Passing, Recognized, Recognizer
+from ellzero.operations.operation import Operation, Recognized, Recognizer
 from ellzero.tensors import Shape
 
 
@@ -18,6 +19,7 @@ class Flatten(Operation):
 
     kind: Literal["flatten"] = "flatten"
     C = "same"
+    FOLLOWS = True
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:
@@ -38,8 +40,14 @@ class Flatten(Operation):
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         return (math.prod(inputs[0]),)
 
-    def passing(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Passing:
-        return "keep" if math.prod(inputs[0][1:]) == 1 else "spread"
+    def axes(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> Axes | None:
+        if math.prod(inputs[0][1:]) == 1:
+            return Axes((" ".join("a" + "1" * (len(inputs[0]) - 1)),), "a")
+        names = letters(len(inputs[0]))
+        places = " ".join(names.split()[1:])
+        return Axes((names,), f"({names})", whole=places)
 
 
 def _reshaped(call: Call) -> Recognized | fx.Node | None:

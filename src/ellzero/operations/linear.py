@@ -14,6 +14,7 @@ from ellzero.c.layer import plus_bias, pointers, weighted
 from ellzero.c.storage import Matrix, Storage
 from ellzero.c.text import block, loop
 from ellzero.errors import InputError
+from ellzero.operations.axes import Axes
 from ellzero.operations.call import Call, aten
 from ellzero.operations.operation import Operation, Recognized, Recognizer
 from ellzero.operations.shapes import expect, sizes
@@ -26,7 +27,6 @@ class Linear(Operation):
     kind: Literal["linear"] = "linear"
     REQUIRED = ("weight",)
     OPTIONAL = ("bias",)
-    PASSING = "mix"
     LAYER = "dense"
     C = "body"
     FINISHES = True
@@ -45,6 +45,11 @@ class Linear(Operation):
             raise InputError(f"a weight of {rows} x {columns} for {features} features")
         expect(weights.get("bias", (rows,)), (rows,), "the bias")
         return (rows,)
+
+    def axes(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> Axes | None:
+        return Axes(("i",), "o", {"weight": "o i", "bias": "o"}, mixes=True)
 
     def folds_constants(self) -> bool:
         return True

@@ -29,5 +29,5 @@ class Opaque(Operation):
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         return self.size
 
-    def why_barrier(self) -> str:
+    def why_whole(self) -> str:
         return "it cannot be seen through"

@@ -1,7 +1,4 @@
-"""What every operation of a traced network says of itself.
-
-A "channel" is an index of an example's first dimension, so a feature is one too.
-"""
+"""What every operation of a traced network says of itself."""
 
 from __future__ import annotations
 
@@ -15,20 +12,9 @@ from torch import Tensor, fx
 
 from ellzero.c.kernel import Context
 from ellzero.errors import InputError
+from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call
 from ellzero.tensors import Shape
-
-Passing = Literal["barrier", "all", "keep", "mix", "spread", "pick"]
-"""How channels pass through an operation, and with that which of them compaction may take out:
-
-- barrier: nothing is known, so all channels that it reads and gives stay;
-- all: every channel of the result depends on every one of the input, so all of them stay, too;
-- keep: channel c of the result is made of channel c of each input and of row c of each weight;
-- mix: channel r of the result is `bias[r]` plus the sum over c of what `weight[r, c]`, a number or
-  a kernel, makes of channel c: nothing where one of them is zero;
-- spread: each channel becomes a run of channels, in order, all runs of one length;
-- pick: channel r of the result is channel `indices[r]`, in ascending order.
-"""
 
 LayerKind = Literal["dense", "conv"]
 
@@ -84,10 +70,12 @@ class Operation(BaseModel):
     """Roles of the weights that it may have."""
     ARITY: ClassVar[int | None] = 1
     """How many inputs it reads; None for any number."""
-    PASSING: ClassVar[Passing] = "barrier"
     ELEMENTWISE: ClassVar[bool] = False
     """Whether a value depends on nothing but the inputs' values at its place and its channel's
     weights."""
+    FOLLOWS: ClassVar[bool] = False
+    """Whether `run` makes NaN of whatever depends on a NaN. Compaction then finds out which values
+    are constant by running it, with NaN in place of those that are not."""
     LAYER: ClassVar[LayerKind | None] = None
     """The kind of its `weight` (out, in / groups, ...) if it is a layer: each entry multiplies an
     input once at every place of the result, then `bias` (out,) is added."""
@@ -102,14 +90,12 @@ class Operation(BaseModel):
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         """Check what a class declares when it is made: compaction and C take its word for it."""
         super().__pydantic_init_subclass__(**options)
-        for what, words in (("PASSING", Passing), ("C", CForm), ("LAYER", LayerKind)):
+        for what, words in (("C", CForm), ("LAYER", LayerKind)):
             word, known = getattr(cls, what), get_args(words)
             if word not in known and not (what == "LAYER" and word is None):
                 raise InputError(f"{cls.__name__}: {what} is {word!r}; expected {', '.join(known)}")
-        if (cls.PASSING == "mix" or cls.LAYER is not None) and "weight" not in cls.REQUIRED:
-            raise InputError(
-                f"{cls.__name__}: what mixes or is a layer has a weight; write 'weight' in REQUIRED"
-            )
+        if cls.LAYER is not None and "weight" not in cls.REQUIRED:
+            raise InputError(f"{cls.__name__}: a layer has a weight; write 'weight' in REQUIRED")
         method = {"value": "c_value", "body": "c_body"}.get(cls.C)
         if method is not None and getattr(cls, method) is getattr(Operation, method):
             raise InputError(f"{cls.__name__}: C is {cls.C!r}, but it defines no {method}")
@@ -136,27 +122,36 @@ class Operation(BaseModel):
             InputError: shapes that do not go together.
         """
 
-    def passing(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Passing:
-        """How channels pass through it, where that depends on the settings or the shapes."""
-        return self.PASSING
+    def axes(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> Axes | None:
+        """How its axes go together; None where nothing is known, so that all of them stay whole."""
+        return None
 
-    def why_barrier(self) -> str:
-        """Why all channels that it reads and gives stay, as the end of a sentence."""
-        return "it does not say how channels pass through it"
+    def why_whole(self) -> str:
+        """Why axes that it reads or gives stay whole, as the end of a sentence."""
+        return "it does not say how its axes go together"
 
     def sees(self, weights: Mapping[str, Tensor]) -> Tensor | bool:
-        """Where it keeps channels: those whose values matter to it, as zero weights hide others."""
+        """Which indices of the first axis matter to it, where it follows constants.
+
+        Of a channel that a weight of zero hides the result is known, whatever its values are.
+        """
         return True
 
+    def known(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+        """Where it follows constants: what `run` gives for inputs that are NaN where not known."""
+        return self.run(inputs, weights)
+
     def folds_constants(self) -> bool:
-        """Where it mixes channels: whether a bias can stand for channels that are constant.
+        """Where a weight reads: whether a bias can stand for what constants add.
 
         It can if their weights add the same at every place, which a padding with zeros prevents.
         """
         return False
 
-    def narrowed(self, channels: int) -> Operation:
-        """Where it keeps channels: the same operation on fewer of them."""
+    def narrowed(self, kept: Mapping[str, int]) -> Operation:
+        """The same operation where of each name so many indices are left."""
         return self
 
     def c_value(self, v: str, weights: Mapping[str, str]) -> str:
@@ -169,7 +164,7 @@ class Operation(BaseModel):
         raise NotImplementedError
 
     def c_body(self, context: Context) -> str:
-        """C that reads `x` (and `x2`), float arrays, and stores `y`."""
+        """C that reads `x` (and `x2`, `x3` ...), float arrays, and stores `y`."""
         return context.each_value(lambda at: self.c_value(f"x{at('c')}", context.of_channel("c")))
 
     def c_padding(self) -> tuple[int, int]:
@@ -180,14 +175,20 @@ class Operation(BaseModel):
 class Elementwise(Operation):
     """An operation of one value at a time: `run` and `c_value` say which."""
 
-    PASSING: ClassVar[Passing] = "keep"
     ELEMENTWISE: ClassVar[bool] = True
+    FOLLOWS: ClassVar[bool] = True
     C: ClassVar[CForm] = "value"
     FINISHES: ClassVar[bool] = True
     IN_PLACE: ClassVar[bool] = True
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         return inputs[0]
+
+    def axes(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> Axes | None:
+        names = letters(len(output))
+        return Axes((names,), names, dict.fromkeys(weights, names[:1]))
 
     @abstractmethod
     def c_value(self, v: str, weights: Mapping[str, str]) -> str: ...

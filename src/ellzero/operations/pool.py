@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ellzero.c.kernel import Context
 from ellzero.c.text import block, loop
 from ellzero.errors import InputError
+from ellzero.operations.axes import Axes
 from ellzero.operations.call import Call, aten
 from ellzero.operations.flatten import Flatten
 from ellzero.operations.operation import Operation, Recognized, Recognizer
@@ -29,9 +30,14 @@ class Pool(Operation):
     dilation: tuple[Size, Size] = (1, 1)
     ceil: bool = False
     count_padding: bool = True
-    PASSING = "keep"
+    FOLLOWS = True
     C = "body"
     FINISHES = True
+
+    def axes(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> Axes | None:
+        return Axes(("c h w",), "c y x", whole="h w y x")
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ellzero.c.arrays import unsigned
 from ellzero.c.kernel import Context
 from ellzero.errors import InputError
+from ellzero.operations.axes import Axes, letters
 from ellzero.operations.operation import Operation
 from ellzero.operations.shapes import sizes
 from ellzero.tensors import Shape
@@ -20,7 +21,7 @@ class Select(Operation):
 
     kind: Literal["select"] = "select"
     REQUIRED = ("indices",)
-    PASSING = "pick"
+    FOLLOWS = True
     C = "body"
     FINISHES = True
 
@@ -32,6 +33,12 @@ class Select(Operation):
         if count > inputs[0][0]:
             raise InputError(f"{count} indices into {inputs[0][0]} channels")
         return (count, *inputs[0][1:])
+
+    def axes(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> Axes | None:
+        names = letters(len(output))
+        return Axes((f"i{names[1:]}",), names, {"indices": names[:1]}, picks="indices")
 
     def c_body(self, context: Context) -> str:
         indices = context.weights["indices"].cpu().numpy()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ellzero.c.kernel import Context
 from ellzero.c.text import block
+from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call, aten
 from ellzero.operations.operation import Operation, Recognized, Recognizer
 from ellzero.tensors import Shape
@@ -21,7 +22,6 @@ class Softmax(Operation):
 
     kind: Literal["softmax"] = "softmax"
     log: bool = False
-    PASSING = "all"
     C = "body"
 
     @classmethod
@@ -34,7 +34,13 @@ class Softmax(Operation):
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         return inputs[0]
 
-    def why_barrier(self) -> str:
+    def axes(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> Axes | None:
+        names = letters(len(output))
+        return Axes((names,), names, whole=names[:1])
+
+    def why_whole(self) -> str:
         return "a softmax depends on every channel"
 
     def c_body(self, context: Context) -> str:

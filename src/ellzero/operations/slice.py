@@ -1,0 +1,95 @@
+"""A run of indices of one axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Tensor, fx
+
+from ellzero.c.kernel import Context, strides
+from ellzero.errors import InputError
+from ellzero.operations.axes import Axes, letters
+from ellzero.operations.call import Call, aten
+from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.shapes import Margin, Size
+from ellzero.tensors import Shape
+
+
+class Slice(Operation):
+    """The indices `start`, `start + step` ... below `stop` of one axis of an example."""
+
+    kind: Literal["slice"] = "slice"
+    axis: Margin
+    start: Margin
+    stop: Size
+    step: Size = 1
+    FOLLOWS = True
+    C = "body"
+    FINISHES = True
+
+    @classmethod
+    def recognizers(cls) -> Mapping[Any, Recognizer]:
+        return {aten.slice.Tensor: _slice}
+
+    def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+        index = [slice(None)] * (self.axis + 1)
+        return inputs[0][(*index, slice(self.start, self.stop, self.step))]
+
+    def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
+        (shape,) = inputs
+        if self.axis >= len(shape) or not self.start < self.stop <= shape[self.axis]:
+            raise InputError(f"indices {self.start} to {self.stop} of axis {self.axis} of {shape}")
+        count = len(range(self.start, self.stop, self.step))
+        return (*shape[: self.axis], count, *shape[self.axis + 1 :])
+
+    def axes(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> Axes | None:
+        """An axis of three parts, of which the middle one is taken; or with a step, a whole one."""
+        read, result = letters(len(output)).split(), letters(len(output)).split()
+        if self.step > 1:
+            read[self.axis], result[self.axis] = "from", "taken"
+            return Axes((" ".join(read),), " ".join(result), whole="from taken")
+        parts = {"before": self.start, "after": inputs[0][self.axis] - self.stop}
+        left = {name: size for name, size in parts.items() if size}
+        result[self.axis] = "taken"
+        order = [name for name in ("before", "taken", "after") if name == "taken" or name in left]
+        read[self.axis] = "+".join(order)
+        return Axes((" ".join(read),), " ".join(result), sizes=left)
+
+    def narrowed(self, kept: Mapping[str, int]) -> Operation:
+        if self.step > 1:
+            return self
+        start = kept.get("before", 0)
+        return self.model_copy(update={"start": start, "stop": start + kept["taken"]})
+
+    def c_body(self, context: Context) -> str:
+        """A copy from where it begins."""
+        steps = strides(context.inputs[0])
+        begin = self.start * steps[self.axis]
+        steps[self.axis] *= self.step
+
+        def value(indices: Sequence[str]) -> str:
+            place = " + ".join(f"{i} * {step}" for i, step in zip(indices, steps, strict=True))
+            return f"x[{begin} + {place}]"
+
+        return context.each_place(value)
+
+
+def _slice(call: Call) -> Recognized | fx.Node | None:
+    shape = call.shape_of("self")
+    axis = call["dim"] % (len(shape) + 1) - 1
+    bounds = slice(call["start"], call["end"], call["step"])
+    if axis < 0 or not shape:
+        return call["self"] if shape and bounds in _ALL else None  # of the batch
+    start, stop, step = bounds.indices(shape[axis])
+    if (start, stop, step) == (0, shape[axis], 1):
+        return call["self"]
+    if start >= stop:
+        return None
+    return Recognized(Slice(axis=axis, start=start, stop=stop, step=step), [call["self"]])
+
+
+_ALL = [slice(start, stop, 1) for start in (None, 0) for stop in (None, 2**63 - 1)]
+"""How a call says all of the batch."""
