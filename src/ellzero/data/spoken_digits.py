@@ -6,6 +6,7 @@ import io
 import re
 import wave
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -162,13 +163,13 @@ def _part(recording: _Recording, held_out: str | None) -> str:
 def _read(path: Path) -> dict[_Recording, np.ndarray]:
     """All recordings, each float32 (8000,) of magnitude up to 1."""
     recordings = {}
-    for name, content in read_files(
-        path, lambda name: _NAME.fullmatch(name) is not None, largest=MIB, total=GIB
-    ):
-        match = _NAME.fullmatch(name)
-        assert match is not None
-        recording = _Recording(int(match[1]), match[2], int(match[3]))
-        recordings[recording] = _normalized(_samples(f"{path}: {name}", content))
+    files = read_files(path, lambda name: _NAME.fullmatch(name) is not None, largest=MIB, total=GIB)
+    with closing(files):
+        for name, content in files:
+            match = _NAME.fullmatch(name)
+            assert match is not None
+            recording = _Recording(int(match[1]), match[2], int(match[3]))
+            recordings[recording] = _normalized(_samples(f"{path}: {name}", content))
     speakers = sorted({recording.speaker for recording in recordings}) or ["..."]
     for speaker in speakers:
         for digit in range(10):
