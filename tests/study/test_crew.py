@@ -185,6 +185,15 @@ def test_an_interrupt_ends_a_worker_that_hangs(tmp_path, cell):
     assert RunFolder.at(tmp_path / cell).status == "missing"  # it can go on, so it has not failed
 
 
+def test_nothing_is_tried_once_more_after_a_stop(tmp_path):
+    with crew_in(tmp_path) as crew:
+        (job,) = jobs(tmp_path, "dies-works")
+        crew._stopped = True  # as it may be told in the moment of the death
+        crew._try(crew._workers[0], job.folder, job.recipe())
+        crew._stopped = False
+    assert [path.name for path in tmp_path.glob("dies-works*")] == ["dies-works.0"]
+
+
 def test_a_second_interrupt_does_not_wait(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "CLOSE_SECONDS", 60.0)
     with interrupted(tmp_path / "stops.0", tmp_path / "stops.0"):

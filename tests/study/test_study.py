@@ -61,6 +61,17 @@ def test_a_study_is_all_combinations_in_order():
     assert (study.label("magnitude"), study.label("l1")) == ("no penalty", "l1")
 
 
+def test_the_limit_for_cells_without_progress():
+    assert Study.parse(told()).stalled_minutes == 60
+    assert "stalled_minutes" not in Study.parse(told()).to_toml()
+    study = Study.parse(told(stalled_minutes=0.5))
+    assert Study.parse(tomllib.loads(study.to_toml())) == study
+    assert Study.parse(told(stalled_minutes=0)).stalled_minutes == 0
+    for wrong in (-1, math.inf, "long"):
+        with pytest.raises(ez.InputError, match="stalled_minutes"):
+            Study.parse(told(stalled_minutes=wrong))
+
+
 def test_targets_of_every_kind():
     found = Study.parse(told(sparsities=[0.98])).targets
     assert found == (Target("sparsity-0.98", "98 % zeros", {"sparsity": 0.98}),)

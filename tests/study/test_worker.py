@@ -72,6 +72,20 @@ def test_a_cell_that_another_process_keeps_is_left_alone(tmp_path, monkeypatch, 
     assert "no_such" in str(RunFolder.at(cell).error)
 
 
+def test_a_cell_that_another_process_kept_and_lets_go_of_has_not_failed(
+    tmp_path, monkeypatch, table
+):
+    def kept(folder):  # until this very moment
+        raise BusyError("it is kept")
+
+    monkeypatch.setattr(worker, "_made_ready", kept)
+    cell = hand_made.run(tmp_path, "cell")
+    before = (cell / "record.json").read_bytes()
+    with pytest.raises(BusyError, match="it is kept"):
+        worker.run_cell(cell, table)
+    assert (cell / "record.json").read_bytes() == before
+
+
 def test_a_cell_that_another_process_has_done_meanwhile_is_not_run_again(tmp_path, table):
     cell = hand_made.run(tmp_path, "cell")
     before = {path: path.read_bytes() for path in cell.iterdir()}
