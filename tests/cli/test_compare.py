@@ -1,8 +1,12 @@
 """`ellzero compare`: a study by one command, its report, and what it says of a failure."""
 
 import json
+import sys
 
 import pytest
+
+import hand_made
+from ellzero.study import process
 
 STUDY = """
 seeds = [0]
@@ -64,6 +68,28 @@ def test_a_failed_cell_is_named_and_the_others_are_reported(ellzero, project, st
     assert "no penalty" in done.out
     page = (project / "runs/mine.study/report.html").read_text()
     assert "wild-1-seed0-sparsity-0.75" in page
+
+
+LEAVES_ALONE = """
+import json, sys
+for line in sys.stdin:
+    print(json.dumps({"warning": json.loads(line)["folder"] + " is left alone"}), flush=True)
+"""
+
+
+@pytest.mark.filterwarnings("always::ellzero.EllzeroWarning")
+def test_a_cell_that_another_process_holds_is_warned_of_and_the_study_not_done(
+    ellzero, project, monkeypatch
+):
+    # the worker itself is tested beside its module
+    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-I", "-c", LEAVES_ALONE))
+    study = hand_made.study(project / "made", seeds=[0], methods={"magnitude": {}})
+    hand_made.run(project / "made", "magnitude-seed0-sparsity-0.9")
+    hand_made.run(project / "made", "reference-seed0", status="running")
+    (project / "mine.toml").write_text(study.to_toml())
+    done = ellzero("compare", "mine.toml", "--output", "made")
+    assert done.code == 1
+    assert done.err == "ellzero: warning: made/cells/reference-seed0 is left alone\n"
 
 
 @pytest.mark.parametrize(

@@ -74,5 +74,5 @@ def compare(
         print(f"{page}: the report; tables and cells lie beside it")
     for failed in failures:
         print(f"ellzero: {failed.folder}: {failed.error}", file=sys.stderr)
-    if failures:
+    if failures or results.unfinished():
         sys.exit(1)
