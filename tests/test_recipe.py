@@ -116,6 +116,8 @@ def test_an_unknown_key_names_the_nearest_one(table, where, suggestion):
         ({"reference": {"epochs": 0}, **PRUNE}, "reference.epochs"),
         ({"seed": -1, **PRUNE}, "seed: .*-1"),
         ({"threads": 0, **PRUNE}, "threads"),
+        ({"checkpoint_seconds": -1, **PRUNE}, "checkpoint_seconds"),
+        ({"on_divergence": "again", **PRUNE}, "on_divergence: .*retry.*'again'"),
         ({"precision": "float16", **PRUNE}, "precision.*'float16'"),
         ({"prune": {"sparsity": 1.0}}, "prune.sparsity: .*1.0"),
         ({"prune": {"sparsity": -0.1}}, "prune.sparsity: .*-0.1"),
@@ -324,6 +326,8 @@ ROUND_TRIPS: list[dict[str, Any]] = [
         "threads": 2,
         "precision": "bfloat16",
         "channels_last": True,
+        "checkpoint_seconds": 0.5,
+        "on_divergence": "retry",
         **PRUNE,
     },
 ]
