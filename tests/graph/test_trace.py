@@ -81,7 +81,7 @@ CASES: dict[str, Case] = {
             n=nn.BatchNorm2d(2),
         ),
         IMAGE,
-        "opaque opaque opaque opaque",
+        "opaque opaque opaque",
     ),
     "a computed bias": (
         Wired(lambda m, x: F.linear(x, m.d.weight, m.d.bias * 2), d=nn.Linear(3, 2)),
@@ -182,7 +182,7 @@ CASES: dict[str, Case] = {
     "concatenation": (
         Wired(lambda m, x: m.d(torch.cat([F.relu(x), x], 1)), d=nn.Linear(6, 2)),
         (3,),
-        "activation opaque linear",
+        "activation concat linear",
     ),
     "dense layers of sequences": (nn.Linear(3, 2), (5, 3), "opaque"),
     "the batch's size": (Wired(lambda m, x: x / x.shape[0]), (3,), "opaque opaque"),
