@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import pytest
 
 import ellzero as ez
+from ellzero.run_folder import MODEL, RECORD, read_record
 
 HALF = ("--set", "prune.sparsity=0.5")  # enough weights that nothing is said of the network
 LONG = ("--set", "train.epochs=100000", "--set", "prune.gradual={}")
@@ -49,7 +52,15 @@ def beyond_warnings(err: str) -> list[str]:
     return lines
 
 
-def test_ctrl_c_ends_with_one_line_that_says_what_was_saved(project, start):
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_ends_with_one_line_that_says_what_was_saved(number, code, project, start):
     process = start(project, "run", "mine.toml", "--output", "made", "--json", *LONG)
     metrics = project / "made" / "metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -57,9 +68,9 @@ def test_ctrl_c_ends_with_one_line_that_says_what_was_saved(project, start):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert out == ""
     (line,) = beyond_warnings(err)
     assert line == (
@@ -69,6 +80,78 @@ def test_ctrl_c_ends_with_one_line_that_says_what_was_saved(project, start):
     assert (project / "made" / "checkpoint.safetensors").is_file()
     assert json.loads((project / "made" / "record.json").read_text())["status"] == "interrupted"
     assert not list((project / "made").glob(".*"))
+
+
+READY = """
+import sys
+import ellzero.cli as cli
+
+install = cli.Stopping.install
+
+def installed(stopping):
+    install(stopping)
+    print("ready", flush=True)
+
+cli.Stopping.install = installed
+sys.argv = ["ellzero", *sys.argv[1:]]
+cli.main()
+"""
+"""The command line, which says when signals do not end it by themselves any more."""
+
+
+@pytest.mark.slow
+def test_bursts_of_signals_are_one_line_and_leave_a_run_that_goes_on(project, ellzero):
+    """At random times from the first import to the end of the process."""
+    settings = ("--set", "train.epochs=300", *HALF)
+    assert ellzero("run", "mine.toml", "--output", "undisturbed", "--json", *settings).code == 0
+    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    random = Random(16)
+    codes = set()
+    for number in range(6):
+        made = f"made-{number}"
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                READY,
+                "run",
+                "mine.toml",
+                "--output",
+                made,
+                "--json",
+                *settings,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(8 * random.random())
+        for signal_ in random.choices(signals, weights=(4, 1, 1), k=random.choice((1, 2, 3, 20))):
+            process.send_signal(signal_)
+            time.sleep(random.choice((0, 0.001, 0.02)))
+        _, err = process.communicate(timeout=300)
+        codes.add(process.returncode)
+        if process.returncode == 0:
+            assert read_record(Path(made)).status == "done"
+            continue
+        assert process.returncode in (130, 143, 129)
+        lines = [line for line in err.splitlines() if "ellzero: warning:" not in line]
+        assert len(lines) == 1, err
+        assert lines[0].startswith("ellzero: interrupted")
+        if not Path(made, RECORD).exists():
+            continue  # it had not begun
+        record = read_record(Path(made))
+        if record.status != "done":  # nor has it ended all the same
+            assert record.status == "interrupted"
+            assert not list(Path(made).glob(".*"))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ez.EllzeroWarning)
+                assert ellzero("run", "--resume", made, "--json").code == 0
+        assert Path(made, MODEL).read_bytes() == Path("undisturbed", MODEL).read_bytes()
+    assert codes - {0}
 
 
 def test_a_mistake_is_one_line_of_a_process(project, start):
