@@ -53,7 +53,7 @@ def test_a_mistake_in_recipe_model_or_data_is_one_line_and_leaves_no_folder(
         (("run", "none.toml"), "cannot read recipe none.toml: No such file"),
         (("run", "own_project.py"), "is not TOML"),
         (("run", "--resume", "none"), "no folder none"),
-        (("run", "--resume", "."), "holds no run"),
+        (("run", "--resume", "."), "there is no recipe.toml in it"),
         (("run", "mine.toml", "--resume", "."), "--resume goes on with a run as it was begun"),
         (("run", "--resume", ".", "--seed", "1"), "--resume goes on with a run as it was begun"),
         (("evaluate", "none"), "no model at none"),
