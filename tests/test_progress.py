@@ -1,6 +1,8 @@
 """Progress: a bar on a terminal, nothing anywhere else, and the same result either way."""
 
+import errno
 import io
+import os
 import re
 import sys
 
@@ -33,6 +35,25 @@ def test_it_is_a_bar_on_a_terminal_unless_told_otherwise(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert is_shown(None)
     assert not is_shown(False)
+
+
+class Gone(Terminal):
+    """A terminal that has hung up, as one of a connection that was cut."""
+
+    def write(self, text):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def flush(self):
+        self.write("")
+
+
+def test_a_terminal_that_has_gone_ends_no_run(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Gone())
+    made = ez.compress(mlp(), classification(), recipe(), progress=True)
+    monkeypatch.undo()
+    silent = ez.compress(mlp(), classification(), recipe(), progress=False)
+    assert tensors_equal(made.model, silent.model)
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,8 @@ def _warnings_in_one_line() -> Iterator[None]:
             show_other(message, category, filename, lineno, file, line)
         elif text not in shown:
             shown.add(text)
-            print(f"ellzero: warning: {text}", file=sys.stderr)  # a bar there stays below it
+            with suppress(OSError):  # a terminal that has gone
+                print(f"ellzero: warning: {text}", file=sys.stderr)  # a bar there stays below it
 
     with warnings.catch_warnings():
         warnings.showwarning = show
