@@ -99,6 +99,17 @@ def read_text(path: Path, most_bytes: int) -> str:
     return content.decode()
 
 
+def brief(error: object) -> str:
+    """A message of what stands in a file, its middle left out where it repeats endless text.
+
+    Example:
+        >>> len(brief("x" * 10**6))
+        1000
+    """
+    text = str(error)
+    return text if len(text) <= 1000 else f"{text[:690]} ... {text[-305:]}"
+
+
 def require_plain(value: Any) -> None:
     """Make sure that tables and lists hold what TOML and JSON can both say, and not too deep.
 

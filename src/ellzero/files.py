@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ellzero.documents import brief, parse_json
 from ellzero.errors import InputError, WriteError
 from ellzero.tensors import require_held
 
@@ -23,6 +24,9 @@ METADATA_KEY = "ellzero"
 
 MODEL_FORMAT = 1
 """Version of a model file's metadata; a file of a newer one is refused."""
+
+DIGEST = "content_sha256"
+"""Where a model file's metadata have the digest of the tensors and of all other metadata."""
 
 PACKED_MAGIC = b"ELLZ"
 """What a packed file begins with."""
@@ -235,8 +239,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY, "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = json.loads(text)
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        metadata = parse_json(text)
+    except (SafetensorError, OSError, ValueError) as error:
         with path.open("rb") as file:
             head = file.read(9)
         # the length that safetensors begins with may look like a pickle; a "{" follows that one
@@ -249,7 +253,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise InputError(
                 f"{path} is a packed file, expected safetensors; ez.load reads it"
             ) from None
-        raise InputError(f"{path} is truncated or not a safetensors file: {error}") from None
+        raise InputError(f"{path} is truncated or not a safetensors file: {brief(error)}") from None
     if not isinstance(metadata, dict):
         raise InputError(f"{path}: its metadata is no JSON object")
     return tensors, metadata
@@ -259,8 +263,22 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of a model file: of `ez.save`, or any safetensors file.
 
     Raises:
-        InputError: as `read_tensors` raises; a file of a newer version.
+        InputError: as `read_tensors` raises; a file of a newer version; one that has changed since
+            it was written, if it has a digest.
     """
     tensors, metadata = read_tensors(path)
     check_format(path, metadata.get("format", MODEL_FORMAT), MODEL_FORMAT)
+    if DIGEST in metadata and not _is_whole(tensors, metadata):
+        raise InputError(
+            f"{path} is damaged: it has changed since it was written, by its digest; take a copy "
+            "of it, or make it anew"
+        )
     return tensors, metadata
+
+
+def _is_whole(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bool:
+    others = {key: value for key, value in metadata.items() if key != DIGEST}
+    try:
+        return metadata[DIGEST] == digest(tensors, others)
+    except ValueError:  # what is written nowhere, such as NaN in the metadata
+        return False

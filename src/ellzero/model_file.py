@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ellzero import files
+from ellzero.documents import brief
 from ellzero.errors import InputError, nearest
-from ellzero.files import MODEL_FORMAT, copied, read_model, tensors_to_bytes, write_tensors
+from ellzero.files import DIGEST, MODEL_FORMAT, copied, read_model, tensors_to_bytes
 from ellzero.graph import Network
 from ellzero.packed.reader import is_packed, read_packed
 from ellzero.pruning import Masks
@@ -22,6 +24,7 @@ def save(
     *,
     masks: Masks | None = None,
     metadata: Mapping[str, Any] | None = None,
+    digest: bool = False,
 ) -> None:
     """Save a network as safetensors: its state_dict's keys and nothing else.
 
@@ -32,9 +35,12 @@ def save(
         path: the file; an existing one is replaced.
         masks: the network's masks, so that a kept weight that happens to be zero is noted.
         metadata: anything JSON can hold, for `read_metadata`.
+        digest: write a digest (SHA-256) of tensors and metadata with them, so that a file in which
+            a bit has changed is refused by whatever reads it.
 
     Raises:
         InputError: a state_dict entry that is not a tensor.
+        WriteError: no space, no permission.
 
     Example:
         >>> import tempfile, pathlib, torch, ellzero as ez
@@ -44,7 +50,10 @@ def save(
         >>> path.stat().st_size < 1000
         True
     """
-    write_tensors(Path(path), *_content(model, masks, metadata))
+    tensors, document = _content(model, masks, metadata)
+    if digest:
+        document[DIGEST] = files.digest(tensors, document)
+    files.write_tensors(Path(path), tensors, document)
 
 
 def to_bytes(
@@ -130,7 +139,7 @@ def _load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> N
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise InputError(
             f"{path} is of another network than {type(model).__name__}: "
-            f"{'; '.join(problems[:3])}{more}"
+            f"{brief('; '.join(problems[:3]))}{more}"
         )
     model.load_state_dict(tensors)
 

@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from ellzero.documents import parse_toml, read_toml, require_plain
+from ellzero.documents import brief, parse_toml, read_toml, require_plain
 from ellzero.errors import InputError
 from ellzero.penalties import Penalty
 from ellzero.pruning import Scope, kept_count
@@ -83,7 +83,7 @@ class Document(Table):
         try:
             return cls.parse(table)
         except InputError as error:
-            raise InputError(f"{what} {path}: {error}") from None
+            raise InputError(f"{what} {path}: {brief(error)}") from None
 
 
 class Factory(Table):
@@ -95,7 +95,7 @@ class Factory(Table):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str
+    name: str = Field(max_length=1000)
 
     @model_validator(mode="before")
     @classmethod
@@ -105,6 +105,8 @@ class Factory(Table):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for key, value in self.options.items():
+            if len(key) > 1000:
+                raise InputError(f"an option's name has {len(key)} characters; at most 1,000")
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(f"{key} is {value}; expected a finite number, or text in quotes")
         return self

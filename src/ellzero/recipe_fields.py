@@ -85,6 +85,9 @@ class Named(Term):
     def gradient(self, w: Tensor) -> Tensor:
         _refuse_use("penalty", self.name)
 
+    def shrink_(self, w: Tensor, step: float | Tensor) -> None:
+        _refuse_use("penalty", self.name)
+
 
 @dataclasses.dataclass(frozen=True)
 class NamedGates(Gates):

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from ellzero.documents import MOST_JSON_BYTES, parse_json, read_text
+from ellzero.documents import MOST_JSON_BYTES, brief, parse_json, read_text
 from ellzero.errors import BusyError, InputError
 from ellzero.files import check_format, write_atomically, write_json
 from ellzero.record import FORMAT, EpochMetrics, FinishedRecord, Record, Status, versions
@@ -215,7 +215,7 @@ def read_record(folder: Path) -> Record:
         return kind.model_validate(table)
     except ValidationError as error:
         problems = "; ".join(map(_problem, error.errors()))
-        raise InputError(f"{path} is not whole: {problems}") from None
+        raise InputError(f"{path} is not whole: {brief(problems)}") from None
 
 
 @dataclass(frozen=True, eq=False)

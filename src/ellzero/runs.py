@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from torch import nn
 
 from ellzero.conclusion import traced
 from ellzero.data import DATA_SETS
 from ellzero.data.data import Data
+from ellzero.documents import brief
 from ellzero.errors import InputError
 from ellzero.factories import PACKED, build_data, build_model, with_data_root
 from ellzero.graph import Network, trace
@@ -166,31 +170,63 @@ class Run:
         """
         if isinstance(self.model, Network):
             return self.model
-        shape = self._metadata.get("input_shape")
-        if not (isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape)):
+        shape = self._origin.input_shape
+        if shape is None:
             # weights alone, or a file from before the shape was noted: the data tell
             return traced(self.model, self.data())
-        example, classes = torch.zeros(1, *shape), self._metadata.get("classes")
+        example, classes = torch.zeros(1, *shape), self._origin.classes
         return trace(self.model, example, preprocess=self._preprocess, classes=classes)
 
     @cached_property
-    def _metadata(self) -> Mapping[str, Any]:
-        return {} if is_packed(self.file) else read_metadata(self.file)
+    def _origin(self) -> _Origin:
+        if is_packed(self.file):
+            return _Origin()
+        try:
+            return _Origin.model_validate_json(json.dumps(read_metadata(self.file)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = brief(".".join(map(str, first["loc"])))
+            raise InputError(
+                f"{self.file} has metadata that make no sense: {where}: {first['msg']}"
+            ) from None
 
     @cached_property
     def _preprocess(self) -> Preprocess | None:
         """The preprocessing that the network was trained with, where its file says so."""
         if isinstance(self.model, Network):
             return self.model.graph.preprocess
-        table = self._metadata.get("preprocess")
-        try:
-            return None if table is None else Preprocess(**_tuples(table))
-        except (TypeError, AttributeError) as error:
-            raise InputError(f"{self.file}: its preprocessing makes no sense: {error}") from None
+        table = self._origin.preprocess
+        return None if table is None else Preprocess(table.scale, table.shift)
 
 
-def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Numbers = _Number | Annotated[tuple[_Number, ...], Field(min_length=1)]
+
+_MOST_INPUTS = 1 << 28
+"""Numbers of one example that the network is traced with: 1 GiB."""
+
+
+def _require_small(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > _MOST_INPUTS:
+        raise ValueError(f"an example of {math.prod(shape)} numbers; at most {_MOST_INPUTS}")
+    return shape
+
+
+_Size = Annotated[int, Field(ge=1)]
+_InputShape = Annotated[tuple[_Size, ...], AfterValidator(_require_small)]
+
+
+class _PreprocessTable(BaseModel, strict=True, extra="forbid"):
+    scale: _Numbers = 1.0
+    shift: _Numbers = 0.0
+
+
+class _Origin(BaseModel, strict=True):
+    """What a model file says of the network's inputs and outputs, where it does."""
+
+    preprocess: _PreprocessTable | None = None
+    classes: tuple[str, ...] | None = None
+    input_shape: _InputShape | None = None
 
 
 _EXPECTED = "expected a run folder, a .safetensors in one, or an .ellz"

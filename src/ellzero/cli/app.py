@@ -21,6 +21,7 @@ from ellzero.cli.inspect import inspect
 from ellzero.cli.report import report
 from ellzero.cli.run import run
 from ellzero.errors import EllzeroError, EllzeroWarning, UserCodeError
+from ellzero.terminal import plain
 
 # they import what they need when they run, so that --help is quick
 COMMANDS = (run, evaluate, inspect, compare, report, export, bench)
@@ -93,7 +94,7 @@ def _warnings_in_one_line() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        text = " ".join(str(message).split())
+        text = plain(message)
         if not issubclass(category, EllzeroWarning):
             show_other(message, category, filename, lineno, file, line)
         elif text not in shown:
@@ -117,5 +118,5 @@ def _fail(message: object, error: BaseException, code: int) -> NoReturn:
     """End with one line: the message, and what a command noted of what it keeps."""
     line = "; ".join([str(message), *getattr(error, "__notes__", ())])
     with suppress(OSError):  # a terminal that has gone
-        print(f"ellzero: {' '.join(line.split())}", file=sys.stderr)
+        print(f"ellzero: {plain(line)}", file=sys.stderr)
     sys.exit(code)

@@ -35,7 +35,7 @@ def compare(
     workers
         Processes that run cells side by side; the machine's threads are shared out between them.
     """
-    from ellzero.cli.tables import show_rows, show_warnings
+    from ellzero.cli.tables import say, show_rows, show_warnings
     from ellzero.report.facts import StudyFacts
     from ellzero.report.page import PAGE, require_libraries, write
     from ellzero.report.tables import comparison, comparison_texts, differences, efforts
@@ -71,8 +71,8 @@ def compare(
             rows = [tuple(row[i] for i in shown) for row in table.rows]
             show_rows(table.title, rows, [table.headings[i] for i in shown])
         show_warnings(f"{text} (runs: {count})" for text, count in facts.warnings)
-        print(f"{page}: the report; tables and cells lie beside it")
+        say(f"{page}: the report; tables and cells lie beside it")
     for failed in failures:
-        print(f"ellzero: {failed.folder}: {failed.error}", file=sys.stderr)
+        say(f"ellzero: {failed.folder}: {failed.error}", file=sys.stderr)
     if failures or results.unfinished():
         sys.exit(1)

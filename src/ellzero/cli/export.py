@@ -79,7 +79,7 @@ def export(
 
 
 def _show(shipped: Shipped, run: Run) -> None:
-    from ellzero.cli.tables import show_rows
+    from ellzero.cli.tables import say, show_rows
 
     sizes = []
     if shipped.ellz is not None:
@@ -93,18 +93,16 @@ def _show(shipped: Shipped, run: Run) -> None:
     rows += [(what, f"{size:,}", f"{dense / size:.1f}x") for what, size, _ in sizes]
     show_rows(str(run.file), rows, ("", "bytes", "file ratio"))
     if shipped.bits is not None:
-        print("bits: " + ", ".join(f"{name} {bits}" for name, bits in shipped.bits.items()))
+        say("bits: " + ", ".join(f"{name} {bits}" for name, bits in shipped.bits.items()))
     elif shipped.ellz is not None and not _is_quantized(run):
-        print(
-            "weights are packed as they are; --bits 4 or --max-accuracy-drop 0.1 makes it smaller"
-        )
+        say("weights are packed as they are; --bits 4 or --max-accuracy-drop 0.1 makes it smaller")
     if shipped.before is not None and shipped.after is not None:
         before, after = shipped.before.score, shipped.after.score
-        print(f"validation score: {after:.4f}, {before:.4f} before it was quantized")
+        say(f"validation score: {after:.4f}, {before:.4f} before it was quantized")
     for kept in shipped.kept:
-        print(f"kept: {kept}")
+        say(f"kept: {kept}")
     for _, _, path in sizes:
-        print(path)
+        say(path)
 
 
 def _is_quantized(run: Run) -> bool:

@@ -30,7 +30,7 @@ def report(
     output
         File for the page; by default report.html in the folder, if it is one.
     """
-    from ellzero.cli.tables import show_warnings
+    from ellzero.cli.tables import say, show_warnings
     from ellzero.report.page import report as write
 
     written = write(folders, output, trust=trust)
@@ -43,5 +43,5 @@ def report(
         print(json.dumps(document, indent=2))
     else:
         for path in (written.page, *written.tables):
-            print(path)
+            say(path)
         show_warnings(written.warnings)

@@ -102,17 +102,17 @@ def _kept(folder: Path) -> str:
 
 
 def _show(record: FinishedRecord, folder: Path) -> None:
-    from ellzero.cli.tables import show_layers, show_rows, show_warnings
+    from ellzero.cli.tables import say, show_layers, show_rows, show_warnings
     from ellzero.run_folder import MODEL
 
     show_layers(record.layers, record)
     show_rows("Result", list(_result_rows(record)), ("", "reference", "compressed"))
     for note in (record.note, record.living_note):
         if note is not None:
-            print(note)
+            say(note)
     show_warnings(record.warnings)
-    print(f"{folder / MODEL}: the compressed network")
-    print(f"{folder}: record, metrics, resolved recipe and the reference; {record.seconds} s")
+    say(f"{folder / MODEL}: the compressed network")
+    say(f"{folder}: record, metrics, resolved recipe and the reference; {record.seconds} s")
 
 
 def _result_rows(record: FinishedRecord) -> Iterator[tuple[str, str, str]]:

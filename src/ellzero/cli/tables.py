@@ -1,12 +1,15 @@
-"""Tables on standard output, as rich draws them."""
+"""Lines and tables on standard output, their text in characters that can be seen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from ellzero.terminal import plain
 
 if TYPE_CHECKING:
     from ellzero.record import Layer, Sizes
@@ -20,7 +23,8 @@ def show_layers(layers: Sequence[Layer], sizes: Sizes) -> None:
 
     def add_row(name: str, kind: str, shape: str, weights: int, nonzeros: int) -> None:
         density = 100 * nonzeros / weights if weights else 0.0
-        table.add_row(name, kind, shape, f"{weights:,}", f"{nonzeros:,}", f"{density:.2f} %")
+        figures = (f"{weights:,}", f"{nonzeros:,}", f"{density:.2f} %")
+        table.add_row(*map(_shown, (name, kind, shape, *figures)))
 
     for layer in layers:
         shape = " x ".join(map(str, layer.shape))
@@ -31,20 +35,30 @@ def show_layers(layers: Sequence[Layer], sizes: Sizes) -> None:
     Console().print(table)
 
 
+def say(text: object, file: TextIO | None = None) -> None:
+    """A line, on standard output unless a file is given."""
+    print(plain(text), file=file)
+
+
 def show_warnings(warnings: Iterable[str]) -> None:
     """A line for each."""
     for text in warnings:
-        print(f"warning: {text}")
+        say(f"warning: {text}")
+
+
+def _shown(text: str) -> Text:
+    """What a table shows as it is, whatever rich might take it for."""
+    return Text(plain(text))
 
 
 def show_rows(title: str, rows: Sequence[tuple[str, ...]], headings: Sequence[str]) -> None:
     """A small table, its first column names, the others figures."""
-    table = Table(headings[0])
-    for heading in headings[1:]:
-        table.add_column(heading, justify="right")
+    table = Table()
+    for index, heading in enumerate(headings):
+        table.add_column(_shown(heading), justify="right" if index else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_shown, row))
     console = Console()
     # a line of its own: as the table's title a path would be broken to the table's width
-    console.print(title, style="italic", highlight=False, markup=False, soft_wrap=True)
+    console.print(plain(title), style="italic", highlight=False, markup=False, soft_wrap=True)
     console.print(table)

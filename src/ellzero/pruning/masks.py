@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
+from ellzero.documents import brief
 from ellzero.errors import InputError, nearest
 from ellzero.files import read_model
 from ellzero.pruning.bits import Bits, fill_zeros
@@ -94,16 +96,20 @@ class Masks(Mapping[str, Tensor]):
             return cls(weights, _kept(_stored(path, tensors, weights), {}))
         known = {name: weight for names, weight in named_weights(model) for name in names}
         try:
-            names, kept_zeros = (metadata["masks"][key] for key in ("weights", "kept_zeros"))
-            missing = [name for name in names if name not in known]
-            if missing:
-                raise InputError(
-                    f"{path} has masks for {missing[0]}; {nearest(missing[0], list(known))}"
-                )
-            weights = Selection(model, [known[name] for name in names])
-            return cls(weights, _kept(_stored(path, tensors, weights), kept_zeros))
-        except (AttributeError, KeyError, TypeError) as error:
-            raise InputError(f"{path} notes masks that make no sense: {error!r}") from None
+            noted = _Noted.model_validate(metadata["masks"])
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, ("masks", *first["loc"])))
+            raise InputError(
+                f"{path} notes masks that make no sense: {brief(where)}: {first['msg']}"
+            ) from None
+        missing = [name for name in noted.weights if name not in known]
+        if missing:
+            raise InputError(
+                f"{path} has masks for {brief(missing[0])}; {nearest(missing[0], list(known))}"
+            )
+        weights = Selection(model, [known[name] for name in noted.weights])
+        return cls(weights, _kept(_stored(path, tensors, weights), noted.kept_zeros))
 
     def __getitem__(self, name: str) -> Tensor:
         return self._masks[name].to(self.weights[name].device)  # the network may have moved
@@ -218,6 +224,13 @@ class Masks(Mapping[str, Tensor]):
         _check(self.weights, state)
         self._masks.update({name: state[name].to(w.device) for name, w in self.weights.items()})
         self.bits.clear()
+
+
+class _Noted(BaseModel, strict=True):
+    """What a model file notes of masks, see `model_file.save`."""
+
+    weights: list[str]
+    kept_zeros: dict[str, list[int]]
 
 
 def _stored(

@@ -102,7 +102,8 @@ def write(contents: Sequence[StudyFacts | RunFolder], page: Path) -> Report:
     """Write the page of studies and runs that have been read, and a single study's tables."""
     from ellzero.report.tables import write_tables
 
-    write_atomically(page, _render(_sections(contents)).encode())
+    html = _render(_sections(contents)).encode(errors="backslashreplace")  # of folders' names
+    write_atomically(page, html)
     tables: tuple[Path, ...] = ()
     if len(contents) == 1 and isinstance(contents[0], StudyFacts):
         tables = write_tables(contents[0], page.parent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ellzero.documents import MOST_TOML_BYTES
 from ellzero.errors import is_number
 from ellzero.record import FinishedRecord
 from ellzero.report import run_pictures
@@ -47,8 +48,9 @@ def run_section(run: RunFolder, name: str) -> Section:
         tables = (_layers(record), _sizes(record))
         section.tables = [table for table in tables if table.rows]
     if (run.folder / RECIPE).is_file():
-        recipe = (run.folder / RECIPE).read_text(encoding="utf-8", errors="replace")
-        section.source = ("The recipe", recipe)
+        with (run.folder / RECIPE).open("rb") as file:
+            recipe = file.read(MOST_TOML_BYTES)
+        section.source = ("The recipe", recipe.decode(errors="replace"))
     return section
 
 
@@ -157,10 +159,10 @@ def runs_section(runs: Sequence[RunFolder], name: str) -> Section:
     quality = Quality.of(runs)
     labels = [str(run.folder) for run in runs]
     section = Section("comparison", f"{len(runs)} runs", f"{len(done)} done")
-    by_label = {label: figures(run, quality) for label, run in zip(labels, runs, strict=True)}
+    reached = [figures(run, quality) for run in runs]
     points = [
         Point(label, ratio_spread, result)
-        for label, f in by_label.items()
+        for label, f in zip(labels, reached, strict=True)
         if (ratio_spread := Spread.of([f["nonzero_ratio"]]))
         and (result := Spread.of([f["result"]]))
     ]
@@ -177,7 +179,7 @@ def runs_section(runs: Sequence[RunFolder], name: str) -> Section:
     headings += ("time",)
     rows = tuple(
         (label, run.status, *(NONE if f[k] is None else text(f[k]) for k, text in columns.items()))
-        for run, (label, f) in zip(runs, by_label.items(), strict=True)
+        for run, label, f in zip(runs, labels, reached, strict=True)
     )
     section.tables = [Text("Comparison", headings, rows)]
     return section

@@ -16,6 +16,10 @@ from ellzero.report.figures import NONE, Quality, duration, number, ranged, rati
 from ellzero.study.results import Row, Spread
 from ellzero.study.statistics import Pair
 from ellzero.study.study import Target
+from ellzero.terminal import plain
+
+FORMULA = ("=", "+", "-", "@")
+"""With what a formula begins in a cell of a CSV file."""
 
 EDGE = (
     "* the chosen strength is the lowest or highest of those tried: a better one may lie beyond it."
@@ -262,12 +266,24 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     columns: Iterable[str] = dict.fromkeys(key for row in rows for key in row)
     writer = csv.DictWriter(file, list(columns), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return file.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """What a spreadsheet shows as text; what begins so it would take for a formula, and run it.
+
+    Source: OWASP, CSV Injection.
+    """
+    if not isinstance(value, str):
+        return value
+    text = plain(value)
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _escaped(text: str) -> str:
     """Text that Markdown shows as it is, within one cell of a table."""
+    text = plain(text)
     for character in "\\|*_`[]~":
         text = text.replace(character, f"\\{character}")
-    return " ".join(html.escape(text, quote=False).split())
+    return html.escape(text, quote=False)

@@ -19,6 +19,7 @@ from ellzero.pruning.budget import Budget
 from ellzero.recipe import TARGETS as RECIPE_TARGETS
 from ellzero.recipe import Document, Recipe, Table
 from ellzero.recipe_fields import BudgetTable, budget_table, portable
+from ellzero.terminal import plain
 
 TARGETS = ("sparsities", "nonzeros", "budgets")
 STAGES = ("reference", "train", "finetune")
@@ -134,7 +135,7 @@ class Study(Document):
     sparsities: tuple[float, ...] = ()
     nonzeros: tuple[int, ...] = ()
     budgets: tuple[BudgetTable, ...] = ()
-    stalled_minutes: float = Field(default=60, ge=0)
+    stalled_minutes: float = Field(default=60.0, ge=0)
     recipe: dict[str, Any] = Field(default_factory=dict)
     methods: dict[str, Method]
 
@@ -225,7 +226,7 @@ class Study(Document):
 
     def label(self, method: str) -> str:
         """A method's name for people."""
-        return self.methods[method].label or method
+        return plain(self.methods[method].label or method)
 
     def trainings(self, seed: int) -> Iterator[Training]:
         """Every method with each of its strengths, on one seed."""
@@ -328,8 +329,10 @@ def _open_strengths(fragment: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _check_method(name: str, method: Method) -> None:
-    if any(character in name for character in "/\\\n\0") or name.startswith("."):
+    if "/" in name or "\\" in name or name.startswith(".") or not name.isprintable():
         raise InputError(f"method name {name!r} cannot be part of a folder's name")
+    if len(name) > 100:
+        raise InputError(f"method name {name[:20]!r}... has {len(name)} characters; at most 100")
     places = len(_open_strengths(merged({}, {"train": method.train})))
     if method.strengths and places != 1:
         raise InputError(
