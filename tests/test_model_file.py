@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import random
 import struct
 
 import pytest
@@ -15,7 +16,7 @@ from torch import nn
 import ellzero as ez
 from ellzero.errors import InputError
 from ellzero.model_file import read_metadata, to_bytes
-from small import convnet, mlp, tensors_equal
+from small import classification, convnet, mlp, recipe, tensors_equal
 
 
 class Tied(nn.Module):
@@ -288,3 +289,41 @@ def test_a_state_that_is_no_tensor_cannot_be_saved(tmp_path):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match=r"there is no folder .*nowhere"):
         ez.save(mlp(), tmp_path / "nowhere" / "model.safetensors")
+
+
+def test_a_file_with_a_digest_that_has_changed_is_refused_at_any_bit_of_its_tensors(tmp_path):
+    path = tmp_path / "model.safetensors"
+    model = mlp()
+    ez.save(model, path, metadata={"seed": 3, "sizes": (1, 2)}, digest=True)
+    content = path.read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    assert ez.load(path, mlp(seed=1)).state_dict().keys() == model.state_dict().keys()
+    for bit in random.Random(0).sample(range(8 * begin, 8 * len(content)), 50):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        for read in (lambda: ez.load(path, mlp()), lambda: read_metadata(path)):
+            with pytest.raises(ez.InputError, match=f"{path} is damaged: it has changed since it"):
+                read()
+
+
+@pytest.mark.parametrize("seed", [b"400", b"NaN"])
+def test_a_file_with_a_digest_whose_metadata_have_changed_is_refused(seed, tmp_path):
+    path = tmp_path / "model.safetensors"
+    ez.save(mlp(), path, metadata={"seed": 333}, digest=True)
+    content = path.read_bytes()
+    assert b"333" in content
+    path.write_bytes(content.replace(b"333", seed))
+    with pytest.raises(ez.InputError, match="is damaged"):
+        ez.load(path, mlp())
+
+
+def test_the_digest_is_of_what_other_runs_start_from_and_of_nothing_else(tmp_path):
+    """The compressed network's file is one whose bytes are counted."""
+    ez.compress(mlp(), classification(), recipe(), folder=tmp_path / "run")
+    with_digest = {
+        path.name
+        for path in (tmp_path / "run").glob("*.safetensors")
+        if "content_sha256" in read_metadata(path)
+    }
+    assert with_digest == {"reference.safetensors", "trained.safetensors"}

@@ -265,7 +265,8 @@ def _save_network(run: RunContext, state: State, name: str) -> None:
     if run.folder is not None:
         masks = Masks.of(state.weights)
         about = {**run.about, **origin(run.recipe)}
-        model_file.save(state.model, run.folder / name, masks=masks, metadata=about)
+        file = run.folder / name
+        model_file.save(state.model, file, masks=masks, metadata=about, digest=True)
 
 
 def _require_measurable(run: RunContext, state: State) -> None:
