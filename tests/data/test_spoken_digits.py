@@ -185,7 +185,8 @@ def test_frames_are_data_as_well(tmp_path):
     torch.manual_seed(0)
     ((changed, _),) = data.train.batches(800, torch.device("cpu"), shuffle=True)
     # recordings of three samples: all frames but those around the middle are silent
-    silence = data.preprocess.shift + 1e-3
+    assert data.preprocess is not None
+    silence = float(data.preprocess(torch.zeros(1, 1, 1))) + 1e-3
     (unmoved, moved) = (
         {int(frame) for frame in (x.amax((0, 2)) > silence).nonzero()} for x in (train, changed)
     )
@@ -226,7 +227,8 @@ def test_options_are_checked(tmp_path):
         ({"features": "log-mel", "augment": {"gain": 0.1}}, "augment has no 'gain'"),
     ):
         with pytest.raises(InputError, match=message):
-            build_data(Factory(name="spoken-digits", data_root=str(tmp_path), **options))
+            table = {"name": "spoken-digits", "data_root": str(tmp_path), **options}
+            build_data(Factory.model_validate(table))
 
 
 @pytest.fixture
