@@ -226,8 +226,8 @@ def test_options_are_checked(tmp_path):
         ({"augment": {"flip": True}}, "augment has no 'flip' for this data"),
         ({"features": "log-mel", "augment": {"gain": 0.1}}, "augment has no 'gain'"),
     ):
+        table = {"name": "spoken-digits", "data_root": str(tmp_path), **options}
         with pytest.raises(InputError, match=message):
-            table = {"name": "spoken-digits", "data_root": str(tmp_path), **options}
             build_data(Factory.model_validate(table))
 
 
