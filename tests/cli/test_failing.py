@@ -70,6 +70,24 @@ def test_a_full_disk_is_one_line_that_says_how_to_go_on(name, ellzero, project, 
     assert Path("made", MODEL).read_bytes() == Path("undisturbed", MODEL).read_bytes()
 
 
+STUDY = """
+seeds = [0]
+sparsities = [0.5]
+methods.magnitude = {}
+recipe = {model = "own_project:network", data = "own_project:data"}
+"""
+
+
+def test_a_full_disk_of_a_study_is_one_line_that_says_how_to_go_on(ellzero, project, fill):
+    Path("mine-study.toml").write_text(STUDY)
+    fill("study.toml")
+    line = ellzero("compare", "mine-study.toml", "--output", "made").says()
+    assert line == (
+        "ellzero: cannot write made/study.toml: No space left on device; made keeps what is done, "
+        "and the same command goes on"
+    )
+
+
 GREEDY = """
 class Greedy(nn.Linear):
     def forward(self, x):

@@ -47,11 +47,11 @@ def compare(
     folder = output or Path("runs") / settings.name
     try:
         results = run_study(settings, folder, workers=workers)
+        facts = StudyFacts(results)
+        page = write([facts], folder / PAGE).page
     except (KeyboardInterrupt, OSError, MemoryError) as error:
         error.add_note(f"{folder} keeps what is done, and the same command goes on")
         raise
-    facts = StudyFacts(results)
-    page = write([facts], folder / PAGE).page
     failures = results.failures()
     if json_:
         document = {
