@@ -13,7 +13,9 @@ torch.set_num_threads(1)
 # the runs of tests, and of processes that they start, are none to be remembered
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="ellzero-state-")
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
-# tests that were started in the background were told to ignore it, and so were their children
+# tests that were started in the background were told to ignore these, and so were their children
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 settings.register_profile("ellzero", deadline=None, derandomize=True)
 settings.load_profile("ellzero")

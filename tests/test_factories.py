@@ -112,7 +112,7 @@ def test_the_data_root_goes_to_functions_that_take_one(write):
     ("name", "options", "expected"),
     [
         ("lenet-300", {}, r"model 'lenet-300' is not built in \(did you mean lenet-300-100"),
-        ("zzz", {}, r"known: lenet-300-100, lenet-5-caffe.*package\.module:function"),
+        ("zzz", {}, r"known: audio-conv, .*lenet-300-100, .*package\.module:function"),
         ("lenet-5-caffe", {"dropuot": 0.1}, "has no option 'dropuot'; did you mean .*dropout"),
         ("own_module:network", {"witdh": 1}, r"has no option 'witdh'; did you mean width"),
         ("own_module:netwrok", {}, r"own_module has no function 'netwrok'; did you mean network"),
