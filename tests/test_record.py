@@ -15,6 +15,7 @@ from cases import fill
 from ellzero.errors import InputError
 from ellzero.record import FinishedRecord, Magnitudes, Record, layer_table, magnitudes
 from ellzero.run_folder import (
+    CHECKPOINTS,
     WRITTEN,
     RunFolder,
     clear_folder,
@@ -126,6 +127,25 @@ def test_a_record_cannot_be_changed():
             r"is not whole: no compressed\.validation\.loss$",
         ),
         ("[" * 100_000, "is not JSON: maximum recursion depth"),
+        (
+            '{"format": 1, "status": "done", "recipe": ' + "[" * 99 + "]" * 99 + "}",
+            r"recipe\.0\.0\.0\.0\.0\.0\.0\.\.\. lies more than 32 deep",
+        ),
+        ('{"format": 1, "status": "failed", "error": "\\ud800"}', r"error is .* no Unicode text"),
+        (json.dumps(hand_made.table(nonzero_ratio=0)), "nonzero_ratio is 0; .* greater than 0$"),
+        (
+            json.dumps(hand_made.table(score=1e200)),
+            r"validation_score is 1e\+200; beyond 1e\+100, or no finite number$",
+        ),
+        (json.dumps(hand_made.table(sparsity=1.5)), "sparsity is 1.5; .* less than or equal to 1$"),
+        (
+            json.dumps(hand_made.table(trained={"magnitudes": {**BINS, "counts": []}})),
+            "counts is .*; .* at least 1 item",
+        ),
+        (
+            json.dumps(hand_made.table(trained={"magnitudes": {**BINS, "smallest": 308}})),
+            "its bins end at 1e308",
+        ),
         (json.dumps({"format": True, "status": "done"}), "has format True; .* whole number$"),
         (json.dumps({"format": 0, "status": "failed"}), "format is 0; .* than or equal to 1$"),
         (json.dumps(hand_made.table(weights=0)), "weights is 0; .* than or equal to 1$"),
@@ -206,7 +226,8 @@ def test_a_failure_without_a_record_makes_one(before, tmp_path):
 def test_a_folder_is_cleared_of_what_a_run_left_and_of_nothing_else(tmp_path):
     data = classification()
     ez.compress(mlp(), data, recipe(), folder=tmp_path)
-    (tmp_path / "checkpoint.safetensors").write_text("left by one that was killed")
+    for name in CHECKPOINTS:
+        (tmp_path / name).write_text("left by one that was killed")
     assert {path.name for path in tmp_path.iterdir()} == set(WRITTEN)
     (tmp_path / "mine.txt").write_text("precious")
     (tmp_path / "model").mkdir()

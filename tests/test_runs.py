@@ -119,6 +119,22 @@ def test_data_are_preprocessed_as_the_run_was_trained(made, tmp_path):
         run.data()
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("input_shape", [0]), ("input_shape", ["6"]), ("input_shape", [2**20, 2**20]),
+        ("input_shape", 6), ("classes", "abc"), ("classes", [1]), ("preprocess", [1]),
+        ("preprocess", {"scale": "2"}), ("preprocess", {"scale": []}), ("preprocess", {"mean": 1}),
+        ("preprocess", {"shift": [[1.0]]}),
+    ],
+)  # fmt: skip
+def test_metadata_of_the_wrong_kind_are_named(key, value, made, tmp_path):
+    folder = shutil.copytree(made[0], tmp_path / "run")
+    ez.save(mlp(), folder / "model.safetensors", metadata={"input_shape": [6], key: value})
+    with pytest.raises(InputError, match=rf"has metadata that make no sense: {key}"):
+        ez.open_run(folder, trust=True).trace()
+
+
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed", "missed"])
 def test_a_run_that_is_not_done_is_open_but_for_its_network(status, made, tmp_path):
     folder = shutil.copytree(made[0], tmp_path / "run")

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ellzero.documents import brief, parse_json
 from ellzero.errors import InputError, WriteError
 from ellzero.tensors import require_held
 
@@ -238,8 +239,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY, "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = json.loads(text)
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        metadata = parse_json(text)
+    except (SafetensorError, OSError, ValueError) as error:
         with path.open("rb") as file:
             head = file.read(9)
         # the length that safetensors begins with may look like a pickle; a "{" follows that one
@@ -252,7 +253,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise InputError(
                 f"{path} is a packed file, expected safetensors; ez.load reads it"
             ) from None
-        raise InputError(f"{path} is truncated or not a safetensors file: {error}") from None
+        raise InputError(f"{path} is truncated or not a safetensors file: {brief(error)}") from None
     if not isinstance(metadata, dict):
         raise InputError(f"{path}: its metadata is no JSON object")
     return tensors, metadata

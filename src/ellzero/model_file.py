@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ellzero import files
+from ellzero.documents import brief
 from ellzero.errors import InputError, nearest
 from ellzero.files import DIGEST, MODEL_FORMAT, copied, read_model, tensors_to_bytes
 from ellzero.graph import Network
@@ -138,7 +139,7 @@ def _load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> N
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise InputError(
             f"{path} is of another network than {type(model).__name__}: "
-            f"{'; '.join(problems[:3])}{more}"
+            f"{brief('; '.join(problems[:3]))}{more}"
         )
     model.load_state_dict(tensors)
 

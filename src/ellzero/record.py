@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 from torch import nn
 
 from ellzero.selection import Selection
@@ -27,10 +35,18 @@ Status = Literal["running", "interrupted", "failed", "missed", "done"]
 Stage = Literal["reference", "train", "finetune"]
 
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e100, le=1e100)]
-"""A figure; beyond these bounds sums and axes of a report overflow, and no float32 is there."""
+BOUND = 1e100
+"""Figures beyond it overflow in the sums and axes of a report; no float32 is that large."""
 
-Ratio = Annotated[float, Field(ge=1e-100, le=1e100)]
+
+def _bounded(figure: float) -> float:
+    if not -BOUND <= figure <= BOUND:
+        raise ValueError(f"beyond {BOUND:g}, or no finite number")
+    return figure
+
+
+Finite = Annotated[float, AfterValidator(_bounded)]
+Ratio = Annotated[Finite, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -137,7 +153,7 @@ class EpochMetrics(Entry):
     def is_finite(self) -> bool:
         """Whether all figures are finite, and of a size that a report can draw."""
         figures = (self.train_loss or 0, self.penalty, self.validation_loss, self.validation_score)
-        return all(-1e100 <= figure <= 1e100 for figure in figures)
+        return all(-BOUND <= figure <= BOUND for figure in figures)
 
 
 class Evaluations(Entry):

@@ -312,5 +312,6 @@ def _problem(item: Mapping[str, Any]) -> str:
     key = ".".join(map(str, item["loc"]))
     if item["type"] == "missing":
         return f"no {key}"
-    message = item["msg"][:1].lower() + item["msg"][1:]
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
     return f"{key} is {reprlib.repr(item['input'])}; {message}"

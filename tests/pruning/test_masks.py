@@ -146,3 +146,24 @@ def test_the_network_can_be_copied_and_pickled_under_a_hold(twin_of):
         torch.optim.SGD(twin.parameters(), lr=0.1).step()
         assert ez.Masks.of(ez.select(twin)).nonzeros > masks.nonzeros
         assert same(ez.Masks.of(masks.weights), masks)
+
+
+@pytest.mark.parametrize(
+    "noted",
+    [
+        [],
+        {"weights": ["weight"]},
+        {"weights": "weight", "kept_zeros": {}},
+        {"weights": ["weight"], "kept_zeros": [0]},
+        {"weights": ["weight"], "kept_zeros": {"weight": [0.5]}},
+        {"weights": ["weight"], "kept_zeros": {"weight": [True]}},
+        {"weights": ["weight"], "kept_zeros": {"weight": [[0]]}},
+        {"weights": ["weight"], "kept_zeros": {"weight": 0}},
+        {"weights": [["weight"]], "kept_zeros": {}},
+    ],
+)
+def test_masks_that_a_file_notes_in_another_kind(noted, tmp_path):
+    model = nn.Linear(2, 2)
+    ez.save(model, tmp_path / "a.safetensors", metadata={"masks": noted})
+    with pytest.raises(ez.InputError, match=r"notes masks that make no sense: masks"):
+        ez.Masks.read(tmp_path / "a.safetensors", model)

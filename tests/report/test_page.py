@@ -8,9 +8,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import ellzero as ez
 import hand_made
+from ellzero.report.run_pictures import first_layer, layer_bars
+from ellzero.run_folder import RunFolder
 
 
 class Page(HTMLParser):
@@ -191,6 +195,53 @@ def test_metrics_that_cannot_be_read_leave_their_pictures_out(run):
     page = Page(ez.write_report(run))
     assert not any("over the epochs" in name for name in page.pictures)
     assert len(page.pictures) == 3
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"stage": "train"',
+        "[" * 3000,
+        '"\\ud800"',
+        '{"validation_score": NaN}',
+        '{"penalty": 1e200}',
+    ],
+)
+def test_metrics_that_cannot_be_read_are_told_of(line, run):
+    metrics = (run / "metrics.jsonl").read_text().splitlines()
+    changed = line
+    if line.endswith("}"):
+        ((key, value),) = json.loads(line).items()
+        changed = json.dumps({**json.loads(metrics[0]), key: value})
+    (run / "metrics.jsonl").write_text("\n".join([*metrics, changed]))
+    warnings = RunFolder.at(run).warnings
+    assert RunFolder.at(run).metrics == ()
+    assert "metrics.jsonl cannot be read, so its epochs are left out: " in warnings[-1]
+    assert len(warnings[-1]) < 500
+
+
+def test_a_layer_s_name_in_a_picture_is_plain_and_not_endless(run):
+    record = json.loads((run / "record.json").read_text())
+    record["layers"][0]["name"] = "\x1b[31m" + "x" * 500
+    (run / "record.json").write_text(json.dumps(record))
+    picture = layer_bars(RunFolder.at(run), name="a")
+    assert picture is not None
+    assert "\x1b" not in picture.svg
+    assert "xxx…" in picture.svg
+    assert "x" * 40 not in picture.svg
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        torch.tensor(1.0), torch.zeros(0, 6), torch.zeros(16, 6, dtype=torch.int8),
+        torch.zeros(3, 3), torch.zeros(16, 6).to(torch.float8_e5m2),
+    ],
+    ids=lambda w: f"{w.dtype} {tuple(w.shape)}",
+)  # fmt: skip
+def test_weights_that_are_not_the_record_s_have_no_picture(weights, run):
+    save_file({"0.weight": weights}, run / "model.safetensors")
+    assert first_layer(RunFolder.at(run), name="a") is None
 
 
 def test_a_run_that_failed_shows_its_error(run):

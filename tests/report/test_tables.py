@@ -125,6 +125,24 @@ def test_markdown_shows_names_as_they_are(folder):
     assert text == "## a\n\n| b |\n| --- |\n| c \\| d |\n"
 
 
+def test_text_from_files_is_neither_a_formula_nor_an_escape(tmp_path):
+    methods = {
+        "magnitude": {"label": "=1+1"},
+        "l1": {"label": "@SUM(A1)\x1b[31m", "strengths": [1e-4]},
+    }
+    hand_made.study(tmp_path, seeds=[0], methods=methods)
+    warnings = ["\t=cmd|' /C calc'!A0", "a\x1b[2Jb"]
+    for name in ("magnitude-seed0-sparsity-0.9", "l1-0.0001-seed0-sparsity-0.9"):
+        hand_made.run(tmp_path, name, score=-0.5, warnings=warnings)
+    paths = write_tables(StudyFacts(Results.read(tmp_path)), tmp_path)
+    assert not any("\x1b" in path.read_text() for path in paths)
+    for row in read(tmp_path / "cells.csv"):
+        assert row["warning_texts"] == r"'=cmd|' /C calc'!A0 | a\x1b[2Jb"
+        assert row["validation_score"] == "-0.5", "a number stays one"
+    labels = [row["label"] for row in read(tmp_path / "comparison.csv")]
+    assert labels == ["'=1+1", r"'@SUM(A1)\x1b[31m"]
+
+
 def test_a_cell_that_failed_is_in_the_table_and_one_that_is_missing_is_not(folder):
     names = sorted(path.name for path in (folder / "cells").glob("l1*"))
     (folder / "cells" / names[0] / "record.json").write_text("{")

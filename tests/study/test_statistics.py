@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import hand_made
 from ellzero.study.results import Results
@@ -227,4 +229,18 @@ def test_every_target_is_compared_by_itself(folder):
 def test_one_method_alone_makes_no_pair(tmp_path):
     hand_made.study(tmp_path, seeds=[0], methods={"magnitude": {}})
     hand_made.run(tmp_path, "magnitude-seed0-sparsity-0.9", right=answers())
+    assert pairs(Results.read(tmp_path).rows()) == []
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [torch.tensor(True), torch.zeros(0, dtype=torch.bool), torch.ones(2, 3), torch.ones(5)],
+    ids=lambda tensor: f"{tensor.dtype} {tuple(tensor.shape)}",
+)
+def test_answers_that_are_none_are_left_out(answers, tmp_path):
+    hand_made.study(tmp_path, seeds=[0], methods={"magnitude": {}, "l1": {"strengths": [1e-4]}})
+    for name in ("magnitude", "l1-0.0001"):
+        cell = hand_made.run(tmp_path, f"{name}-seed0-sparsity-0.9", right=[1, 0, 1])
+    assert len(pairs(Results.read(tmp_path).rows())) == 1
+    save_file({"compressed": answers}, cell / "answers.safetensors")
     assert pairs(Results.read(tmp_path).rows()) == []

@@ -136,8 +136,9 @@ def _sizes(record: FinishedRecord) -> Text:
         ("all parameters", f"{record.parameters:,}", f"{record.parameters_left:,}",
          ratio(record.parameter_ratio)),
     ]  # fmt: skip
-    if record.living_nonzeros is not None and record.inputs_left is not None:
+    if record.living_nonzeros is not None:
         rows.append(("living nonzeros", NONE, f"{record.living_nonzeros:,}", NONE))
+    if record.inputs is not None and record.inputs_left is not None:
         rows.append(("inputs", f"{record.inputs:,}", f"{len(record.inputs_left):,}", NONE))
     rows.append((f"bytes, {record.file or 'file'}", f"{record.float32_bytes:,}",
                  f"{record.file_bytes:,}", ratio(record.file_ratio)))  # fmt: skip
@@ -147,7 +148,7 @@ def _sizes(record: FinishedRecord) -> Text:
 def _inputs_left(record: FinishedRecord) -> str | None:
     """The inputs that are left, and which ones if they are few."""
     left = record.inputs_left
-    if left is None:
+    if left is None or record.inputs is None:
         return None
     which = f": {', '.join(map(str, left))}" if 0 < len(left) <= LISTED else ""
     return f"{len(left):,} of {record.inputs:,}{which}"

@@ -26,7 +26,7 @@ DENSE = "#1f2933"
 WIDTH = 4.2
 """Inches: on a phone the text is then about as large as it is here."""
 
-LONGEST_LABEL = 60
+LONGEST_LABEL = 40
 """Characters of a name in a picture."""
 
 SETTINGS = {
