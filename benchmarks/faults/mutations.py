@@ -421,5 +421,9 @@ def main(count: int = COUNT, seed: int = 0, names: tuple[str, ...] = tuple(KINDS
 
 
 if __name__ == "__main__":
-    numbers = [int(text) for text in sys.argv[1:3]]
-    main(*numbers, *([tuple(sys.argv[3:])] if len(sys.argv) > 3 else []))
+    arguments = dict(enumerate(sys.argv))
+    main(
+        int(arguments.get(1, COUNT)),
+        int(arguments.get(2, 0)),
+        tuple(sys.argv[3:]) or tuple(KINDS),
+    )

@@ -385,6 +385,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "a place without strengths": (method("l1"), ("methods.l1 has no strengths",)),
     "a method that is no folder": (method("a/b", train={}), ("'a/b'", "folder")),
+    "a method of controls": (method("a\x1b[31m", train={}), (r"'a\x1b[31m'", "folder")),
+    "a method without end": (method("a" * 101, train={}), ("has 101 characters",)),
     "a method that is a hidden folder": (method(".a", train={}), ("'.a'", "folder")),
     "a method without a name": (method("", train={}), ("methods.",)),
     "gradual under a budget": (
