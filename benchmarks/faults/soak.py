@@ -1,9 +1,9 @@
 """All that the library does, over and over in one process: nothing may grow.
 
-`python benchmarks/faults/soak.py [--count N] [--minutes M] [--seed S] [--folder F]`: trains, prunes,
-compacts, quantizes, packs, loads, evaluates and reports in rounds, by default for half an hour. In
-every tenth round a run in another process is killed and gone on with. Memory, file descriptors and
-threads are noted after each round; those of the last third are compared with the third before.
+`python benchmarks/faults/soak.py [--count N] [--minutes M] [--seed S] [--folder F]`: trains,
+prunes, compacts, quantizes, packs, loads, evaluates and reports in rounds, by default for half an
+hour. In every tenth round a run in another process is killed and gone on with. Memory, file
+descriptors and threads are noted after each round; the last third is compared with the one before.
 """
 
 import gc

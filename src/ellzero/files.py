@@ -94,6 +94,26 @@ def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
         raise
 
 
+def rename(path: Path, name: str) -> None:
+    """Give a file another name in its folder; a file of that name is replaced.
+
+    Raises:
+        WriteError: no space for the name, no permission; nothing has changed.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_atomically(folder / "a", b"text")
+        >>> rename(folder / "a", "b")
+        >>> (folder / "b").read_bytes()
+        b'text'
+    """
+    try:
+        os.replace(path, path.with_name(name))
+    except OSError as error:
+        raise WriteError(f"cannot rename {path} to {name}: {error.strerror or error}") from error
+
+
 def _sync(folder: Path) -> None:
     """Make a rename in the folder outlive a loss of power, where the system can."""
     if os.name != "posix":  # a folder cannot be opened there

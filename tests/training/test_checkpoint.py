@@ -1,6 +1,7 @@
 """Checkpoints: whole to the last bit, of this very run, or not gone on with."""
 
 import json
+import os
 import random
 import shutil
 import time
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 import ellzero as ez
-from ellzero.errors import EllzeroWarning, InputError
+from ellzero.errors import EllzeroWarning, InputError, WriteError
 from ellzero.files import read_tensors, write_tensors
 from ellzero.run_folder import read_record
 from ellzero.selection import select
@@ -190,6 +191,49 @@ def test_a_write_that_fails_leaves_the_checkpoint_before(run, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         compress(run, resume=True, callback=Stops(1))
     assert (run / CHECKPOINT).read_bytes() == before
+
+
+@pytest.mark.parametrize("fails", ["the first", "all"])
+def test_a_rename_that_fails_is_named_and_loses_nothing(fails, run, monkeypatch, whole):
+    replace = os.replace
+    names = []
+
+    def full(source: Path, target: Path) -> None:
+        if source.name in (CHECKPOINT, PREVIOUS):
+            names.append((source.name, target.name))
+            if fails == "all" or len(names) == 1:
+                raise OSError(28, "No space left on device")
+        elif names and fails == "all":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        named = rf"^cannot rename \S*{CHECKPOINT} to {PREVIOUS}: No space left on device$"
+        with pytest.raises(WriteError, match=named):
+            compress(run, resume=True)
+    assert names[0] == (CHECKPOINT, PREVIOUS)
+    assert tensors_equal(compress(run, resume=True).model, whole.model)
+
+
+def test_one_that_cannot_be_put_back_is_gone_on_with_from_beside(run, monkeypatch, whole):
+    replace = os.replace
+    full = False
+
+    def filling(source: Path, target: Path) -> None:
+        nonlocal full
+        full = full or (source.name.startswith(".") and target.name == CHECKPOINT)
+        if full:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", filling)
+        with pytest.raises(WriteError, match=rf"^cannot write \S*{CHECKPOINT}: No space"):
+            compress(run, resume=True)
+    assert not (run / CHECKPOINT).exists()
+    with pytest.warns(EllzeroWarning, match=rf"no model file .* goes on from .*{PREVIOUS}"):
+        assert tensors_equal(compress(run, resume=True).model, whole.model)
 
 
 # of this very run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ellzero.errors import InputError, warn
-from ellzero.files import copied, digest, read_tensors, tensor_parts, write_tensors
+from ellzero.errors import InputError, WriteError, warn
+from ellzero.files import (
+    copied,
+    digest,
+    read_tensors,
+    rename,
+    tensor_parts,
+    write_tensors,
+)
 from ellzero.pruning import Masks
 from ellzero.recipe import Recipe
 from ellzero.record import EpochMetrics, Evaluation, Outcome, Retry, TrainedWeights
@@ -118,7 +125,7 @@ def write(checkpoint: Checkpoint, folder: Path, recipe: Recipe) -> None:
     It says which run it is of, and its digest covers all that it holds.
 
     Raises:
-        OSError: it cannot be written; the one before is in its place again.
+        WriteError: it cannot be written; the one before is in its place again, or beside it.
     """
     path, previous = folder / CHECKPOINT, folder / PREVIOUS
     settings = settings_of(recipe.to_table())
@@ -126,12 +133,13 @@ def write(checkpoint: Checkpoint, folder: Path, recipe: Recipe) -> None:
     document = {**checkpoint.document, "recipe": settings, "threads": threads}
     document["digest"] = digest(checkpoint.tensors, document)
     if path.exists():
-        os.replace(path, previous)
+        rename(path, PREVIOUS)
     try:
         write_tensors(path, checkpoint.tensors, document)
     except BaseException:
         if previous.exists() and not path.exists():
-            os.replace(previous, path)
+            with suppress(WriteError):  # a resume finds it all the same; the first error counts
+                rename(previous, CHECKPOINT)
         raise
 
 
@@ -174,7 +182,7 @@ def load(state: State, folder: Path, recipe: Recipe) -> None:
             f"checkpoint {used} does not fit this recipe or network: {error}"
         ) from None
     if used == previous:
-        os.replace(previous, path)  # lest the next one pushes it out in favor of the damaged one
+        rename(previous, CHECKPOINT)  # lest the next one pushes it out in favor of the damaged one
 
 
 def _read(path: Path) -> Checkpoint:
