@@ -75,8 +75,9 @@ def test_onnx_computes_the_same(what, tmp_path):
     check_onnx(around(OPERATION_CASES[what], 0), tmp_path)
 
 
-def test_onnx_computes_the_same_of_all_of_them_at_once(tmp_path):
-    check_onnx(all_at_once(OPERATION_CASES.values()), tmp_path)
+@pytest.mark.parametrize("shape", {case.shape: None for case in OPERATION_CASES.values()}, ids=str)
+def test_onnx_computes_the_same_of_all_of_them_at_once(shape, tmp_path):
+    check_onnx(all_at_once(shape), tmp_path)
 
 
 @needs_gcc
@@ -85,11 +86,11 @@ def test_c_computes_the_same_or_refuses_by_name(tmp_path, storage):
     networks = {}
     for number, case in enumerate(OPERATION_CASES.values()):
         network = around(case, number)
-        if case.written:
-            networks[f"net{number}"] = network
-        else:
-            with pytest.raises(ez.InputError, match=r"there is no C for opaque\.\d \(cumsum\)"):
+        if case.refused:
+            with pytest.raises(ez.InputError, match=f"there is no C for {case.refused}"):
                 ez.export_c(network, tmp_path, storage=storage)
+        else:
+            networks[f"net{number}"] = network
     check_networks(tmp_path, networks, storage)
 
 

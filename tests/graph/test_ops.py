@@ -158,6 +158,16 @@ BAD_SHAPES = {
         [(2, 6, 7)],
         {"weight": (4, 2, 3, 3)},
     ),
+    r"stride is .1,., padding is .0, 0.; expected": (
+        ops.Conv(stride=(1,), dilation=(1,)),
+        [(2, 9)],
+        {"weight": (4, 2, 3)},
+    ),
+    r"kernel is .2,., stride is .2, 2.; expected": (
+        ops.Pool(function="max", kernel=(2,), stride=(2, 2)),
+        [(2, 9)],
+        {},
+    ),
     "scale has shape": (ops.Affine(), [(3,)], {"scale": (1,), "shift": (3,)}),
     "shift has shape": (ops.Affine(), [(3,)], {"scale": (3,), "shift": (2,)}),
     "the slope has shape": (ops.PReLU(), [(3,)], {"slope": (1,)}),

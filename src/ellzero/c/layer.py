@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ellzero.c import storage as storages
@@ -10,12 +12,24 @@ from ellzero.c.storage import Matrix, Storage, StorageChoice
 from ellzero.c.text import loop
 
 
+def plane(values: Sequence[int], row: int = 1) -> tuple[int, int]:
+    """Sizes or settings of rows and columns; those of one dimension are of a single row.
+
+    Example:
+        >>> plane((5, 7)), plane((7,)), plane((2,), 0)
+        ((5, 7), (1, 7), (0, 2))
+    """
+    height, width = values if len(values) > 1 else (row, *values)
+    return height, width
+
+
 def padded(context: Context) -> str:
     """The body of a function that copies its input with zeros around each channel.
 
     A convolution of the copy need not look where it is.
     """
-    (_, height, width), (channels, tall, wide) = context.inputs[0], context.shape
+    (_, *size), (channels, *padded_size) = context.inputs[0], context.shape
+    (height, width), (tall, wide) = plane(size), plane(padded_size)
     top, left = (tall - height) // 2, (wide - width) // 2
     around = f"for (int i = 0; i < {top * wide + left}; ++i) *y++ = 0.0f;"
     row = (

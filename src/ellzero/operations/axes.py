@@ -134,6 +134,16 @@ def _axes(text: str) -> Iterator[Axis]:
             yield Axis(names, joined=len(names) > 1)
 
 
+def places(count: int, letter: str) -> str:
+    """Names for the axes of so many dimensions of places.
+
+    Example:
+        >>> places(2, "y")
+        'y0 y1'
+    """
+    return " ".join(f"{letter}{place}" for place in range(count))
+
+
 def letters(count: int) -> str:
     """Names for so many axes.
 

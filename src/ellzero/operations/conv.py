@@ -1,4 +1,4 @@
-"""A convolution of images.
+"""A convolution of signals, images or volumes.
 
 In C, for each output channel, its weights are walked over tile by tile.
 """
@@ -10,28 +10,41 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional as F
 
 from ellzero.c.kernel import Context
-from ellzero.c.layer import plus_bias, pointers, weighted
+from ellzero.c.layer import plane, plus_bias, pointers, weighted
 from ellzero.c.storage import Storage
 from ellzero.c.text import block, loop, scope
 from ellzero.errors import InputError
-from ellzero.operations.axes import Axes
+from ellzero.operations.axes import Axes, places
 from ellzero.operations.call import Call, aten
 from ellzero.operations.operation import Operation, Recognized, Recognizer
-from ellzero.operations.shapes import Margin, Size, expect, pair, sizes, windows
+from ellzero.operations.pad import Pad
+from ellzero.operations.shapes import (
+    Margins,
+    Size,
+    Sizes,
+    dimensions_of,
+    each,
+    expect,
+    sizes,
+    windows,
+)
 from ellzero.tensors import Shape
 
 
 class Conv(Operation):
-    """A convolution on (N, in, H, W): weight (out, in / groups, kernel height, width)."""
+    """A convolution on (N, in, places ...): weight (out, in / groups, kernel ...).
+
+    Places are of one, two or three dimensions: as many as each setting has numbers.
+    """
 
     kind: Literal["conv"] = "conv"
-    stride: tuple[Size, Size] = (1, 1)
-    padding: tuple[Margin, Margin] = (0, 0)
-    dilation: tuple[Size, Size] = (1, 1)
+    stride: Sizes = (1, 1)
+    padding: Margins = (0, 0)
+    dilation: Sizes = (1, 1)
     groups: Size = 1
     REQUIRED = ("weight",)
     OPTIONAL = ("bias",)
@@ -42,10 +55,12 @@ class Conv(Operation):
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:
-        return {aten.conv2d.default: _conv, aten.conv2d.padding: _conv}
+        calls = aten.conv1d, aten.conv2d, aten.conv3d
+        return dict.fromkeys((c for call in calls for c in (call.default, call.padding)), _conv)
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
-        return F.conv2d(
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self.stride) - 1]
+        return convolve(
             inputs[0],
             weights["weight"],
             weights.get("bias"),
@@ -56,8 +71,9 @@ class Conv(Operation):
         )
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
-        channels, *size = sizes(inputs[0], 3, "the input")
-        out, per_group, *kernel = sizes(weights["weight"], 4, "the weight")
+        count = dimensions_of(stride=self.stride, padding=self.padding, dilation=self.dilation)
+        channels, *size = sizes(inputs[0], 1 + count, "the input")
+        out, per_group, *kernel = sizes(weights["weight"], 2 + count, "the weight")
         if channels != per_group * self.groups or out % self.groups:
             raise InputError(
                 f"a weight of {out} x {per_group} channels in {self.groups} groups for {channels} "
@@ -69,12 +85,14 @@ class Conv(Operation):
     def axes(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
     ) -> Axes | None:
-        whole = "h w y x u v"
+        read, result, kernel = (places(len(self.stride), letter) for letter in "ryk")
+        whole = f"{read} {result} {kernel}"
         if self.groups == 1:
-            roles = {"weight": "o i u v", "bias": "o"}
-            return Axes(("i h w",), "o y x", roles, whole, mixes=True)
+            roles = {"weight": f"o i {kernel}", "bias": "o"}
+            return Axes((f"i {read}",), f"o {result}", roles, whole, mixes=True)
         if self.groups == output[0] and weights["weight"][1] == 1:
-            return Axes(("c h w",), "c y x", {"weight": "c 1 u v", "bias": "c"}, whole)
+            roles = {"weight": f"c 1 {kernel}", "bias": "c"}
+            return Axes((f"c {read}",), f"c {result}", roles, whole)
         return None
 
     def why_whole(self) -> str:
@@ -89,23 +107,30 @@ class Conv(Operation):
     def narrowed(self, kept: Mapping[str, int]) -> Operation:
         return self.model_copy(update={"groups": kept["c"]}) if "c" in kept else self
 
-    def c_padding(self) -> tuple[int, int]:
+    def c_lacks(self) -> str:
+        return " in 3 dimensions" if len(self.stride) > 2 else ""
+
+    def c_padding(self) -> Shape:
         return self.padding
 
     def c_body(self, context: Context) -> str:
-        (_, height, width), (out, rows, columns) = context.inputs[0], context.shape
-        per_group, kernel_h, kernel_w = context.weights["weight"].shape[1:]
+        """A signal is an image of one row."""
+        (_, *size), (out, *result) = context.inputs[0], context.shape
+        (height, width), (rows, columns) = plane(size), plane(result)
+        per_group, *kernel = context.weights["weight"].shape[1:]
+        kernel_h, kernel_w = plane(kernel)
+        stride, dilation = plane(self.stride), plane(self.dilation)
         place = np.indices((per_group, kernel_h, kernel_w)).reshape(3, -1)
-        down, right = self.dilation[0] * width, self.dilation[1]
+        down, right = dilation[0] * width, dilation[1]
         offsets = place[0] * height * width + place[1] * down + place[2] * right
         _, storage = weighted(context, offsets, lanes=False)
         over = storage.walk
         if storage.layout == "dense":
             over = _nested((per_group, kernel_h, kernel_w), (height * width, down, right))
-        base = f"x + oy * {self.stride[0] * width}"
+        base = f"x + oy * {stride[0] * width}"
         if self.groups > 1:
             base += f" + r / {out // self.groups} * {per_group * height * width}"
-        step = (self.stride[0] * width, self.stride[1])
+        step = (stride[0] * width, stride[1])
         walk = _Walk(context, storage, over, base, step, columns)
         tile = _tile(rows, columns, vectors=context.choice == "fastest")
         inner = walk.tiles(tile, 0, columns // tile.columns)
@@ -121,21 +146,25 @@ class Conv(Operation):
 
 
 def _conv(call: Call) -> Recognized | None:
-    if len(call.shape) != 3:
+    kernel = call.weight("weight").shape[2:]
+    count = len(kernel)
+    if len(call.shape_of("input")) != 1 + count:
         return None
-    stride, dilation = pair(call["stride"]), pair(call["dilation"])
+    stride, dilation = each(call["stride"], count), each(call["dilation"], count)
+    source: fx.Node | Recognized = call["input"]
     if isinstance(call["padding"], str):
-        total = [
-            d * (k - 1) if call["padding"] == "same" else 0
-            for d, k in zip(dilation, call.weight("weight").shape[2:], strict=True)
-        ]
-        if any(n % 2 for n in total):
-            return None  # an even kernel: more padding on one side
-        padding = (total[0] // 2, total[1] // 2)
+        is_same = call["padding"] == "same"
+        total = [d * (k - 1) * is_same for d, k in zip(dilation, kernel, strict=True)]
+        padding = tuple(n // 2 for n in total)
+        if any(n % 2 for n in total):  # an even kernel: one more on the far side
+            ahead, behind = (0, *padding), (0, *(n - n // 2 for n in total))
+            name = f"{call.name}_padded"
+            source = Recognized(Pad(before=ahead, after=behind), [source], name=name)
+            padding = (0,) * count
     else:
-        padding = pair(call["padding"])
+        padding = each(call["padding"], count)
     op = Conv(stride=stride, padding=padding, dilation=dilation, groups=call["groups"])
-    return Recognized(op, [call["input"]], {"weight": call["weight"], "bias": call["bias"]})
+    return Recognized(op, [source], {"weight": call["weight"], "bias": call["bias"]})
 
 
 REGISTERS = 8

@@ -167,9 +167,13 @@ class Operation(BaseModel):
         """C that reads `x` (and `x2`, `x3` ...), float arrays, and stores `y`."""
         return context.each_value(lambda at: self.c_value(f"x{at('c')}", context.of_channel("c")))
 
-    def c_padding(self) -> tuple[int, int]:
-        """Zeros that its C expects around each channel: rows above and below, columns beside it."""
-        return (0, 0)
+    def c_lacks(self) -> str:
+        """What of it C lacks, as the end of a sentence, " in 3 dimensions"; "" for nothing."""
+        return ""
+
+    def c_padding(self) -> Shape:
+        """Zeros that its C expects around each channel: before and after those of each axis."""
+        return ()
 
 
 class Elementwise(Operation):

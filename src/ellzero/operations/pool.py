@@ -9,25 +9,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ellzero.c.kernel import Context
+from ellzero.c.layer import plane
 from ellzero.c.text import block, loop
 from ellzero.errors import InputError
-from ellzero.operations.axes import Axes
+from ellzero.operations.axes import Axes, places
 from ellzero.operations.call import Call, aten
 from ellzero.operations.flatten import Flatten
 from ellzero.operations.operation import Operation, Recognized, Recognizer
-from ellzero.operations.shapes import Margin, Size, pair, sizes, windows
+from ellzero.operations.shapes import Margins, Sizes, dimensions_of, each, sizes, windows
 from ellzero.tensors import Shape
 
 
 class Pool(Operation):
-    """The maximum or the average of windows of each channel."""
+    """The maximum or the average of windows of each channel, in one to three dimensions."""
 
     kind: Literal["pool"] = "pool"
     function: Literal["max", "average"]
-    kernel: tuple[Size, Size]
-    stride: tuple[Size, Size]
-    padding: tuple[Margin, Margin] = (0, 0)
-    dilation: tuple[Size, Size] = (1, 1)
+    kernel: Sizes
+    stride: Sizes
+    padding: Margins = (0, 0)
+    dilation: Sizes = (1, 1)
     ceil: bool = False
     count_padding: bool = True
     FOLLOWS = True
@@ -37,83 +38,131 @@ class Pool(Operation):
     def axes(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
     ) -> Axes | None:
-        return Axes(("c h w",), "c y x", whole="h w y x")
+        read, result = (places(len(self.kernel), letter) for letter in "ry")
+        return Axes((f"c {read}",), f"c {result}", whole=f"{read} {result}")
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:
-        return {
-            aten.max_pool2d.default: _max_pool,
-            aten.avg_pool2d.default: _average_pool,
-            aten.adaptive_avg_pool2d.default: _adaptive_average,
-            aten.mean.dim: _mean,
-        }
+        return RECOGNIZERS
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+        which, settings = len(self.kernel) - 1, (self.kernel, self.stride, self.padding)
         if self.function == "max":
-            return F.max_pool2d(
-                inputs[0], self.kernel, self.stride, self.padding, self.dilation, self.ceil
-            )
-        return F.avg_pool2d(
-            inputs[0], self.kernel, self.stride, self.padding, self.ceil, self.count_padding
-        )
+            pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[which]
+            return pool(inputs[0], *settings, self.dilation, self.ceil)
+        pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[which]
+        return pool(inputs[0], *settings, self.ceil, self.count_padding)
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
-        channels, *size = sizes(inputs[0], 3, "the input")
+        count = dimensions_of(
+            kernel=self.kernel, stride=self.stride, padding=self.padding, dilation=self.dilation
+        )
+        channels, *size = sizes(inputs[0], 1 + count, "the input")
         if any(2 * p > k for p, k in zip(self.padding, self.kernel, strict=True)):
             raise InputError(f"padding {self.padding} is more than half the kernel {self.kernel}")
-        if self.function == "average" and self.dilation != (1, 1):
+        if self.function == "average" and any(d > 1 for d in self.dilation):
             raise InputError("average pooling has no dilation")
         settings = self.kernel, self.stride, self.padding, self.dilation
         return (channels, *windows(size, *settings, ceil=self.ceil))
 
+    def c_lacks(self) -> str:
+        return " in 3 dimensions" if len(self.kernel) > 2 else ""
+
     def c_body(self, context: Context) -> str:
-        (channels, height, width), (_, rows, columns) = context.inputs[0], context.shape
-        (kh, kw), (sh, sw), (dh, dw) = self.kernel, self.stride, self.dilation
+        """A signal is an image of one row."""
+        (channels, *size), (_, *result) = context.inputs[0], context.shape
+        (height, width), (rows, columns) = plane(size), plane(result)
+        op = Pool(
+            function=self.function,
+            kernel=plane(self.kernel),
+            stride=plane(self.stride),
+            padding=plane(self.padding, 0),
+            dilation=plane(self.dilation),
+            count_padding=self.count_padding,
+        )
+        (kh, kw), (sh, sw), (dh, dw) = op.kernel, op.stride, op.dilation
         down, right = (rows - 1) * sh + (kh - 1) * dh, (columns - 1) * sw + (kw - 1) * dw
-        fits = not any(self.padding) and down < height and right < width
-        inner = (_window if fits else _clipped_window)(context, self, height, width)
+        fits = not any(op.padding) and down < height and right < width
+        inner = (_window if fits else _clipped_window)(context, op, height, width)
         each = loop("oy", rows, loop("ox", columns, inner))
         return loop("c", channels, f"{each}\nx += {height * width};")
 
 
-def _max_pool(call: Call) -> Recognized | None:
-    return _pooled(call, "max", dilation=pair(call["dilation"]))
+def _maximum(call: Call) -> Recognized | None:
+    return _pooled(call, "max", dilation=call["dilation"])
 
 
-def _average_pool(call: Call) -> Recognized | None:
-    if call["divisor_override"] is not None:
-        return None
+def _average(call: Call) -> Recognized | None:
     return _pooled(call, "average", count_padding=call["count_include_pad"])
 
 
-def _pooled(call: Call, function: str, **settings: Any) -> Recognized | None:
-    if len(call.shape_of("self")) != 3:
+def _average_of_any(call: Call) -> Recognized | None:
+    return _average(call) if call["divisor_override"] is None else None
+
+
+def _pooled(
+    call: Call, function: str, *, dilation: Any = 1, count_padding: bool = True
+) -> Recognized | None:
+    count = len(call.shape_of("self")) - 1
+    if count < 1:
         return None
-    common = {
-        "function": function,
-        "kernel": pair(call["kernel_size"]),
-        "stride": pair(call["stride"] or call["kernel_size"]),
-        "padding": pair(call["padding"]),
-        "ceil": call["ceil_mode"],
-    }
-    return Recognized(Pool.model_validate(common | settings), [call["self"]])
+    pool = Pool.model_validate(
+        {
+            "function": function,
+            "kernel": each(call["kernel_size"], count),
+            "stride": each(call["stride"] or call["kernel_size"], count),
+            "padding": each(call["padding"], count),
+            "dilation": each(dilation, count),
+            "ceil": call["ceil_mode"],
+            "count_padding": count_padding,
+        }
+    )
+    return Recognized(pool, [call["self"]])
 
 
-def _adaptive_average(call: Call) -> Recognized | None:
+def _adaptive(call: Call, function: Literal["max", "average"]) -> Recognized | None:
     size, out = call.shape_of("self")[1:], call.shape[1:]
-    if len(out) != 2 or any(n % m for n, m in zip(size, out, strict=True)):
+    if not size or any(n % m for n, m in zip(size, out, strict=True)):
         return None  # windows of unequal size
-    kernel = (size[0] // out[0], size[1] // out[1])
-    return Recognized(Pool(function="average", kernel=kernel, stride=kernel), [call["self"]])
+    kernel = tuple(n // m for n, m in zip(size, out, strict=True))
+    return Recognized(_of_all(function, kernel), [call["self"]])
 
 
 def _mean(call: Call) -> Recognized | None:
+    """The average of all places of each channel."""
     shape = call.shape_of("self")
-    if len(shape) != 3 or sorted(d % 4 for d in call["dim"] or ()) != [2, 3] or call["dtype"]:
+    dimensions = sorted(d % (len(shape) + 1) for d in call["dim"] or ())
+    if not 2 <= len(shape) <= 4 or dimensions != [*range(2, len(shape) + 1)] or call["dtype"]:
         return None
-    kernel = pair(shape[1:])
-    mean = Recognized(Pool(function="average", kernel=kernel, stride=kernel), [call["self"]])
+    mean = Recognized(_of_all("average", shape[1:]), [call["self"]])
     return mean if call["keepdim"] else Recognized(Flatten(), [mean], name=f"{call.name}_flat")
+
+
+def _of_all(function: Literal["max", "average"], kernel: Shape) -> Pool:
+    """Windows beside each other, without padding."""
+    none, ones = (0,) * len(kernel), (1,) * len(kernel)
+    return Pool(function=function, kernel=kernel, stride=kernel, padding=none, dilation=ones)
+
+
+RECOGNIZERS: dict[Any, Recognizer] = {
+    aten.max_pool1d.default: _maximum,
+    aten.max_pool2d.default: _maximum,
+    aten.max_pool3d.default: _maximum,
+    # where the indices are asked for, but not used
+    aten.max_pool1d_with_indices.default: _maximum,
+    aten.max_pool2d_with_indices.default: _maximum,
+    aten.max_pool3d_with_indices.default: _maximum,
+    aten.avg_pool1d.default: _average,
+    aten.avg_pool2d.default: _average_of_any,
+    aten.avg_pool3d.default: _average_of_any,
+    aten.adaptive_avg_pool1d.default: lambda call: _adaptive(call, "average"),
+    aten.adaptive_avg_pool2d.default: lambda call: _adaptive(call, "average"),
+    aten.adaptive_avg_pool3d.default: lambda call: _adaptive(call, "average"),
+    aten.adaptive_max_pool1d.default: lambda call: _adaptive(call, "max"),
+    aten.adaptive_max_pool2d.default: lambda call: _adaptive(call, "max"),
+    aten.adaptive_max_pool3d.default: lambda call: _adaptive(call, "max"),
+    aten.mean.dim: _mean,
+}
 
 
 def _window(context: Context, op: Pool, height: int, width: int) -> str:
@@ -124,8 +173,8 @@ def _window(context: Context, op: Pool, height: int, width: int) -> str:
     begin = f"const float *p = x + oy * {op.stride[0] * width} + ox * {op.stride[1]};\n"
     step = "if ({0} > total) total = {0};" if is_max else "total += {0};"
     if area <= 16:
-        places = [y * down + x * right for y in range(op.kernel[0]) for x in range(op.kernel[1])]
-        sums = "\n".join(step.format(f"p[{place}]") for place in places[1:])
+        offsets = [y * down + x * right for y in range(op.kernel[0]) for x in range(op.kernel[1])]
+        sums = "\n".join(step.format(f"p[{offset}]") for offset in offsets[1:])
     else:
         place = f"i / {op.kernel[1]} * {down} + i % {op.kernel[1]} * {right}"
         read = f"const float q = p[{place}];\n{step.format('q')}"

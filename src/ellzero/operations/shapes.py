@@ -13,6 +13,9 @@ from ellzero.tensors import Shape
 Size = Annotated[int, Field(ge=1, lt=2**31)]
 Margin = Annotated[int, Field(ge=0, lt=2**31)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Sizes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=3)]
+"""A setting of each dimension of places: one of a signal, two of an image, three of a volume."""
+Margins = Annotated[tuple[Margin, ...], Field(min_length=1, max_length=3)]
 
 
 def windows(
@@ -61,7 +64,27 @@ def expect(shape: Shape, expected: Shape, what: str) -> None:
         raise InputError(f"{what} has shape {shape}; expected {expected}")
 
 
-def pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """A setting of rows and columns; one number is that of both."""
-    values = [value] if isinstance(value, int) else list(value)
-    return (values[0], values[-1])
+def dimensions_of(**settings: Shape) -> int:
+    """How many dimensions of places settings are for.
+
+    Raises:
+        InputError: they are not for equally many.
+    """
+    (first, shape), *others = settings.items()
+    for name, values in others:
+        if len(values) != len(shape):
+            raise InputError(
+                f"{first} is {shape}, {name} is {values}; expected equally many numbers"
+            )
+    return len(shape)
+
+
+def each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
+    """A setting of each dimension, as torch takes it: one number is that of all.
+
+    Example:
+        >>> each(3, 2), each([3], 2), each([3, 4], 2)
+        ((3, 3), (3, 3), (3, 4))
+    """
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * dimensions if len(values) == 1 else values

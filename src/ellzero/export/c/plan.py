@@ -34,9 +34,9 @@ def plan(network: Network) -> Plan:
         InputError: operations that there is no C for; weights that are not finite as float32.
     """
     unknown = [
-        node.named + how_to_register(node.op)
+        node.named + (how_to_register(node.op) or node.op.c_lacks())
         for node in network.graph.nodes[1:]
-        if node.op.C == "none" or not is_registered(node.op)
+        if node.op.C == "none" or node.op.c_lacks() or not is_registered(node.op)
     ]
     if unknown:
         known = ", ".join(kind for kind, operation in OPERATIONS.items() if operation.C != "none")
@@ -136,8 +136,9 @@ def _as_c(node: Node, network: Network) -> dict[str, Tensor]:
 
 def _padding(node: Node, source: tuple[str, Shape]) -> Kernel:
     """A copy of a node's input with the zeros that its C expects around each channel."""
-    (channels, height, width), (top, left) = source[1], node.op.c_padding()
-    shape = (channels, height + 2 * top, width + 2 * left)
+    channels, *size = source[1]
+    margins = node.op.c_padding()
+    shape = (channels, *(n + 2 * margin for n, margin in zip(size, margins, strict=True)))
     name = f"{node.name} padding"
     return Kernel(name, "pad", {}, padded, [source], shape, name)
 
