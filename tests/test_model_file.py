@@ -15,6 +15,7 @@ from torch import nn
 
 import ellzero as ez
 from ellzero.errors import InputError
+from ellzero.files import digest, read_tensors, write_tensors
 from ellzero.model_file import read_metadata, to_bytes
 from small import classification, convnet, mlp, recipe, tensors_equal
 
@@ -232,9 +233,9 @@ def test_a_file_of_another_network(make, expected, tmp_path):
 
 def test_a_file_of_a_newer_version(tmp_path):
     tensors = {name: t.contiguous() for name, t in mlp().state_dict().items()}
-    save_file(tensors, tmp_path / "file", {"ellzero": json.dumps({"format": 2})})
+    save_file(tensors, tmp_path / "file", {"ellzero": json.dumps({"format": 3})})
     for read in (ez.load, ez.Masks.read):
-        with pytest.raises(InputError, match="format 2; this ellzero reads up to 1: install"):
+        with pytest.raises(InputError, match="format 3; this ellzero reads up to 2: install"):
             read(tmp_path / "file", mlp())
 
 
@@ -305,6 +306,38 @@ def test_a_file_with_a_digest_that_has_changed_is_refused_at_any_bit_of_its_tens
         for read in (lambda: ez.load(path, mlp()), lambda: read_metadata(path)):
             with pytest.raises(ez.InputError, match=f"{path} is damaged: it has changed since it"):
                 read()
+
+
+def test_a_flipped_bit_in_the_header_does_not_hide_the_digest(tmp_path):
+    path = tmp_path / "model.safetensors"
+    ez.save(mlp(), path, metadata={"seed": 3}, digest=True)
+    content = path.read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    chosen = random.Random(0)
+    bits = [8 * byte + chosen.randrange(8) for byte in range(begin)]
+    for name in (b"ellzero", b"content_sha256", b"format"):  # the names that make it one of ours
+        first = 8 * content.index(name)
+        bits += range(first, first + 8 * len(name))
+    for bit in bits:
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ez.InputError):
+            read_metadata(path)
+
+
+def test_a_file_of_before_formats_told_of_digests_is_checked_and_read(tmp_path):
+    path = tmp_path / "model.safetensors"
+    ez.save(mlp(), path, digest=True)
+    tensors, metadata = read_tensors(path)
+    del metadata["content_sha256"]
+    metadata["format"] = 1
+    metadata["content_sha256"] = digest(tensors, metadata)
+    write_tensors(path, tensors, metadata)
+    assert read_metadata(path) == metadata
+    write_tensors(path, tensors, {**metadata, "content_sha256": "0" * 64})
+    with pytest.raises(ez.InputError, match="is damaged"):
+        ez.load(path, mlp())
 
 
 @pytest.mark.parametrize("seed", [b"400", b"NaN"])

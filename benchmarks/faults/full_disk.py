@@ -1,9 +1,9 @@
-"""Runs that find the disk full: each says so in one line, keeps what it has, and can be gone on with.
+"""Runs that find the disk full: each says so in one line, keeps what it has, and can go on.
 
-`python benchmarks/faults/full_disk.py [--count N] [--minutes M] [--seed S] [--folder F] [KIND ...]`:
-`stays` lets the disk be full from a change to files on, for every change that a run makes; `once`
-lets that change alone fail. With a count, so many of them are drawn by chance. Then there is room
-again, and the run must come to the same bits.
+`python benchmarks/faults/full_disk.py [--count N] [--minutes M] [--seed S] [--folder F]
+[KIND ...]`: `stays` lets the disk be full from a change to files on, for every change that a run
+makes; `once` lets that change alone fail. With a count, so many of them are drawn by chance. Then
+there is room again, and the run must come to the same bits.
 """
 
 import errno

@@ -22,8 +22,11 @@ from ellzero.tensors import require_held
 
 METADATA_KEY = "ellzero"
 
-MODEL_FORMAT = 1
-"""Version of a model file's metadata; a file of a newer one is refused."""
+PLAIN_FORMAT = 1
+"""Version of a model file's metadata where they need have no digest."""
+
+MODEL_FORMAT = 2
+"""Version where they have one; a file of a newer one is refused."""
 
 DIGEST = "content_sha256"
 """Where a model file's metadata have the digest of the tensors and of all other metadata."""
@@ -257,9 +260,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"no model file at {path}")
     try:
         with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY, "{}")
+            texts = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = parse_json(text)
+        metadata = parse_json(texts.get(METADATA_KEY, "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         with path.open("rb") as file:
             head = file.read(9)
@@ -276,6 +279,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"{path} is truncated or not a safetensors file: {brief(error)}") from None
     if not isinstance(metadata, dict):
         raise InputError(f"{path}: its metadata is no JSON object")
+    if METADATA_KEY not in texts and any(DIGEST in text for text in texts.values()):
+        raise _damage(path)  # or it would pass for a file that another program has written
     return tensors, metadata
 
 
@@ -287,18 +292,23 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             it was written, if it has a digest.
     """
     tensors, metadata = read_tensors(path)
-    check_format(path, metadata.get("format", MODEL_FORMAT), MODEL_FORMAT)
-    if DIGEST in metadata and not _is_whole(tensors, metadata):
-        raise InputError(
-            f"{path} is damaged: it has changed since it was written, by its digest; take a copy "
-            "of it, or make it anew"
-        )
+    version = metadata.get("format", PLAIN_FORMAT)
+    check_format(path, version, MODEL_FORMAT)
+    if (DIGEST in metadata or version > PLAIN_FORMAT) and not _is_whole(tensors, metadata):
+        raise _damage(path)
     return tensors, metadata
+
+
+def _damage(path: Path) -> InputError:
+    return InputError(
+        f"{path} is damaged: it has changed since it was written, by its digest; take a copy of "
+        "it, or make it anew"
+    )
 
 
 def _is_whole(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bool:
     others = {key: value for key, value in metadata.items() if key != DIGEST}
     try:
-        return metadata[DIGEST] == digest(tensors, others)
+        return metadata.get(DIGEST) == digest(tensors, others)
     except ValueError:  # what is written nowhere, such as NaN in the metadata
         return False

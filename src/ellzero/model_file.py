@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from ellzero import files
 from ellzero.documents import brief
 from ellzero.errors import InputError, nearest
-from ellzero.files import DIGEST, MODEL_FORMAT, copied, read_model, tensors_to_bytes
+from ellzero.files import (
+    DIGEST,
+    MODEL_FORMAT,
+    PLAIN_FORMAT,
+    copied,
+    read_model,
+    tensors_to_bytes,
+)
 from ellzero.graph import Network
 from ellzero.packed.reader import is_packed, read_packed
 from ellzero.pruning import Masks
@@ -52,6 +59,7 @@ def save(
     """
     tensors, document = _content(model, masks, metadata)
     if digest:
+        document["format"] = MODEL_FORMAT
         document[DIGEST] = files.digest(tensors, document)
     files.write_tensors(Path(path), tensors, document)
 
@@ -67,7 +75,7 @@ def _content(
     model: nn.Module, masks: Masks | None, metadata: Mapping[str, Any] | None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the metadata of a network's file."""
-    document: dict[str, Any] = {**(metadata or {}), "format": MODEL_FORMAT}
+    document: dict[str, Any] = {**(metadata or {}), "format": PLAIN_FORMAT}
     if masks is not None:
         document["masks"] = {"weights": list(masks), "kept_zeros": masks.kept_zeros}
     # zeros as +0 alone: the sign of a zero means nothing and costs bytes in a compressed file
