@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,7 +112,7 @@ class Trials:
         self._end = self._began + 60 * minutes
         self._tried: Counter[str] = Counter()
         self._broken: Counter[str] = Counter()
-        self._seconds: Counter[str] = Counter()
+        self._seconds: dict[str, float] = defaultdict(float)
 
     def numbers(self, what: str, numbers: Iterable[int]) -> Iterator[int]:
         """The numbers of trials, as long as there is time; says how far it is twice a minute."""
@@ -267,7 +267,8 @@ def bits(run: Path) -> dict[str, Any]:
     """
     run_folder = RunFolder.at(run)
     assert run_folder.finished is not None, f"{run} is {run_folder.status}: {run_folder.error}"
-    digests = {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in MODEL_FILES}
+    files = [run / name for name in MODEL_FILES if (run / name).exists()]
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     record = run_folder.finished.to_table()
     for key in ("seconds", "started", "folder", "recipe"):
         del record[key]
@@ -282,7 +283,7 @@ def require_same_bits(run: Path, whole: dict[str, Any]) -> None:
         AssertionError: it has not.
     """
     reached = bits(run)
-    differs = [key for key in whole if reached.get(key) != whole[key]]
+    differs = [key for key in {**whole, **reached} if reached.get(key) != whole.get(key)]
     assert not differs, f"{run} differs from an undisturbed run: {differs}"
 
 
@@ -340,14 +341,14 @@ class Writes:
                 writes._change("write", lambda: io.FileIO.write(self, content[: len(content) // 2]))
                 return super().write(content)
 
-        def open_path(path: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
+        def open_path(self: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
             if "b" not in mode or "r" in mode:
-                return opened_path(path, mode, *rest, **options)
-            self._change("create")
-            return io.BufferedWriter(File(path, mode.replace("b", "")))
+                return opened_path(self, mode, *rest, **options)
+            writes._change("create")
+            return io.BufferedWriter(File(self, mode.replace("b", "")))
 
         os.open = open_counted
-        Path.open = open_path
+        Path.open = open_path  # pyright: ignore[reportAttributeAccessIssue]
 
     def _counted(self, kind: str, change: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **options: Any) -> Any:
