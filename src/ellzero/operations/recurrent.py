@@ -1,0 +1,292 @@
+"""A recurrent layer in one direction: LSTM, GRU, or a plain one with tanh or ReLU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, fx
+
+from ellzero.errors import InputError
+from ellzero.operations.axes import Axes
+from ellzero.operations.call import Call, aten, result_of
+from ellzero.operations.concat import Concat
+from ellzero.operations.layout import Layout
+from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.reshape import Reshape
+from ellzero.operations.shapes import expect, sizes
+from ellzero.operations.slice import Slice
+from ellzero.tensors import Shape
+
+CellName = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one step makes of sums of products.
+
+    Args:
+        gates: sums of a unit, each a row of its own in the weights.
+        states: values of a unit that stay from step to step: its output, and what an LSTM keeps.
+        layer: torch's call on whole sequences.
+        alone: torch's call on one step.
+        step: (sums from the input, sums from the state, each (gates, units), the state
+            (states, units)) -> the next state. Numbers may be NaN, unknown.
+    """
+
+    gates: int
+    states: int
+    layer: Any
+    alone: Any
+    step: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _lstm_step(from_input: Tensor, from_state: Tensor, state: Tensor) -> Tensor:
+    write, forget, new, output = from_input + from_state
+    kept = _times(forget.sigmoid(), state[1]) + _times(write.sigmoid(), new.tanh())
+    return torch.stack([_times(output.sigmoid(), kept.tanh()), kept])
+
+
+def _gru_step(from_input: Tensor, from_state: Tensor, state: Tensor) -> Tensor:
+    reset, update = (from_input[:2] + from_state[:2]).sigmoid()
+    new = (from_input[2] + _times(reset, from_state[2])).tanh()
+    return (_times(1 - update, new) + _times(update, state[0])).unsqueeze(0)
+
+
+def _times(factor: Tensor, value: Tensor) -> Tensor:
+    """A product that is 0 where the value is, whatever the factor: a gate is never infinite."""
+    return torch.where(value == 0, 0, factor * value)
+
+
+CELLS: dict[CellName, Cell] = {
+    "lstm": Cell(4, 2, aten.lstm.input, aten.lstm_cell.default, _lstm_step),
+    "gru": Cell(3, 1, aten.gru.input, aten.gru_cell.default, _gru_step),
+    "rnn_tanh": Cell(
+        1, 1, aten.rnn_tanh.input, aten.rnn_tanh_cell.default, lambda x, h, _: (x + h).tanh()
+    ),
+    "rnn_relu": Cell(
+        1, 1, aten.rnn_relu.input, aten.rnn_relu_cell.default, lambda x, h, _: (x + h).relu()
+    ),
+}
+"""Cells by name."""
+
+_CELL_OF: dict[Any, CellName] = {
+    call: name for name, cell in CELLS.items() for call in (cell.layer, cell.alone)
+}
+
+_ROLES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+class Recurrent(Operation):
+    """One recurrent layer in one direction, on (N, time, in): a state of (N, units) at each step.
+
+    As in `torch.nn.LSTM`, `GRU` and `RNN`: weight_ih (gates * units, in) multiplies the input,
+    weight_hh (gates * units, units) the state before, bias_ih and bias_hh (gates * units,) are
+    added. Further inputs are the first state (N, units), of an LSTM also what it keeps (N, units);
+    without them it is zero. `reverse` begins at the last step.
+    """
+
+    kind: Literal["recurrent"] = "recurrent"
+    cell: CellName
+    reverse: bool = False
+    REQUIRED = ("weight_ih", "weight_hh")
+    OPTIONAL = ("bias_ih", "bias_hh")
+    ARITY: ClassVar[int | None] = None
+    ANY_LAYOUT = True
+    LAYER = "recurrent"
+    FOLLOWS = True
+
+    @classmethod
+    def recognizers(cls) -> Mapping[Any, Recognizer]:
+        return {
+            **{cell.layer: _recurrent for cell in CELLS.values()},
+            **{cell.alone: _cell for cell in CELLS.values()},
+        }
+
+    def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+        x, *first = inputs
+        cell, units = CELLS[self.cell], weights["weight_hh"].shape[1]
+        if not first:
+            first = [x.new_zeros(x.shape[0], units)] * cell.states
+        states = [state.unsqueeze(0) for state in first]
+        parameters = [weights["weight_ih"], weights["weight_hh"], *_both_biases(weights)]
+        outputs, *_ = cell.layer(
+            x.flip(1) if self.reverse else x,
+            states if cell.states > 1 else states[0],
+            parameters,
+            len(parameters) > 2,
+            1,  # layer
+            0.0,  # dropout
+            False,  # training
+            False,  # bidirectional
+            True,  # batch first
+        )
+        return outputs.flip(1) if self.reverse else outputs
+
+    def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
+        cell = CELLS[self.cell]
+        if len(inputs) not in (1, 1 + cell.states):
+            raise InputError(f"{len(inputs)} inputs; expected 1 or {1 + cell.states}")
+        steps, features = sizes(inputs[0], 2, "the input")
+        rows, units = sizes(weights["weight_hh"], 2, "weight_hh")
+        if rows != cell.gates * units:
+            raise InputError(
+                f"weight_hh has {rows} rows for {units} units; expected {cell.gates * units}"
+            )
+        expect(weights["weight_ih"], (rows, features), "weight_ih")
+        for role in self.OPTIONAL:
+            expect(weights.get(role, (rows,)), (rows,), role)
+        for state in inputs[1:]:
+            expect(state, (units,), "the first state")
+        return (steps, units)
+
+    def axes(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> Axes | None:
+        rows = {"weight_ih": "(k u) i", "weight_hh": "(k u) u", "bias_ih": "(k u)"}
+        return Axes(
+            ("t i", *["u"] * (len(inputs) - 1)),
+            "t u",
+            {**rows, "bias_hh": rows["bias_ih"]},
+            whole="t k",
+            reads={"weight_ih": "i", "weight_hh": "u"},
+            sizes={"k": CELLS[self.cell].gates},
+        )
+
+    def folds_constants(self) -> bool:
+        return True
+
+    def repeats(self, inputs: Sequence[Shape], output: Shape) -> int:
+        return output[0]
+
+    def known(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+        """Step by step, where a weight of zero hides what is not known."""
+        x, *first = (value[0] for value in inputs)
+        cell, units = CELLS[self.cell], weights["weight_hh"].shape[1]
+        state = torch.stack(first) if first else x.new_zeros(cell.states, units)
+        nothing = x.new_zeros(())
+        sums = _product(x, weights["weight_ih"]) + weights.get("bias_ih", nothing)
+        is_steady = _same(sums, sums[:1].expand_as(sums))
+        outputs, before = [], None
+        for from_input in sums.flip(0) if self.reverse else sums:
+            if before is None or not (is_steady and _same(before, state)):
+                from_state = _product(state[:1], weights["weight_hh"])[0]
+                from_state = from_state + weights.get("bias_hh", nothing)
+                parts = (from_input.view(-1, units), from_state.view(-1, units))
+                before, state = state, cell.step(*parts, state)
+            outputs.append(state[0])
+        steps = torch.stack(outputs)
+        return (steps.flip(0) if self.reverse else steps).unsqueeze(0)
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """x (n, in) times a weight (out, in), unknown where a weight that is not zero meets NaN."""
+    unknown = x.isnan().double() @ (weight != 0).double().T > 0
+    return (x.nan_to_num() @ weight.T).masked_fill(unknown, torch.nan)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def _both_biases(weights: Mapping[str, Tensor]) -> list[Tensor]:
+    """The biases as torch takes them: both or none."""
+    given = [weights.get(role) for role in ("bias_ih", "bias_hh")]
+    if given == [None, None]:
+        return []
+    zeros = weights["weight_hh"].new_zeros(len(weights["weight_hh"]))
+    return [zeros if bias is None else bias for bias in given]
+
+
+def _recurrent(call: Call) -> Recognized | None:
+    """A module of several layers and directions: each layer reads what the one before gives."""
+    layout, batch = call.layout("input"), 0 if call["batch_first"] else 1
+    directions = ("forward", "reverse") if call["bidirectional"] else ("",)
+    roles = _ROLES[: 4 if call["has_biases"] else 2]
+    count = call["num_layers"] * len(directions)
+    if layout is None or len(layout.dims) != 3 or layout.dims[batch] != (None,):
+        return None
+    if len(call["params"]) != count * len(roles) or call.part > 1:
+        return None  # it projects its outputs, or what an LSTM keeps is asked for
+    parameters = iter(call["params"])
+    first = _first_states(call, count)
+    layers: list[Recognized] = []
+    source: fx.Node | Recognized = call["input"]
+    for number in range(call["num_layers"]):
+        name = f"{call.path}.l{number}" if call["num_layers"] > 1 else call.path
+        pair = [
+            Recognized(
+                Recurrent(cell=_CELL_OF[call.fx_node.target], reverse=direction == "reverse"),
+                [source, *first[len(layers) + place]],
+                {role: next(parameters) for role in roles},
+                name=f"{name}_{direction}" if direction else name,
+            )
+            for place, direction in enumerate(directions)
+        ]
+        layers += pair
+        source = Recognized(Concat(axis=1), pair, name=name) if len(pair) > 1 else pair[0]
+    assert isinstance(source, Recognized)
+    if call.part == 1:
+        return _last_states(call, layers, layout.shape[0])
+    steps, units = layout.dims[1 - batch], (call.result.shape[2],)
+    dims = (steps, (None,), units) if batch else ((None,), steps, units)
+    return replace(source, layout=Layout(dims))
+
+
+def _first_states(call: Call, count: int) -> list[list[Recognized]]:
+    """What each layer and direction begins with, of an LSTM two; nothing where all is zero."""
+    states = _given_states(call)
+    if not states:
+        return [[]] * count
+    units = result_of(states[0]).shape[2]
+    return [
+        [
+            Recognized(
+                Reshape(size=(units,)),
+                [_row(state, number, f"{call.path}.state{number}_{role}")],
+                name=f"{call.path}.state{number}_{role}",
+            )
+            for role, state in enumerate(states)
+        ]
+        for number in range(count)
+    ]
+
+
+def _row(rows: fx.Node | Recognized, index: int, name: str) -> Recognized:
+    return Recognized(Slice(axis=0, start=index, stop=index + 1), [rows], name=name)
+
+
+def _last_states(call: Call, layers: Sequence[Recognized], steps: int) -> Recognized:
+    """The state after the last step, of each layer and direction one behind the other."""
+    rows = [
+        _row(layer, 0 if call["bidirectional"] and number % 2 else steps - 1, f"{layer.name}_last")
+        for number, layer in enumerate(layers)
+    ]
+    whole = Recognized(Concat(axis=0), rows, name=f"{call.path}_last") if len(rows) > 1 else rows[0]
+    _, _, units = call.result.shape
+    return replace(whole, layout=Layout(((len(rows),), (None,), (units,))), part=1)
+
+
+def _given_states(call: Call) -> list[fx.Node]:
+    """What a call begins with, of an LSTM two; nothing where all is zero."""
+    states = list(call["hx"]) if isinstance(call["hx"], list | tuple) else [call["hx"]]
+    constants = [call.values.constants.get(state) for state in states]
+    is_zero = all(constant is not None and not constant.any() for constant in constants)
+    return [] if is_zero else states
+
+
+def _cell(call: Call) -> Recognized | None:
+    """One step alone: a sequence of one."""
+    features = call.shape_of("input")
+    if call.part or len(call.shape) != 1 or len(features) != 1:
+        return None
+    given = (call["w_ih"], call["w_hh"], call["b_ih"], call["b_hh"])
+    sequence = Recognized(Reshape(size=(1, *features)), [call["input"]], name=f"{call.path}.step")
+    layer = Recognized(
+        Recurrent(cell=_CELL_OF[call.fx_node.target]),
+        [sequence, *_given_states(call)],
+        dict(zip(_ROLES, given, strict=True)),
+    )
+    return Recognized(Reshape(size=call.shape), [layer], name=f"{call.path}.state")
