@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 import ellzero as ez
+from activation_cases import STEADY, activation
 from ellzero import operations as ops
 from ellzero.export.c.source import CSource
 from ellzero.graph import Graph, Network, Node
-from ellzero.operations.activation import FUNCTIONS
 from ellzero.tensors import Shape
 
 WARNINGS = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
@@ -237,9 +237,7 @@ class Builder:
 
     def activation(self, function: str) -> str:
         """An activation, with the parameters that it takes."""
-        parameters = {"leaky_relu": (0.1,), "clamp": (-0.5, 1.5), "elu": (0.7,)}.get(function, ())
-        op = {"function": function, "parameters": parameters}
-        return self.add(ops.Activation.model_validate(op))
+        return self.add(activation(function))
 
     def per_channel(self, op: ops.Operation) -> str:
         """An operation whose weights are one number for each channel."""
@@ -304,7 +302,7 @@ def _random_pool(b: Builder) -> None:
 def _random_elementwise(b: Builder) -> None:
     kind = b.pick("activation", "prelu", "affine")
     if kind == "activation":
-        b.activation(b.pick(*FUNCTIONS))
+        b.activation(b.pick(*STEADY))
     else:
         b.per_channel(ops.PReLU() if kind == "prelu" else ops.Affine())
 

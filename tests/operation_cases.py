@@ -5,7 +5,7 @@ The tests in `tests/graph/test_contract.py` take them all through tracing, compa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,25 +15,14 @@ import torch
 from torch import Tensor, nn
 
 import ellzero as ez
+from activation_cases import ACTIVATIONS, OF_POSITIVES, Own, activation
 from c_programs import Builder, predicted
 from ellzero import operations as ops
 from ellzero.graph import Network
-from ellzero.operations.activation import FUNCTIONS
 
 IMAGE, VALUES, SIGNAL, VOLUME = (6, 6, 6), (6,), (6, 9), (6, 3, 4, 3)
 IN_3_DIMENSIONS = r"conv\.\d \(conv\) in 3 dimensions"
 INDICES = torch.tensor([0, 1, 3, 4])
-
-
-class Own(nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 @dataclass
@@ -47,6 +36,12 @@ class OperationCase:
     traced: bool = True  # whether the module's trace has this operation
     written: bool = True  # whether files can hold it
     refused: str = ""  # what C says of it that there is none for, a pattern
+    positive: bool = False  # whether it is tried with positive values alone
+
+    def inputs(self) -> Tensor:
+        """A batch to try it with."""
+        x = some_inputs(self.shape)
+        return x.abs() + 0.1 if self.positive else x
 
 
 def layer(
@@ -207,12 +202,9 @@ def cases() -> dict[str, OperationCase]:
             refused=r"opaque\.\d \(cumsum\)",
         ),
     }
-    parameters = {"leaky_relu": (0.1,), "clamp": (-0.5, 1.5), "elu": (0.7,)}
-    modules = {"leaky_relu": nn.LeakyReLU(0.1), "clamp": nn.Hardtanh(-0.5, 1.5), "elu": nn.ELU(0.7)}
-    for name, formula in FUNCTIONS.items():
-        op: Any = {"function": name, "parameters": parameters.get(name, ())}
-        module = modules.get(name, Own(formula.run))
-        table[name] = OperationCase(ops.Activation.model_validate(op), IMAGE, module)
+    for name, (module, _) in ACTIVATIONS.items():
+        positive = name in OF_POSITIVES
+        table[name] = OperationCase(activation(name), IMAGE, module, positive=positive)
     return table
 
 
@@ -232,6 +224,7 @@ def around(case: OperationCase, seed: int) -> Network:
         b.weights[f"{name}.bias"][: 3 - number] = torch.tensor([0.0, 1.5, -2.0])[: 3 - number]
     if not isinstance(case.op, ops.Input):
         b.last = before[0]
+        _make_positive(b, case)
         b.add(case.op, *before[1:], **case.weights)
     after = _layer(b, 3, padded=seed % 2 == 0)
     b.weights[f"{after}.weight"][:, -1] = 0
@@ -241,16 +234,31 @@ def around(case: OperationCase, seed: int) -> Network:
 def all_at_once(shape: tuple[int, ...]) -> Network:
     """The sum of what the operations make of one example of a shape."""
     b = Builder((2, *shape[1:]), seed=1)
-    source, total = _layer(b, shape[0], padded=True), ""
+    source, same, total = _layer(b, shape[0], padded=True), "", ""
     for case in OPERATION_CASES.values():
         if case.shape != shape or isinstance(case.op, ops.Input):  # the network has one
             continue
         b.last = source
+        _make_positive(b, case)
         others = case.op.ARITY != 1 and not isinstance(case.op, ops.Opaque)
         b.add(case.op, *[source] * others, **case.weights)
+        if b.shape == shape:
+            same = b.add(ops.Add(), same) if same else b.last
+            continue
         b.linear(3, density=1.0, kind="float32", bias=True)
         total = b.add(ops.Add(), total) if total else b.last
+    if same:
+        b.last = same
+        b.linear(3, density=1.0, kind="float32", bias=True)
+    if same and total:
+        b.add(ops.Add(), total)
     return b.network()
+
+
+def _make_positive(b: Builder, case: OperationCase) -> None:
+    if case.positive:
+        b.activation("abs")
+        b.add(ops.Activation(function="plus", parameters=(0.1,)))
 
 
 def _layer(b: Builder, out: int, *, padded: bool) -> str:
@@ -272,7 +280,7 @@ def some_inputs(shape: tuple[int, ...]) -> Tensor:
 
 def check_values(case: OperationCase) -> None:
     """Its shape and values are those of the module."""
-    x = some_inputs(case.shape)
+    x = case.inputs()
     expected = case.module(x.clone())
     several = case.op.ARITY is None and not isinstance(case.op, ops.Opaque)
     inputs = [x] * (2 if several else case.op.ARITY if case.op.ARITY is not None else 1)
@@ -285,7 +293,7 @@ def check_values(case: OperationCase) -> None:
 def check_trace(case: OperationCase) -> None:
     """The module's trace is the operation, and computes what the module does."""
     network = ez.trace(case.module, torch.zeros(1, *case.shape))
-    x = some_inputs(case.shape)
+    x = case.inputs()
     torch.testing.assert_close(network(x), case.module(x.clone()))
     assert network.shapes[network.graph.nodes[-1].name] == tuple(case.module(x).shape[1:])
     assert (network.graph.nodes[-1].op.kind == case.op.kind) == case.traced

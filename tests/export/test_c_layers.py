@@ -1,10 +1,13 @@
 """Every layer in C against PyTorch, under AddressSanitizer and UBSan."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 import ellzero as ez
+from activation_cases import ACTIVATIONS, OF_POSITIVES
 from c_programs import (
     WARNINGS,
     Builder,
@@ -17,7 +20,6 @@ from ellzero import operations as ops
 from ellzero.c import layer, storage
 from ellzero.c.storage import Matrix, Storage
 from ellzero.graph import Network
-from ellzero.operations.activation import FUNCTIONS
 
 pytestmark = needs_gcc
 STORAGES = ("smallest", "fastest", "dense")
@@ -27,12 +29,15 @@ FAR = ("gaps", "offsets")
 def every_activation() -> dict[str, Network]:
     """Each function after a layer, and alone; with PReLU and an affine one."""
     networks = {}
-    for function in [*FUNCTIONS, "prelu", "affine"]:
+    for function in [*ACTIVATIONS, "prelu", "affine"]:
         for alone in (True, False):
             b = Builder((3, 2, 3), seed=len(networks))
             if not alone:
                 b.layer(ops.Conv(), 4, 3, 1, 2, density=0.7)
-            if function in FUNCTIONS:
+            if function in OF_POSITIVES:
+                b.activation("abs")
+                b.activation("plus")  # of 1.5
+            if function in ACTIVATIONS:
                 b.activation(function)
             else:
                 b.per_channel(ops.PReLU() if function == "prelu" else ops.Affine())
@@ -156,7 +161,15 @@ def test_many_random_networks(tmp_path, storage, batch):
 
 
 def test_activations(tmp_path):
-    check_networks(tmp_path, every_activation(), "smallest")
+    networks = every_activation()
+    check_networks(tmp_path, networks, "smallest")
+    for name, network in networks.items():
+        size = math.prod(network.graph.input_shape)
+        np.full(size, np.nan, np.float32).tofile(tmp_path / f"{name}.in")
+    succeed([str(tmp_path / "driver")], tmp_path)
+    for name in networks:
+        *outputs, _ = np.fromfile(tmp_path / f"{name}.out", np.float32)
+        assert np.isnan(outputs).all(), name
 
 
 def test_pools(tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ellzero as ez
+from activation_cases import ACTIVATIONS, OF_POSITIVES, activation
 from ellzero import operations as ops
 from ellzero.operations.activation import FUNCTIONS
 
@@ -89,20 +90,6 @@ def test_dense_layers(rows, columns, bias):
     check(ops.Linear(), module, (columns,), dict(module.named_parameters()))
 
 
-ACTIVATIONS = {
-    "relu": (nn.ReLU(), ()),
-    "leaky_relu": (nn.LeakyReLU(0.3), (0.3,)),
-    "clamp": (nn.Hardtanh(-0.5, 0.25), (-0.5, 0.25)),
-    "elu": (nn.ELU(0.7), (0.7,)),
-    "sigmoid": (nn.Sigmoid(), ()),
-    "tanh": (nn.Tanh(), ()),
-    "silu": (nn.SiLU(), ()),
-    "gelu": (nn.GELU(), ()),
-    "hardswish": (nn.Hardswish(), ()),
-    "hardsigmoid": (nn.Hardsigmoid(), ()),
-}
-
-
 def test_every_activation_is_tried():
     assert list(ACTIVATIONS) == list(FUNCTIONS)
 
@@ -111,10 +98,12 @@ def test_every_activation_is_tried():
 @pytest.mark.parametrize("function", ACTIVATIONS)
 def test_activations(function, shape):
     module, parameters = ACTIVATIONS[function]
-    op = ops.Activation(function=function, parameters=parameters)
+    op = activation(function)
     assert op.shape([shape], {}) == shape
     x = 4 * torch.randn(64, *shape)
+    x = x.abs() + 0.1 if function in OF_POSITIVES else x
     assert torch.equal(op.run([x], {}), module(x))
+    assert op.run([torch.full_like(x, torch.nan)], {}).isnan().all()
     with pytest.raises(ez.InputError, match=f"parameters; expected {len(parameters)}"):
         ops.Activation(function=function, parameters=(*parameters, 1.0)).shape([shape], {})
 
