@@ -126,7 +126,10 @@ BAD_GRAPHS: dict[str, tuple[tuple[Node, ...], dict[str, tuple[int, ...]]]] = {
     "first node is not an input.": ((node("y", RELU, "x"), X), {}),
     "two nodes are named 'x'": ((X, X), {}),
     "two nodes are named 'y'": ((X, node("y", RELU, "x"), node("y", RELU, "x")), {}),
-    "'z' is a second input": ((X, Node(name="z", op=ops.Input(size=(3,)))), {}),
+    "the input 'z' comes after other nodes": (
+        (X, node("y", RELU, "x"), Node(name="z", op=ops.Input(size=(3,)))),
+        {},
+    ),
     "y reads 'z', which is not before it": ((X, node("y", RELU, "z")), {}),
     "y reads 'y', which is not before it": ((X, node("y", RELU, "y")), {}),
     "y reads 'x', which is no tensor": ((NOTHING, node("y", RELU, "x")), {}),

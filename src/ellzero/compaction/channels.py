@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ellzero.compaction.constants import as_matrix, constants_of, nonzero, taken_up, uniform
 from ellzero.graph.graph import Graph, Node
 from ellzero.graph.network import Network
-from ellzero.operations import Opaque, Operation
+from ellzero.operations import Input, Opaque
 from ellzero.operations.axes import Axes, Axis
 
 Key = tuple[str, int | str]
@@ -25,9 +26,6 @@ Key = tuple[str, int | str]
 
 Needs = Iterator[tuple[Key, Tensor]]
 """Axes, and for each the indices that it must keep, bool."""
-
-EVEN = 1e-12
-"""How far, relatively, values of one channel may be apart by rounding, in float64."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Channels:
         self.network = network
         self.nodes = network.graph.nodes
         declared = {node.name: axes_of(node, network) for node in self.nodes}
-        self.constants = _constants(network, declared)
+        self.constants = constants_of(network, declared)
         tied = tied_nodes(network.graph)
         self.axes = {name: None if name in tied else axes for name, axes in declared.items()}
         """How the axes of each node go together; None where all of them stay whole."""
@@ -63,15 +61,15 @@ class Channels:
         self.entries = self._entries()
         self._from_input = {self._one[key] for key in self.entries}
         self.taken = {
-            node.name: ~_unfoldable(node.op, self.column_constants(node))
+            node.name: {role: self._takes(node, role) for role in axes.matrices}
             for node in self.nodes
-            if (axes := self.axes[node.name]) is not None and axes.mixes
+            if (axes := self.axes[node.name]) is not None and axes.matrices
         }
-        """Of each layer, the columns whose constants its bias takes up."""
+        """Of each layer, by the weight's role, the columns whose constants its bias takes up."""
         self._reads = {
-            node.name: _nonzero(network.weight(node.weights["weight"])) & ~self.taken[node.name]
+            (node.name, role): nonzero(self.matrix(node, role)) & ~taken
             for node in self.nodes
-            if node.name in self.taken
+            for role, taken in self.taken.get(node.name, {}).items()
         }
         self._keep = {
             one: torch.zeros(sizes[one], dtype=torch.bool) for one in set(self._one.values())
@@ -94,12 +92,24 @@ class Channels:
 
     def of_weight(self, node: Node, role: str, vector: Callable[[Key], Tensor]) -> list[Tensor]:
         """What a vector (`kept` or `needed`) says of each dimension of a node's weight."""
-        axes = self.axes[node.name]
-        assert axes is not None
         return [
             _whole(axis, [vector((node.name, n)) for n in axis.names])
-            for axis in axes.of_weight(role)
+            for axis in self._known_axes(node).of_weight(role)
         ]
+
+    def matrix(self, node: Node, role: str) -> Tensor:
+        """A layer's weight as `as_matrix` gives it."""
+        return as_matrix(node, role, self.network, self._known_axes(node))
+
+    def rows(self, node: Node, role: str) -> Tensor:
+        """Which rows of a layer's weight are kept, bool."""
+        row, _ = self._known_axes(node).matrices[role]
+        return self.of_weight(node, role, self.kept)[row]
+
+    def _known_axes(self, node: Node) -> Axes:
+        axes = self.axes[node.name]
+        assert axes is not None
+        return axes
 
     def _join(self) -> Iterator[tuple[Key, int]]:
         """Make the axes of one name one; all axes and their sizes."""
@@ -133,12 +143,21 @@ class Channels:
                 self._made[node].append(made)
 
     def _entries(self) -> list[Key]:
-        """Axes whose indices are the input's own, so that a selection has to leave any out.
+        """Axes whose indices are an input's own, so that a selection has to leave any out.
 
-        They are the input's channels, and what flattens it: from there on, single values can leave.
+        They are an input's channels, and what flattens it: from there on, single values can leave.
         """
-        first = self.nodes[0].name
-        entries: list[Key] = [(first, 0)] if self.network.shapes[first] else []
+        columns = {
+            self._one[self._column(node, role)]
+            for node in self.nodes
+            for role in getattr(self.axes[node.name], "matrices", ())
+        }
+        entries = [
+            key
+            for name in self.network.graph.inputs
+            for key in self._value(name)
+            if key[1] == 0 or self._one[key] in columns
+        ]
         ones = {self._one[key] for key in entries}
         for node in self.nodes:
             for made in self._made.get(node.name, ()):
@@ -161,16 +180,28 @@ class Channels:
     def _follow(self, node: Node) -> Needs:
         """What a node's result is made of, but for what a weight says."""
         axes, everything = self.axes[node.name], torch.tensor(True)
-        if node is self.nodes[-1]:
+        if node.name in self.network.graph.results:
             yield from ((key, everything) for key in self._value(node.name))
         if axes is None:
             for name in (node.name, *node.inputs):
                 yield from ((key, everything) for key in self._value(name))
             return
+        if isinstance(node.op, Input):
+            yield from (
+                (key, everything) for key in self._value(node.name) if key not in self.entries
+            )
         yield from (((node.name, name), everything) for name in axes.whole.split())
+        if all(self.kept(key).any() for key in self._value(node.name)):
+            # what has no name goes with every index of the others
+            yield from (
+                ((source, place), everything)
+                for source, read in zip(node.inputs, axes.read, strict=True)
+                for place, axis in enumerate(read)
+                if not axis.names
+            )
         if axes.picks is not None:
             indices = self.network.weight(node.weights[axes.picks]).cpu()
-            result, source = self._picked(node, axes)
+            result, source = self.picked(node)
             needed = torch.zeros_like(self.kept(source))
             needed[indices[self.kept(result)]] = True
             yield source, needed
@@ -179,9 +210,12 @@ class Channels:
 
     def _reading(self, node: Node) -> Needs:
         """What a node's weights read."""
-        if node.name in self._reads:
-            rows = self.of_weight(node, "weight", self.kept)[0]
-            yield self._column(node), self._reads[node.name][rows].any(0)
+        for role in self.taken.get(node.name, ()):
+            yield self._column(node, role), self._read(node, role)
+
+    def _read(self, node: Node, role: str) -> Tensor:
+        """Which columns of a weight it reads for what is kept, but for those that it takes up."""
+        return self._reads[node.name, role][self.rows(node, role)].any(0)
 
     def _ties(self, node: Node) -> Needs:
         """What cannot leave alone: a value of a channel, or what a selection of the input takes."""
@@ -195,7 +229,7 @@ class Channels:
                 yield from self._parts_of(made)
                 yield from self._whole_of(made)
         if axes.picks is not None:
-            _, source = self._picked(node, axes)
+            _, source = self.picked(node)
             if self._one[source] in self._from_input:
                 yield source, torch.tensor(True)
 
@@ -203,15 +237,17 @@ class Channels:
         """The axes of a node's result."""
         yield from ((name, place) for place in range(len(self.network.shapes[name])))
 
-    def _picked(self, node: Node, axes: Axes) -> tuple[Key, Key]:
+    def picked(self, node: Node) -> tuple[Key, Key]:
         """The axis of the result that picks, and that of the input which is picked from."""
-        return (node.name, axes.result[0].names[0]), (node.name, axes.read[0][0].names[0])
+        axes = self._known_axes(node)
+        assert axes.picks is not None
+        place = axes.result.index(axes.of_weight(axes.picks)[0])
+        return (node.name, axes.result[place].names[0]), (node.name, axes.read[0][place].names[0])
 
-    def _column(self, node: Node) -> Key:
+    def _column(self, node: Node, role: str) -> Key:
         """The axis that the columns of a layer's weight are."""
-        axes = self.axes[node.name]
-        assert axes is not None
-        (name,) = axes.of_weight("weight")[1].names
+        axes = self._known_axes(node)
+        (name,) = axes.of_weight(role)[axes.matrices[role][1]].names
         return node.name, name
 
     def _parts_of(self, made: _Made) -> Needs:
@@ -230,14 +266,29 @@ class Channels:
         axis = Axis(tuple(str(name) for _, name in made.parts), made.joined)
         yield made.whole, _whole(axis, [self.kept(part) for part in made.parts])
 
-    def column_constants(self, node: Node) -> Tensor:
+    def column_constants(self, node: Node, role: str) -> Tensor:
         """The value of each column that a layer's weight reads, NaN where none is known."""
-        axes = self.axes[node.name]
-        assert axes is not None
-        place = axes.read[0].index(axes.of_weight("weight")[1])
-        return uniform(
-            self.constants[node.inputs[0]], place, self.network.shapes[node.inputs[0]][place]
+        axes = self._known_axes(node)
+        column = axes.of_weight(role)[axes.matrices[role][1]]
+        values = [*zip(node.inputs, axes.read, strict=True), (node.name, axes.result)]
+        first, *others = (
+            uniform(self.constants[name], place, self.network.shapes[name][place])
+            for name, value in values
+            for place, axis in enumerate(value)
+            if axis == column
         )
+        for other in others:
+            first = first.masked_fill(first != other, math.nan)
+        return first
+
+    def _takes(self, node: Node, role: str) -> Tensor:
+        known = self.column_constants(node, role)
+        return taken_up(node.op, role, known, folds=not self._is_state(node, role))
+
+    def _is_state(self, node: Node, role: str) -> bool:
+        """Whether a weight reads what the node itself gave a step before."""
+        axes = self._known_axes(node)
+        return axes.of_weight(role)[axes.matrices[role][1]] in axes.result
 
     def reasons(self) -> Iterator[str]:
         """What could have left in principle, and why it stays."""
@@ -250,8 +301,7 @@ class Channels:
             yield from self._reasons_of(node)
 
     def _reasons_of(self, node: Node) -> Iterator[str]:
-        axes = self.axes[node.name]
-        source = node.inputs[0]
+        axes, source = self.axes[node.name], node.inputs[0]
         shape = self.network.shapes[source]
         known = (
             ~uniform(self.constants[source], 0, shape[0]).isnan() if shape else torch.tensor(False)
@@ -259,26 +309,36 @@ class Channels:
         if axes is None:
             reason = self._why_tied.get(node.name) or node.op.why_whole()
             yield f"all channels that {node.name} reads and gives stay: {reason}"
+        elif node.name in self.taken:
+            for role in self.taken[node.name]:
+                yield from self._why_not_taken(node, role)
         elif axes.read[0][0].names and axes.read[0][0].names[0] in axes.whole.split():
             if known.any():  # everything else that it reads matters
                 yield f"all channels that {node.name} reads and gives stay: {node.op.why_whole()}"
-        elif count := int((known & self._read_unevenly(node)).sum()):
-            yield (
-                f"{count} constant channels of {source} stay: {node.name} pads them, "
-                "so no bias can stand for them"
-            )
+        elif count := int((known & self._made_uneven(node)).sum()):
+            yield _no_bias(count, source, f"{node.name} pads them")
 
-    def _read_unevenly(self, node: Node) -> Tensor:
+    def _made_uneven(self, node: Node) -> Tensor:
         """Channels of a node's input that, if constant, are not so any more behind it."""
-        axes = self.axes[node.name]
-        assert axes is not None
-        if node.name in self.taken:
-            rows, *_ = self.of_weight(node, "weight", self.kept)
-            return self._reads[node.name][rows].any(0)
+        axes = self._known_axes(node)
         if len(node.inputs) == 1 and axes.result and axes.read[0][0] == axes.result[0]:
             size = self.network.shapes[node.name][0]
             return uniform(self.constants[node.name], 0, size).isnan() & self.kept((node.name, 0))
         return torch.tensor(False)
+
+    def _why_not_taken(self, node: Node, role: str) -> Iterator[str]:
+        known = ~self.column_constants(node, role).isnan()
+        if count := int((known & self._read(node, role)).sum()):
+            is_state = self._is_state(node, role)
+            yield _no_bias(
+                count,
+                node.name if is_state else node.inputs[0],
+                f"{node.name} begins at other values" if is_state else f"{node.name} pads them",
+            )
+
+
+def _no_bias(count: int, source: str, reason: str) -> str:
+    return f"{count} constant channels of {source} stay: {reason}, so no bias can stand for them"
 
 
 def axes_of(node: Node, network: Network) -> Axes | None:
@@ -301,111 +361,7 @@ def _whole(axis: Axis, parts: Sequence[Tensor]) -> Tensor:
     return whole
 
 
-def uniform(constant: Tensor, place: int, size: int) -> Tensor:
-    """The value of each index of an axis where it is the same everywhere, else NaN: (size,)."""
-    if not constant.ndim:
-        return constant.new_full((size,), math.nan)
-    values = constant.movedim(place, 0).flatten(1) if constant.ndim > 1 else constant.view(-1, 1)
-    low, high = values.aminmax(dim=1)
-    even = high - low <= EVEN * high.abs()
-    return high.masked_fill(~even, math.nan).expand(size)
-
-
-def _constants(network: Network, axes: Mapping[str, Axes | None]) -> dict[str, Tensor]:
-    """The values that are the same for every input, NaN for the others; float64.
-
-    Of each node a tensor of the dimensions of an example, with size 1 where an axis is uniform.
-    """
-    constants: dict[str, Tensor] = {}
-    for node in network.graph.nodes:
-        value = _constant(node, network, axes[node.name], constants)
-        constants[node.name] = torch.where(value.isfinite(), value, math.nan)
-    return constants
-
-
-def _constant(
-    node: Node, network: Network, axes: Axes | None, constants: Mapping[str, Tensor]
-) -> Tensor:
-    nothing = torch.full((1,) * len(network.shapes[node.name]), math.nan, dtype=torch.float64)
-    inputs = [constants[name] for name in node.inputs]
-    if axes is None or not inputs:
-        return nothing
-    if axes.mixes:
-        return _mixed(node, network, axes, inputs[0])
-    return _followed(node, network, inputs) if node.op.FOLLOWS else nothing
-
-
-def _mixed(node: Node, network: Network, axes: Axes, constant: Tensor) -> Tensor:
-    """Behind a layer: a row is constant if nothing that it reads is unknown."""
-    row, column = axes.of_weight("weight")[:2]
-    place = axes.read[0].index(column)
-    known = uniform(constant, place, network.shapes[node.inputs[0]][place])
-    weight = network.weight(node.weights["weight"])
-    unknown = (_nonzero(weight) & _unfoldable(node.op, known)).any(1)
-    value = summed(node, network) @ known.nan_to_num()
-    if "bias" in node.weights:
-        value += exact(network.weight(node.weights["bias"]))
-    value = value.masked_fill(unknown, math.nan)
-    place = axes.result.index(row)
-    return value.view([-1 if p == place else 1 for p in range(len(axes.result))])
-
-
-def _followed(node: Node, network: Network, constants: Sequence[Tensor]) -> Tensor:
-    """Behind an operation that makes NaN of whatever depends on NaN: what it makes of them.
-
-    A padding makes a channel another one at the margin, so that it is uniform no more.
-    """
-    weights = {role: network.weight(name).detach().cpu() for role, name in node.weights.items()}
-    weights = {r: w.double() if w.is_floating_point() else w for r, w in weights.items()}
-    seen = node.op.sees(weights)
-    filled = []
-    for name, constant in zip(node.inputs, constants, strict=True):
-        shape = network.shapes[name]
-        # elsewhere a place may not be as another, such as at the margin
-        size = (*shape[:1], *constant.shape[1:]) if node.op.ELEMENTWISE else shape
-        value = constant.expand(size)
-        if seen is not True:
-            hidden = ~torch.as_tensor(seen).view(-1, *[1] * (len(shape) - 1))
-            value = value.masked_fill(hidden, 0)
-        filled.append(value.unsqueeze(0))
-    (values,) = node.op.known(filled, weights)
-    return _narrow(values)
-
-
-def _narrow(values: Tensor) -> Tensor:
-    """The same with size 1 where an axis is uniform."""
-    for place in range(values.ndim):
-        low, high = values.aminmax(dim=place, keepdim=True)
-        unknown = values.isnan()
-        even = (high - low <= EVEN * high.abs()) | unknown.all(place, keepdim=True)
-        if even.all():
-            values = high
-    return values
-
-
-def summed(node: Node, network: Network) -> Tensor:
-    """A layer's weight as a float64 matrix (out, in), summed over the kernel's positions."""
-    weight = exact(network.weight(node.weights["weight"]))
-    return weight.reshape(*weight.shape[:2], -1).sum(2)
-
-
-def _nonzero(weight: Tensor) -> Tensor:
-    """Whether a weight's row has anything but zeros on a column, bool (rows, columns)."""
-    return (weight.detach().cpu() != 0).reshape(*weight.shape[:2], -1).any(2)
-
-
-def _unfoldable(op: Operation, constants: Tensor) -> Tensor:
-    """Which channels a layer's bias cannot take up: unknown ones, and most where it takes none."""
-    takes = op.folds_constants() and "bias" in (*op.REQUIRED, *op.OPTIONAL)
-    return constants.isnan() | ((constants != 0) & (not takes))
-
-
 def tied_nodes(graph: Graph) -> set[str]:
     """The nodes of which a weight is another node's too."""
     uses = Counter(name for node in graph.nodes for name in node.weights.values())
     return {n.name for n in graph.nodes if any(uses[name] > 1 for name in n.weights.values())}
-
-
-def exact(weight: Tensor) -> Tensor:
-    """A weight's values as float64, on the CPU."""
-    return weight.detach().cpu().double()

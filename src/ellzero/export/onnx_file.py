@@ -135,7 +135,7 @@ def _inputs(network: Network, size: int, example: Tensor | None) -> Tensor:
 
 
 def _converted(network: Network, inputs: Tensor) -> ModelProto:
-    dynamic = ({0: torch.export.Dim("batch")},)
+    dynamic = {"inputs": ({0: torch.export.Dim("batch")},)}
     with quiet("torch.onnx", logging.ERROR):
         try:
             program = torch.onnx.export(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import operator
+import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
@@ -15,19 +19,21 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map_only
 
 from ellzero.errors import InputError
-from ellzero.graph.graph import Graph, Node, free_name
-from ellzero.operations import OPERATIONS, Input, Opaque, Operation
+from ellzero.graph.constants import constant_of
+from ellzero.graph.graph import Graph, Node, Output, free_name
+from ellzero.operations import OPERATIONS, Constant, Input, Opaque, Operation, Reshape
 from ellzero.operations.call import (
     Call,
     ComputedWeightError,
+    Values,
     arguments_of,
     aten,
-    example_shape,
-    first_result,
-    is_batch,
     path_of,
+    result_of,
 )
+from ellzero.operations.layout import Layout, times
 from ellzero.operations.operation import Recognized, Recognizer
+from ellzero.tensors import Shape
 
 IDENTITIES = {
     aten.clone.default,
@@ -35,8 +41,21 @@ IDENTITIES = {
     aten.detach.default,
     aten.alias.default,
     aten.dropout.default,
+    aten.feature_dropout.default,
+    aten.alpha_dropout.default,
+    aten.feature_alpha_dropout.default,
+    aten.lift_fresh_copy.default,
 }
 """Calls whose result is their argument."""
+
+CASTS = {
+    aten.to.dtype,
+    aten.to.device,
+    aten.to.dtype_layout,
+    aten._to_copy.default,
+    aten.type_as.default,
+}
+"""Calls whose result is their argument if its dtype stays."""
 
 VIEWS = {aten.view.default, aten._unsafe_view.default}
 """Calls that fail where the values do not lie as they expect."""
@@ -50,16 +69,28 @@ class _Ref:
 
 
 class GraphBuilder:
-    """One walk over an exported program."""
+    """One walk over an exported program.
 
-    def __init__(self, program: ExportedProgram) -> None:
-        self.program = program
+    Args:
+        program: it is not changed.
+        outputs: names of what the network gives, in order, None for what has none; None where it
+            gives one tensor.
+    """
+
+    def __init__(
+        self, program: ExportedProgram, outputs: Sequence[str | None] | None = None
+    ) -> None:
+        self.program, self.outputs = program, outputs
         self.recognizers = _recognizers()
         self.nodes: dict[str, Node] = {}
+        self.shapes: dict[str, Shape] = {}  # of one example at each of them
         self.weights: dict[str, Tensor] = {}
+        self.constants = {""}  # names of the nodes that depend on no input; of none, too
         self.result: dict[Any, str] = {}  # fx node -> name of the node whose result it is
         self.lifted: dict[Any, str] = {}  # fx node -> name of the weight it stands for
-        self.values: dict[Any, Tensor] = {}  # fx node -> that weight
+        self.values = Values()
+        self._raw: dict[Any, str] = {}  # fx node -> an opaque one, of what no input changes
+        self._shared: dict[Any, str] = {}  # parts of one call can be results of one node
         self.tensors: dict[str, Any] = {**program.state_dict, **program.constants}
         # a tied weight goes by its first name, as in named_parameters
         first = {id(tensor): name for name, tensor in reversed(self.tensors.items())}
@@ -77,6 +108,7 @@ class GraphBuilder:
             and spec.target is not None
         }
         """Weights that the network changes whenever it runs."""
+        self._literals = set(signature.inputs_to_lifted_tensor_constants)
 
     def graph(self) -> tuple[Graph, dict[str, Tensor]]:
         """The graph, its unused nodes left out, and its weights.
@@ -85,30 +117,33 @@ class GraphBuilder:
             InputError: an output that is no batch, does not depend on the input, or depends on
                 what the network changes from call to call.
         """
-        output = None
+        results: list[fx.Node] = []
         for fx_node in self.program.graph_module.graph.nodes:
             if fx_node.op == "placeholder":
                 self._placeholder(fx_node)
             elif fx_node.op == "call_function":
                 self._call(fx_node)
             elif fx_node.op == "output":
-                output = self._output(fx_node)
-        if not isinstance(output, fx.Node) or output not in self.result:
-            raise InputError("the network's output does not depend on its input")
-        if not is_batch(output.meta.get("val")):
-            raise InputError("the network's output is no tensor whose dimension 0 is the batch")
-        graph = Graph(nodes=tuple(_needed(self.nodes, self.result[output])))
+                results = list(self._results(fx_node))
+        names = [self.result[fx_node] for fx_node in results]
+        nodes = tuple(_needed(self.nodes, names))
+        outputs = [
+            Output(node=node, name=name)
+            for node, name in zip(names, self.outputs or (), strict=self.outputs is not None)
+        ]
+        graph = Graph(nodes=nodes, outputs=tuple(outputs))
         return graph, {name: self.weights[name] for name in graph.weight_names()}
 
-    def _output(self, fx_node: fx.Node) -> Any:
+    def _results(self, fx_node: fx.Node) -> Iterator[fx.Node]:
         """What the network gives; an exported program gives what it changes in place as well."""
         specs = self.program.graph_signature.output_specs
         values: Any = fx_node.args[0]
-        (output,) = (
-            value
-            for value, spec in zip(values, specs, strict=True)
-            if spec.kind is OutputKind.USER_OUTPUT
-        )
+        for value, spec in zip(values, specs, strict=True):
+            if spec.kind is OutputKind.USER_OUTPUT:
+                yield self._checked(value)
+
+    def _checked(self, output: Any) -> fx.Node:
+        """An output of the network that a graph can give."""
         state = self.changed & {self.lifted[source] for source in _sources(output, self.lifted)}
         if state:
             raise InputError(
@@ -116,79 +151,206 @@ class GraphBuilder:
                 "what it gives depends on the calls before; a traced network has no such state. "
                 "Keep it from changing in evaluation mode"
             )
+        if not isinstance(output, fx.Node) or self.result.get(output, "") in self.constants:
+            raise InputError("the network's output does not depend on its input")
+        layout = self.values.layouts.get(output)
+        if layout is None or layout.dims[0] != (None,):
+            raise InputError("the network's output is no tensor whose dimension 0 is the batch")
         return output
 
     def _placeholder(self, fx_node: fx.Node) -> None:
         if fx_node.name in self.keys:
-            self.lifted[fx_node] = self.keys[fx_node.name]
-            self.values[fx_node] = self.tensors[self.lifted[fx_node]]
-        else:
-            shape = example_shape(fx_node.meta.get("val"))
-            self.result[fx_node] = self._add(Input(size=shape), [], {}, path_of(fx_node), fx_node)
+            name = self.keys[fx_node.name]
+            self.lifted[fx_node] = name
+            tensor = self.tensors[name]
+            self.values.weights[fx_node] = tensor
+            self.values.layouts[fx_node] = Layout.of_weight(tuple(tensor.shape))
+            is_index = not isinstance(tensor, torch.nn.Parameter) and not tensor.is_floating_point()
+            if (is_index or fx_node.name in self._literals) and name not in self.changed:
+                self.values.constants[fx_node] = tensor
+        elif isinstance(value := fx_node.meta.get("val"), Tensor):
+            self.values.batch = value.shape[0] if self.values.batch is None else self.values.batch
+            layout = Layout.plain(tuple(value.shape[1:]))
+            op = Input(size=layout.shape, dtype=Input.dtype_of(value.dtype))
+            self.result[fx_node] = self._add(op, [], {}, path_of(fx_node), fx_node)
+            self.values.layouts[fx_node] = layout
 
     def _call(self, fx_node: fx.Node) -> None:
-        if self._gives_argument(fx_node):
-            self.result[fx_node] = self.result[fx_node.args[0]]
-        elif not self._recognized(fx_node):
-            self._opaque(fx_node)
+        if fx_node.target is operator.getitem:
+            self._part(fx_node)
+        elif _gives_argument(fx_node):
+            self._same(fx_node, fx_node.args[0])
+        elif isinstance(fx_node.meta.get("val"), tuple | list):
+            pass  # its parts are asked for one by one
+        elif not self._is_constant(fx_node) and not self._recognized(fx_node, fx_node, 0):
+            self._unknown(fx_node)
 
-    def _gives_argument(self, fx_node: fx.Node) -> bool:
-        """Whether a call's result is its first argument, as far as the graph has it.
-
-        Of a tuple that an operation gives, the graph has the first part alone.
-        """
-        if fx_node.target is not operator.getitem:
-            return fx_node.target in IDENTITIES and fx_node.args[0] in self.result
+    def _part(self, fx_node: fx.Node) -> None:
+        """A part of the tuple that a call gives."""
+        source: Any
         source, index = fx_node.args
-        is_opaque = isinstance(self.nodes[self.result[source]].op, Opaque)
-        return _gives_tuple(source) and not is_opaque and bool(index == 0)
+        if source in self.result or not self._recognized(fx_node, source, index):
+            if source not in self.result:
+                self.result[source] = self._opaque(source, layout=None)
+            self._unknown(fx_node)
 
-    def _recognized(self, fx_node: fx.Node) -> bool:
+    def _same(self, fx_node: fx.Node, source: Any) -> None:
+        """A call that gives what it is given."""
+        for known in (self.result, self.lifted, self.values.weights, self.values.constants):
+            if source in known:
+                known[fx_node] = known[source]
+        if source in self.values.layouts:
+            self.values.layouts[fx_node] = self.values.layouts[source]
+
+    def _is_constant(self, fx_node: fx.Node) -> bool:
+        """Whether a call's result is the same for every input, so that it need not be computed."""
+        found = constant_of(fx_node, self.values)
+        if found is not None:
+            self.values.constants[fx_node], self.values.layouts[fx_node] = found
+        return found is not None
+
+    def _recognized(self, fx_node: fx.Node, source: fx.Node, part: int) -> bool:
         """Add what a call does to the nodes, if it can be said as data; whether it can."""
-        if fx_node.target not in self.recognizers or not _has_one_result(fx_node):
+        if source.target not in self.recognizers:
             return False
-        call = Call(fx_node, self.values)
-        if not call.shape:
-            return False
-        for recognizer in self.recognizers[fx_node.target]:
+        call = Call(source, self.values, part)
+        for recognizer, any_layout in self.recognizers[source.target]:
+            if not any_layout and not self._lies_plainly(call):
+                continue
             try:
                 said = recognizer(call)
             except ComputedWeightError:
                 continue
-            if said is not None and self._fits(call, said):
-                self.result[fx_node] = self._said(call, said)
-                return True
+            if isinstance(said, fx.Node):
+                said = Recognized(None, [said], layout=self.values.layouts.get(said))
+            if said is None or said.part != part or not self._fits(said):
+                continue
+            layout = self._layout(call, said)
+            if layout is None or not layout.shape or layout.shape != self._shape(said):
+                continue
+            self.result[fx_node] = self._said(call, said, fx_node)
+            self.values.layouts[fx_node] = layout
+            return True
         return False
 
-    def _fits(self, call: Call, said: Recognized | fx.Node) -> bool:
-        """Whether all is there that an operation works on: batches as large, weights as they are.
+    def _lies_plainly(self, call: Call) -> bool:
+        """Whether the batch comes first in all that a call reads and gives."""
+        layouts = [self.values.layouts.get(source) for source in call.fx_node.all_input_nodes]
+        return bool(call.shape) and all(
+            layout is None or not layout.has_batch or layout.is_plain for layout in layouts
+        )
 
-        What the network computes from weights alone is neither.
+    def _layout(self, call: Call, said: Recognized) -> Layout | None:
+        """How the batch lies in what a call gives: as is said, or as in what it reads."""
+        if said.layout is not None:
+            return said.layout
+        if self._lies_plainly(call):
+            return Layout.plain(call.shape)
+        result = call.result
+        for source in call.fx_node.all_input_nodes:
+            before = self.values.layouts.get(source)
+            if before is not None and isinstance(result, Tensor):
+                return _relaid(before, tuple(result.shape), self.values.batch)
+        return None
+
+    def _fits(self, said: Recognized) -> bool:
+        """Whether all is there that an operation works on: values to read, weights as they are.
+
+        What the network computes from weights alone may be neither.
         """
-        if isinstance(said, Recognized):
-            weights = [w for w in said.weights.values() if w is not None]
-            return all(self._fits(call, source) for source in said.inputs) and all(
-                isinstance(weight, Tensor) or weight in self.lifted for weight in weights
-            )
-        if said not in self.result or not is_batch(first_result(said)):
-            return False
-        return first_result(said).shape[0] == first_result(call.fx_node).shape[0]
+        weights = [weight for weight in said.weights.values() if weight is not None]
+        return all(
+            self._fits(source) if isinstance(source, Recognized) else self._is_read(source)
+            for source in said.inputs
+        ) and all(isinstance(weight, Tensor) or weight in self.lifted for weight in weights)
 
-    def _said(self, call: Call, said: Recognized | fx.Node) -> str:
-        """The name of the node that gives what was recognized."""
+    def _is_read(self, source: Any) -> bool:
+        """Whether operations can read a value; weights of complex numbers they cannot."""
+        layout, weight = self.values.layouts.get(source), self.values.weights.get(source)
+        is_complex = weight is not None and weight.is_complex()
+        return layout is not None and bool(layout.shape) and not is_complex
+
+    def _shape(self, said: Recognized | fx.Node) -> Shape | None:
+        """Shape of one example of what was recognized, as its operations say; None if they refuse.
+
+        A result that lies in another way than the operation says would be wrong without a word.
+        """
         if not isinstance(said, Recognized):
-            return self.result[said]
-        inputs = [self._said(call, source) for source in said.inputs]
+            return self.values.layouts[said].shape
+        inputs = [shape for source in said.inputs if (shape := self._shape(source)) is not None]
+        if len(inputs) < len(said.inputs):
+            return None
+        if said.operation is None:
+            return inputs[0]
+        weights = {
+            role: tuple((w if isinstance(w, Tensor) else self.values.weights[w]).shape)
+            for role, w in said.weights.items()
+            if w is not None
+        }
+        try:
+            return said.operation.shape(inputs, weights)
+        except InputError:
+            return None
+
+    def _said(self, call: Call, said: Recognized | fx.Node, fx_node: fx.Node) -> str:
+        """The name of the node that gives what was recognized.
+
+        Args:
+            fx_node: after which it goes, where the module's name is taken.
+        """
+        if not isinstance(said, Recognized):
+            return self._read(said)
+        inputs = [self._said(call, source, fx_node) for source in said.inputs]
+        if said.operation is None:
+            return inputs[0]
         weights = {
             role: self._weight(weight, f"{call.path}.{role}")
             for role, weight in said.weights.items()
             if weight is not None
         }
-        name = said.name or call.path
-        return self._add(said.operation, inputs, weights, name, call.fx_node)
+        key = (call.fx_node, said.operation, *inputs, *weights.items())
+        if key not in self._shared:
+            name = said.name or call.path
+            self._shared[key] = self._add(said.operation, inputs, weights, name, fx_node)
+        return self._shared[key]
 
-    def _opaque(self, fx_node: fx.Node) -> None:
+    def _read(self, source: fx.Node) -> str:
+        """The node that gives a value to an operation; a weight or a constant becomes one."""
+        if source in self.result:
+            return self.result[source]
+        if source not in self._shared:
+            is_weight = source in self.lifted
+            tensor = source if is_weight else self.values.constants[source]
+            name = self.lifted.get(source, source.name)
+            weights = {"value": self._weight(tensor, name)}
+            self._shared[source] = self._add(Constant(), [], weights, name, source)
+        return self._shared[source]
+
+    def _traced(self, argument: Any) -> tuple[str, Layout | None]:
+        """The node of a value for an opaque one, and how the value lies in the network's code.
+
+        Of what no input changes, a graph has one example; the code has it for the batch's size.
+        """
+        if argument in self.result and self.result[argument] not in self.constants:
+            return self.result[argument], self.values.layouts.get(argument)
+        if argument not in self._raw:
+            self._raw[argument] = self._opaque(argument, layout=None)
+        return self._raw[argument], None
+
+    def _unknown(self, fx_node: fx.Node) -> None:
+        """Add what is not known; others may read it where its batch is one dimension."""
+        layout = self._layout_of_opaque(fx_node)
+        self.result[fx_node] = self._opaque(fx_node, layout)
+        if layout is not None:
+            self.values.layouts[fx_node] = layout
+
+    def _opaque(self, fx_node: fx.Node, layout: Layout | None) -> str:
+        """Add a node that calls what the network's code calls; its name.
+
+        Its result has the batch first where a layout says where it lies.
+        """
         read: list[str] = []
+        layouts: list[Layout | None] = []
         weights: dict[str, str] = {}
 
         def stand_in(argument: Any) -> Any:
@@ -201,21 +363,46 @@ class GraphBuilder:
                     f"the network calls {fx_node.target}, which takes a part of the network as an "
                     "argument and cannot be traced"
                 )
-            read.append(self.result[argument])
+            name, layout = self._traced(argument)
+            read.append(name)
+            layouts.append(layout)
             return _Ref(len(read) - 1)
 
         arguments = map_arg((fx_node.args, fx_node.kwargs), stand_in)
         # a view of what a clone, left out as an identity, would have made contiguous
         target: Any = aten.reshape.default if fx_node.target in VIEWS else fx_node.target
+        batch = 0 if layout is None else layout.dims.index((None,))
 
         def call(inputs: Sequence[Any], given: Mapping[str, Tensor]) -> Any:
-            values = {**dict(enumerate(inputs)), **given}
+            traced = [
+                value if layout is None else layout.restored(value)
+                for value, layout in zip(inputs, layouts, strict=True)
+            ]
+            values = {**dict(enumerate(traced)), **given}
             args, kwargs = tree_map_only(_Ref, lambda ref: values[ref.key], arguments)
-            return target(*args, **kwargs)
+            result = target(*args, **kwargs)
+            return result.movedim(batch, 0) if batch else result
 
-        shape = example_shape(fx_node.meta.get("val"))
-        op = Opaque(target=str(fx_node.target), call=call, size=shape)
-        self.result[fx_node] = self._add(op, read, weights, path_of(fx_node), fx_node)
+        op = Opaque(
+            target=str(fx_node.target),
+            call=call,
+            size=() if layout is None else layout.shape,
+            line=_line(fx_node),
+        )
+        return self._add(op, read, weights, path_of(fx_node), fx_node)
+
+    def _layout_of_opaque(self, fx_node: fx.Node) -> Layout | None:
+        """How the batch lies in what is not known: one dimension, or it is no batch."""
+        value = fx_node.meta.get("val")
+        if not isinstance(value, Tensor):
+            return None
+        dims = [
+            (size if isinstance(size, int) else None,)
+            for size in value.shape
+            if isinstance(size, int) or times(size, self.values.batch) == 1
+        ]
+        layout = Layout(tuple(dims))
+        return layout if len(dims) == value.ndim and dims.count((None,)) == 1 else None
 
     def _weight(self, weight: fx.Node | Tensor, new_name: str = "") -> str:
         """The name of a weight, which is now in use; a new tensor has none of its own yet."""
@@ -236,50 +423,84 @@ class GraphBuilder:
         fx_node: fx.Node,
     ) -> str:
         """Add a node; its name, which is another one where that is taken."""
+        if isinstance(op, Reshape):  # of several in a row the last one says it all
+            (source,) = inputs
+            while isinstance(self.nodes[source].op, Reshape):
+                (source,) = self.nodes[source].inputs
+            if self.shapes[source] == op.size:
+                return source
+            inputs = [source]
         name = free_name(fx_node.name if name in self.nodes else name, self.nodes)
         self.nodes[name] = Node(name=name, op=op, inputs=tuple(inputs), weights=dict(weights))
+        sizes = {role: tuple(self.weights[weight].shape) for role, weight in weights.items()}
+        self.shapes[name] = op.shape([self.shapes[source] for source in inputs], sizes)
+        if not isinstance(op, Input | Opaque) and self.constants.issuperset(inputs):
+            self.constants.add(name)
         return name
 
 
-def is_plain(program: ExportedProgram) -> bool:
-    """Whether every call is known by what it calls, and nothing is changed in place.
+def _relaid(layout: Layout, sizes: Sequence[Any], batch: Any) -> Layout | None:
+    """A layout with other sizes of the dimensions that are single axes."""
+    if len(sizes) != len(layout.dims):
+        return None
+    dims = []
+    for dim, size in zip(layout.dims, sizes, strict=True):
+        if isinstance(size, int) and len(dim) == 1 and None not in dim:
+            dims.append((size,))
+        elif None not in dim or times(size, batch) != math.prod(n for n in dim if n is not None):
+            return None
+        else:
+            dims.append(dim)
+    return Layout(tuple(dims))
 
-    What is not known may change a value, and so may what trains (a batch normalization).
-    """
-    known = {*_recognizers(), *IDENTITIES, aten.sym_size.int}
-    return all(
-        fx_node.target in known and not _changes(fx_node)
+
+def _gives_argument(fx_node: Any) -> bool:
+    """Whether a call's result is its first argument."""
+    if fx_node.target in CASTS:
+        return result_of(fx_node.args[0]).dtype == result_of(fx_node).dtype
+    return fx_node.target in IDENTITIES
+
+
+def _line(fx_node: fx.Node) -> str:
+    """Where in the network's code a call is, such as "model.py:42"; empty where it is not known."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', fx_node.meta.get("stack_trace") or "")
+    of_network = [frame for frame in frames if not Path(frame[0]).is_relative_to(_TORCH)]
+    return f"{Path(of_network[-1][0]).name}:{of_network[-1][1]}" if of_network else ""
+
+
+_TORCH = Path(torch.__file__).parent
+
+
+def is_plain(program: ExportedProgram) -> bool:
+    """Whether nothing is changed in place, as far as the schemas of what is called say."""
+    return not any(
+        _may_change(fx_node)
         for fx_node in program.graph_module.graph.nodes
         if fx_node.op == "call_function"
     )
 
 
-def _changes(fx_node: Any) -> bool:
-    """Whether a call changes one of its arguments in place."""
+def _may_change(fx_node: Any) -> bool:
+    """Whether a call may change one of its arguments in place."""
+    if not isinstance(fx_node.target, torch._ops.OpOverload):
+        return fx_node.target is not operator.getitem and isinstance(
+            fx_node.target, torch._ops.HigherOrderOperator
+        )
     arguments = arguments_of(fx_node)
     trains = arguments.get("train") or arguments.get("training")
     return bool(fx_node.target._schema.is_mutable or trains)
 
 
-def _recognizers() -> Mapping[Any, list[Recognizer]]:
-    """Who may recognize a call, by what it calls; operations registered last are asked first."""
-    recognizers: dict[Any, list[Recognizer]] = defaultdict(list)
+def _recognizers() -> Mapping[Any, list[tuple[Recognizer, bool]]]:
+    """Who may recognize a call, by what it calls, and whether the batch may lie anywhere.
+
+    Operations registered last are asked first.
+    """
+    recognizers: dict[Any, list[tuple[Recognizer, bool]]] = defaultdict(list)
     for operation in reversed(OPERATIONS.values()):
         for target, recognizer in operation.recognizers().items():
-            recognizers[target].append(recognizer)
+            recognizers[target].append((recognizer, operation.ANY_LAYOUT))
     return recognizers
-
-
-def _gives_tuple(fx_node: Any) -> bool:
-    return isinstance(fx_node.meta.get("val"), tuple | list)
-
-
-def _has_one_result(fx_node: fx.Node) -> bool:
-    """Whether a call gives one tensor, or a tuple of which only the first part is used."""
-    return not _gives_tuple(fx_node) or all(
-        user.target is operator.getitem and (user.args[1] == 0 or not user.users)
-        for user in fx_node.users
-    )
 
 
 def _sources(output: Any, lifted: Mapping[Any, str]) -> set[Any]:
@@ -293,8 +514,8 @@ def _sources(output: Any, lifted: Mapping[Any, str]) -> set[Any]:
     return seen & set(lifted)
 
 
-def _needed(nodes: Mapping[str, Node], output: str) -> list[Node]:
-    wanted = {output}
+def _needed(nodes: Mapping[str, Node], outputs: Sequence[str]) -> list[Node]:
+    wanted = set(outputs)
     kept = []
     for node in reversed(list(nodes.values())):
         if node.name in wanted or isinstance(node.op, Input):

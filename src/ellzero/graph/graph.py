@@ -49,33 +49,59 @@ class Node(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def named(self) -> str:
-        """Its name, and what it does, for messages."""
+        """Its name, and what it does, for messages; of what is not known, where its call is."""
         op = self.op
-        return f"{self.name} ({op.target if isinstance(op, Opaque) else op.kind})"
+        if not isinstance(op, Opaque):
+            return f"{self.name} ({op.kind})"
+        return f"{self.name} ({op.target}{f', {op.line}' if op.line else ''})"
+
+    @property
+    def layer_weights(self) -> dict[str, Name]:
+        """By role, the weights that make it a layer, if it is one: they are pruned and counted."""
+        return {role: self.weights[role] for role in self.op.REQUIRED} if self.op.LAYER else {}
 
     def reading(self, instead: Mapping[str, str]) -> Node:
         """The node with some of its inputs replaced."""
         return self.model_copy(update={"inputs": tuple(instead.get(n, n) for n in self.inputs)})
 
 
+class Output(BaseModel, frozen=True, extra="forbid"):
+    """One of a network's outputs: the node that gives it, and its name where it has one."""
+
+    node: Name
+    name: str | None = None
+
+
 class Graph(BaseModel, frozen=True, extra="forbid"):
     """A network's architecture: its nodes, in an order in which they can run.
 
-    The first node is the input, the last one's result is the network's. Weights are not in it, only
-    their names. `preprocess` turns raw values into what the input takes; it is not applied, it
-    travels with the network, and so do the names of the classes.
+    The first nodes are the inputs. `outputs` says which nodes' results the network gives: a tuple
+    of them, or where they have names a dictionary; where it is empty, the last one's alone. Weights
+    are not in it, only their names. `preprocess` turns raw values into what the first input takes;
+    it is not applied, it travels with the network, and so do the names of the classes.
     """
 
     nodes: tuple[Node, ...]
+    outputs: tuple[Output, ...] = ()
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] | None = None
 
     @property
+    def inputs(self) -> dict[str, Input]:
+        """The inputs by their names, in order."""
+        return {node.name: node.op for node in self.nodes if isinstance(node.op, Input)}
+
+    @property
     def input_shape(self) -> Shape:
-        """Shape of one example."""
+        """Shape of one example of the first input."""
         op = self.nodes[0].op
         assert isinstance(op, Input)
         return op.size
+
+    @property
+    def results(self) -> tuple[Name, ...]:
+        """The nodes whose results the network gives."""
+        return tuple(output.node for output in self.outputs) or (self.nodes[-1].name,)
 
     @property
     def opaque(self) -> list[Node]:
@@ -103,7 +129,8 @@ class Graph(BaseModel, frozen=True, extra="forbid"):
         Raises:
             InputError: no nodes; a name twice; an input that comes later or nowhere; weights that
                 are missing, left over, or of another shape than the operation takes; a node whose
-                result nobody reads; preprocessing for another number of channels.
+                result nobody reads; an output that is no node, or has no name where others have
+                one; preprocessing for another number of channels, or for tokens.
         """
         shapes: dict[str, Shape] = {}
         if not self.nodes or not isinstance(self.nodes[0].op, Input):
@@ -111,8 +138,8 @@ class Graph(BaseModel, frozen=True, extra="forbid"):
         for node in self.nodes:
             if node.name in shapes:
                 raise InputError(f"two nodes are named {node.name!r}")
-            if isinstance(node.op, Input) and shapes:
-                raise InputError(f"{node.name!r} is a second input")
+            if isinstance(node.op, Input) and len(shapes) >= len(self.inputs):
+                raise InputError(f"the input {node.name!r} comes after other nodes")
             self._check(node, shapes, weights)
             inputs = [shapes[name] for name in node.inputs]
             try:
@@ -123,16 +150,27 @@ class Graph(BaseModel, frozen=True, extra="forbid"):
                 raise InputError(f"{node.name} ({node.op.kind}): {error}") from None
         if unused := set(weights) - set(self.weight_names()):
             raise InputError(f"no node uses the weight {min(unused)!r}")
-        # every result is of use: what runs a graph frees a value after its last reader
-        for name, readers in self.consumers().items():
-            if not readers and name != self.nodes[-1].name:
-                raise InputError(f"nobody reads {name!r}, and it is not the last node")
+        if missing := [name for name in self.results if name not in shapes]:
+            raise InputError(f"the output {missing[0]!r} is no node")
+        names = [output.name for output in self.outputs if output.name is not None]
+        if names and (len(names) < len(self.outputs) or len(set(names)) < len(names)):
+            raise InputError(f"the outputs are named {names}; expected a name for each, or none")
+        # every result is of use: what runs a graph frees a value after its last reader; a network
+        # may take inputs that it does not need, but not those alone
+        inputs, readers = self.inputs, self.consumers()
+        is_read = any(readers[name] or name in self.results for name in inputs)
+        for name in readers:
+            if not readers[name] and name not in self.results and not (is_read and name in inputs):
+                raise InputError(f"nobody reads {name!r}, and it is no output")
         self._check_preprocess()
         return shapes
 
     def _check_preprocess(self) -> None:
         if self.preprocess is None:
             return
+        name, first = next(iter(self.inputs.items()))
+        if first.is_integer:
+            raise InputError(f"there is preprocessing for {name!r}, which takes whole numbers")
         channels = next(iter(self.input_shape), 1)
         for role in ("scale", "shift"):
             value = getattr(self.preprocess, role)

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ellzero.errors import InputError
 from ellzero.graph.graph import Graph
 from ellzero.selection import Holder, Kind
+
+
+class Outputs(dict[str, Tensor]):
+    """What a network of several named outputs gives, by name; each name is an attribute, too.
+
+    Example:
+        >>> import torch
+        >>> Outputs(logits=torch.zeros(2)).logits
+        tensor([0., 0.])
+    """
+
+    def __getattr__(self, name: str) -> Tensor:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"no output is named {name!r}; there are {list(self)}") from None
 
 
 class Network(Holder):
@@ -36,6 +53,7 @@ class Network(Holder):
         self.shapes = graph.shapes({name: tuple(w.shape) for name, w in weights.items()})
         """Shape of one example at every node, by its name."""
         last = {name: node.name for node in graph.nodes for name in node.inputs}
+        last |= dict.fromkeys(graph.results, "")
         self._done = {
             node.name: [name for name in set(node.inputs) if last[name] == node.name]
             for node in graph.nodes
@@ -43,7 +61,10 @@ class Network(Holder):
         self._weights: dict[str, dict[str, tuple[nn.Module, str]]] = {}
         # from here on no attribute is set any more, for a weight may have its name
         kinds: dict[str, Kind] = {
-            node.weights["weight"]: node.op.LAYER for node in graph.nodes if node.op.LAYER
+            name: node.op.LAYER
+            for node in graph.nodes
+            if node.op.LAYER
+            for name in node.layer_weights.values()
         }
         for name, tensor in weights.items():
             _register(self, name, tensor, kinds.get(name, "other"))
@@ -63,22 +84,75 @@ class Network(Holder):
         """A weight by its state_dict key: the parameter or buffer itself."""
         return _held(*self._locate(name))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The network's output for a batch of the shape it was traced with, any batch size."""
-        if tuple(x.shape[1:]) != self.graph.input_shape:
-            raise InputError(
-                f"an input of shape {tuple(x.shape)}; expected (N, "
-                f"{', '.join(map(str, self.graph.input_shape))})"
-            )
-        first, *rest = self.graph.nodes
-        values: dict[str, Any] = {first.name: x}
-        for node in rest:
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+        """The network's output for a batch of any size: a tensor, a tuple, or `Outputs` by name.
+
+        Args:
+            inputs: in order, of the shapes that it was traced with.
+            named: the others by their names.
+
+        Raises:
+            InputError: inputs that are missing, too many, or of another shape or batch size.
+        """
+        values: dict[str, Any] = self._inputs(inputs, named)
+        for node in self.graph.nodes[len(values) :]:
             # looked up anew each time, so that whatever replaces a parameter is seen
             weights = {role: _held(*where) for role, where in self._weights[node.name].items()}
             values[node.name] = node.op.run([values[name] for name in node.inputs], weights)
             for name in self._done[node.name]:
                 del values[name]
-        return values[self.graph.nodes[-1].name]
+        results = tuple(values[name] for name in self.graph.results)
+        if not self.graph.outputs:
+            return results[0]
+        names = [output.name for output in self.graph.outputs]
+        if None in names:
+            return results
+        return Outputs(zip(names, results, strict=True))
+
+    def _inputs(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        expected = self.graph.inputs
+        given = {**dict(zip(expected, inputs, strict=False)), **named}
+        if len(inputs) + len(named) != len(expected) or set(given) != set(expected):
+            what = ", ".join([*(["one"] * len(inputs)), *named])
+            raise InputError(
+                f"{len(inputs) + len(named)} inputs ({what}); expected {', '.join(expected)}"
+            )
+        for name, x in given.items():
+            if tuple(x.shape[1:]) != expected[name].size:
+                sizes = "".join(f", {size}" for size in expected[name].size)
+                who = "an input" if len(expected) == 1 else f"the input {name}"
+                raise InputError(f"{who} of shape {tuple(x.shape)}; expected (N{sizes})")
+        # shape[0], for len(x) would be a number for good where the network is exported
+        counts = [x.shape[0] for x in given.values()]
+        if any(count != counts[0] for count in counts[1:]):
+            shown = ", ".join(f"{name} has {len(x)}" for name, x in given.items())
+            raise InputError(f"inputs of different batch sizes: {shown}")
+        return {name: given[name] for name in expected}
+
+    def examples(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """A random batch of each input: normal numbers, or tokens that embeddings have.
+
+        Args:
+            count: examples in the batch.
+            generator: of the random numbers; by default torch's global one.
+        """
+        dtype = next((w.dtype for w in self.parameters()), torch.get_default_dtype())
+        batches = []
+        for name, op in self.graph.inputs.items():
+            size = (count, *op.size)
+            if op.is_integer:
+                limit = self._tokens(name)
+                values = torch.randint(limit, size, generator=generator)
+                batches.append(values.to(getattr(torch, op.dtype)))
+            else:
+                batches.append(torch.randn(size, generator=generator, dtype=dtype))
+        return tuple(batches)
+
+    def _tokens(self, name: str) -> int:
+        """How many different tokens an input may have: as many as each embedding that reads it."""
+        readers = self.graph.consumers()[name]
+        rows = [len(self.weight(n.weights["weight"])) for n in readers if n.op.kind == "embedding"]
+        return min(rows, default=2)
 
     def __repr__(self) -> str:
         # the nodes, not the modules that hold weights for them

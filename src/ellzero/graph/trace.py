@@ -6,10 +6,12 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_unflatten
 
 from ellzero.errors import InputError
 from ellzero.graph.builder import GraphBuilder, is_plain
@@ -24,9 +26,13 @@ LARGEST_BATCH = 65_535
 """Up to this size a network is exported: a bound that kernels have (convolutions on CUDA)."""
 
 
+Example = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+"""A batch of a network's input; of several inputs a list of batches, or a dictionary by name."""
+
+
 def trace(
     model: nn.Module,
-    example: Tensor | None = None,
+    example: Example | None = None,
     *,
     preprocess: Preprocess | None = None,
     classes: Sequence[str] | None = None,
@@ -38,9 +44,11 @@ def trace(
     said in the operations of `ellzero.operations` is kept as an opaque node: it runs in memory.
 
     Args:
-        model: a network that `torch.export` can trace, of one tensor in and one out, dimension 0
-            of both the batch. One that was traced before is given back, with what is named below.
-        example: a batch (N, ...), of any N; its values do not matter. Only the first call needs it.
+        model: a network that `torch.export` can trace. It takes one tensor or several, and gives
+            one, a tuple, a dictionary, or an object with tensors by name; dimension 0 of each is
+            the batch. One that was traced before is given back, with what is named below.
+        example: a batch (N, ...), of any N; of several inputs a list of them, or a dictionary by
+            name. The values do not matter. Only the first call needs it.
         preprocess: what turns raw inputs into those of the network; it travels with the copy.
         classes: names of the classes; they travel with the copy.
 
@@ -72,7 +80,8 @@ def trace(
     else:
         if example is None:
             raise InputError(f"{type(model).__name__} needs an example, a batch of its inputs")
-        graph, weights = GraphBuilder(_exported(unwrapped(model), example)).graph()
+        program = _exported(unwrapped(model), example)
+        graph, weights = GraphBuilder(program, _output_names(model, program)).graph()
     _require_real(graph, weights)
     changes = {
         "preprocess": graph.preprocess if preprocess is None else preprocess,
@@ -136,17 +145,30 @@ def _copies(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return copies
 
 
-def _exported(model: nn.Module, example: Tensor) -> ExportedProgram:
-    if not isinstance(example, Tensor) or example.ndim < 2 or not len(example):
-        what = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
-        raise InputError(f"the example is {what}; expected a batch (N, ...) of inputs")
+def _exported(model: nn.Module, example: Example) -> ExportedProgram:
+    named = dict(example) if isinstance(example, Mapping) else {}
+    if isinstance(example, Tensor):
+        inputs = [example]
+    else:
+        inputs = [] if named else list(example) if isinstance(example, Sequence) else [example]
+    for value in (*inputs, *named.values()):
+        if not isinstance(value, Tensor) or value.ndim < 2 - (len(inputs) + len(named) > 1):
+            what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"the example is {what}; expected a batch (N, ...) of inputs")
+        if not len(value):
+            raise InputError(
+                f"the example is {tuple(value.shape)}; expected a batch (N, ...) of inputs"
+            )
     require_dense(model)
     device = device_of(model)
-    batch = example[:1].expand(2, *example.shape[1:]).contiguous().to(device)
-    dynamic = {0: torch.export.Dim("batch", max=LARGEST_BATCH)}
+    batch = [_two_of(value, device) for value in inputs]
+    keywords = {name: _two_of(value, device) for name, value in named.items()}
+    sizes = {0: torch.export.Dim("batch", max=LARGEST_BATCH)}
+    dynamic = tuple(sizes for _ in batch) or dict.fromkeys(keywords, sizes)
+    shown = ", ".join(str(tuple(value.shape)) for value in (*inputs, *named.values()))
     with evaluating(model), torch.no_grad(), quiet("torch", logging.CRITICAL):
         try:
-            program = torch.export.export(model, (batch,), dynamic_shapes=(dynamic,))
+            program = torch.export.export(model, tuple(batch), keywords, dynamic_shapes=dynamic)
             if not is_plain(program):
                 # operations that change things in place become others that do not; not done where
                 # it is not needed, as it takes far longer than the export itself
@@ -154,14 +176,41 @@ def _exported(model: nn.Module, example: Tensor) -> ExportedProgram:
         except Exception as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(
-                f"{type(model).__name__} cannot be traced with inputs {tuple(example.shape)} of "
-                f"any batch size: {reason[0]}"
+                f"{type(model).__name__} cannot be traced with inputs {shown} of any batch size: "
+                f"{reason[0]}"
             ) from error
-    outputs = program.call_spec.out_spec
-    if outputs is None or not outputs.is_leaf():
-        what = "nothing" if outputs is None else f"a {outputs.type.__name__}"
-        raise InputError(f"{type(model).__name__} gives {what}; expected one tensor")
     return program
+
+
+def _two_of(value: Tensor, device: torch.device) -> Tensor:
+    """A batch of two, for a batch of one is exported as one for good."""
+    return value[:1].expand(2, *value.shape[1:]).contiguous().to(device)
+
+
+def _output_names(model: nn.Module, program: ExportedProgram) -> list[str | None] | None:
+    """Names of what a network gives, None for those of a tuple; None where it gives one tensor."""
+    spec = program.call_spec.out_spec
+    if spec is None:
+        raise InputError(f"{type(model).__name__} gives nothing; expected tensors")
+    outputs = tree_unflatten(range(spec.num_leaves), spec)
+    if isinstance(outputs, int):
+        return None
+    if hasattr(outputs, "_asdict"):  # a named tuple
+        outputs = outputs._asdict()
+    elif is_dataclass(outputs) and not isinstance(outputs, Mapping):
+        outputs = vars(outputs)
+    if isinstance(outputs, Mapping):
+        parts = {str(name): part for name, part in outputs.items() if part is not None}
+        names, values = list(parts), list(parts.values())
+    else:
+        values = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
+        names = [None] * len(values)
+    if not values or not all(isinstance(value, int) for value in values):
+        raise InputError(
+            f"{type(model).__name__} gives a {type(outputs).__name__} of other things than "
+            "tensors; expected a tensor, or a tuple or a dictionary of tensors"
+        )
+    return names
 
 
 @contextmanager

@@ -3,36 +3,56 @@
 from ellzero.operations.activation import Activation
 from ellzero.operations.add import Add
 from ellzero.operations.affine import Affine
+from ellzero.operations.attention import Attention
 from ellzero.operations.concat import Concat
+from ellzero.operations.constant import Constant
 from ellzero.operations.conv import Conv
+from ellzero.operations.divide import Divide
+from ellzero.operations.embedding import Embedding
 from ellzero.operations.flatten import Flatten
 from ellzero.operations.input import Input
 from ellzero.operations.linear import Linear
+from ellzero.operations.matmul import MatMul
 from ellzero.operations.multiply import Multiply
 from ellzero.operations.opaque import Opaque as Opaque
 from ellzero.operations.operation import Operation
 from ellzero.operations.pad import Pad
+from ellzero.operations.permute import Permute
 from ellzero.operations.pool import Pool
 from ellzero.operations.prelu import PReLU
+from ellzero.operations.recurrent import Recurrent
+from ellzero.operations.reduce import Reduce
+from ellzero.operations.reshape import Reshape
 from ellzero.operations.select import Select
 from ellzero.operations.slice import Slice
 from ellzero.operations.softmax import Softmax
+from ellzero.operations.subtract import Subtract
 
 OPERATIONS: dict[str, type[Operation]] = {
     "input": Input,
+    "constant": Constant,
     "select": Select,
     "affine": Affine,
     "linear": Linear,
+    "embedding": Embedding,
     "conv": Conv,
+    "recurrent": Recurrent,
+    "attention": Attention,
+    "matmul": MatMul,
     "activation": Activation,
     "prelu": PReLU,
+    "reduce": Reduce,
     "pool": Pool,
     "flatten": Flatten,
+    "reshape": Reshape,
+    "permute": Permute,
     "pad": Pad,
     "slice": Slice,
     "concat": Concat,
     "add": Add,
+    "subtract": Subtract,
     "multiply": Multiply,
+    "divide": Divide,
     "softmax": Softmax,
 }
 """Every operation that is data, by its kind: what tracing recognizes, files hold and C may know.

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 from ellzero.errors import InputError
 from ellzero.tensors import Shape
@@ -50,7 +51,11 @@ class Axes:
         weights: of each weight, by role.
         whole: names of which every index stays, as others depend on it, or nothing is known.
         mixes: row r of the result is `bias[r]`, if there is one, plus the sum over columns c of
-            what `weight[r, c]`, a number or a kernel, makes of c: nothing where it is zero.
+            what `weight[r, c]`, a number or a kernel, makes of c: nothing where it is zero. The
+            rows are the axis of the weight that the result has, the columns that of the input.
+        reads: where the result is more than such a sum: of each weight (row, column) the name of
+            its columns, which an input or the result has. Where it is zero, nothing that the row
+            gives depends on the column by it. To what `weight_x` makes, `bias_x` is added.
         picks: role of the weight that says which index of the input each index of the result is,
             in ascending order.
         sizes: of names that are nowhere an axis by themselves.
@@ -69,6 +74,7 @@ class Axes:
     weights: Mapping[str, str] = field(default_factory=dict)
     whole: str = ""
     mixes: bool = False
+    reads: Mapping[str, str] = field(default_factory=dict)
     picks: str | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
 
@@ -85,6 +91,18 @@ class Axes:
     def of_weight(self, role: str) -> tuple[Axis, ...]:
         """The axes of a weight; one that nothing is said of has none."""
         return _parsed(self.weights.get(role, ""))
+
+    @cached_property
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """Of each weight that multiplies, by role: which of its dimensions are rows and columns."""
+        if self.mixes:
+            row, column = (
+                next(p for p, axis in enumerate(self.of_weight("weight")) if axis in value)
+                for value in (self.result, self.read[0])
+            )
+            return {"weight": (row, column)}
+        columns = {r: self.of_weight(r).index(Axis((name,))) for r, name in self.reads.items()}
+        return {role: (0 if column else 1, column) for role, column in columns.items()}
 
     def sizes_of(
         self, inputs: Sequence[Shape], output: Shape, weights: Mapping[str, Shape]
@@ -152,3 +170,38 @@ def letters(count: int) -> str:
         'a b c'
     """
     return " ".join("abcdefgh"[:count])
+
+
+def regrouped(before: Shape, after: Shape) -> Axes:
+    """How the axes go together of the same values, in the same order, seen as other axes.
+
+    Axes are cut into factors where the sizes allow it, 12 into 3 and 4; where they do not, as in
+    4 x 6 seen as 3 x 8, all of an axis stays. One of size 1 has no name.
+
+    Example:
+        >>> axes = regrouped((5, 12), (5, 3, 4))
+        >>> axes.inputs, axes.output, axes.whole
+        (('n12 (n4 n1)',), 'n12 n4 n1', '')
+    """
+    # an axis lies between two products of the last sizes: 12 between 1 and 12, 5 between 12 and 60
+    cuts = sorted({math.prod(shape[place:]) for shape in (before, after) for place in range(9)})
+    sizes = {f"n{low}": high // low for low, high in pairwise(cuts) if high % low == 0}
+    texts: list[str] = []
+    unknown: set[str] = set()
+    for side, shape in enumerate((before, after)):
+        words = []
+        for place, size in enumerate(shape):
+            low = math.prod(shape[place + 1 :])
+            names = [f"n{cut}" for cut in reversed(cuts) if low <= cut < low * size]
+            if any(name not in sizes for name in names):
+                names = [f"whole{side}{place}"]
+                unknown.update(names)
+            words.append(
+                "1" if not names else names[0] if len(names) == 1 else f"({' '.join(names)})"
+            )
+        texts.append(" ".join(words))
+    read, result = ({name for axis in _parsed(text) for name in axis.names} for text in texts)
+    # what only one of them has is tied to nothing of the other
+    whole = " ".join(sorted(unknown | (read ^ result)))
+    used = {name: size for name, size in sizes.items() if name in read | result}
+    return Axes((texts[0],), texts[1], whole=whole, sizes=used)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from ellzero.operations.layout import Layout
 from ellzero.tensors import Shape
 
 aten = torch.ops.aten
@@ -15,6 +16,20 @@ aten = torch.ops.aten
 
 class ComputedWeightError(Exception):
     """A weight that the network computes has no values yet: its call is no operation's."""
+
+
+@dataclass
+class Values:
+    """What is known of the values of a program, by what computes them (nodes of torch.fx)."""
+
+    batch: Any = None
+    """The batch's size, a SymInt."""
+    weights: dict[Any, Tensor] = field(default_factory=dict)
+    """Of what stands for a weight, the weight."""
+    constants: dict[Any, Tensor] = field(default_factory=dict)
+    """Of what is the same for every input, one example: no weight, but a mask, or positions."""
+    layouts: dict[Any, Layout] = field(default_factory=dict)
+    """Of all that operations can read: batches, weights and constants."""
 
 
 class Call:
@@ -25,11 +40,12 @@ class Call:
 
     Args:
         fx_node: the call.
-        weights: the values of what stands for a weight.
+        values: what is known of what it reads.
+        part: of a call that gives a tuple, the index of the result that is asked for.
     """
 
-    def __init__(self, fx_node: fx.Node, weights: Mapping[Any, Tensor]) -> None:
-        self.fx_node, self._weights = fx_node, weights
+    def __init__(self, fx_node: fx.Node, values: Values, part: int = 0) -> None:
+        self.fx_node, self.values, self.part = fx_node, values, part
         self.name, self.path = fx_node.name, path_of(fx_node)
         self._arguments = arguments_of(fx_node)
 
@@ -37,14 +53,24 @@ class Call:
         return self._arguments[role]
 
     @property
+    def result(self) -> Any:
+        """What it gives, as far as is known when it is traced; of a tuple the part asked for."""
+        return result_of(self.fx_node, self.part)
+
+    @property
     def shape(self) -> Shape:
-        """Shape of one example of the result; of a tuple, of its first tensor."""
-        return example_shape(first_result(self.fx_node))
+        """Shape of one example of the result; () where it is no plain batch of tensors."""
+        return example_shape(self.result)
+
+    def layout(self, role: str) -> Layout | None:
+        """Where the batch lies in an argument; None where it is nothing that operations read."""
+        argument = self[role]
+        return self.values.layouts.get(argument) if isinstance(argument, fx.Node) else None
 
     def shape_of(self, role: str) -> Shape:
         """Shape of one example of an argument; () where it is no batch of tensors."""
-        argument = self[role]
-        return example_shape(first_result(argument)) if isinstance(argument, fx.Node) else ()
+        layout = self.layout(role)
+        return layout.shape if layout is not None and layout.has_batch else ()
 
     def weight(self, role: str) -> Tensor:
         """The values of an argument that is a weight.
@@ -53,9 +79,20 @@ class Call:
             ComputedWeightError: the network computes it; whoever traces then keeps the call as an
                 opaque one.
         """
-        if self[role] not in self._weights:
+        if self[role] not in self.values.weights:
             raise ComputedWeightError
-        return self._weights[self[role]]
+        return self.values.weights[self[role]]
+
+    def constant(self, role: str) -> Tensor | None:
+        """One example of an argument that is the same for every input and no weight, or None."""
+        return self.values.constants.get(self[role])
+
+    def viewed(self, role: str) -> Layout | None:
+        """The layout of the result where its values are an argument's in the same order."""
+        layout, result = self.layout(role), self.result
+        if layout is None or not isinstance(result, Tensor):
+            return None
+        return layout.viewed(tuple(result.shape), self.values.batch)
 
 
 def path_of(fx_node: fx.Node) -> str:
@@ -65,10 +102,10 @@ def path_of(fx_node: fx.Node) -> str:
     return path if path and not path.startswith("_empty") else fx_node.name
 
 
-def first_result(fx_node: fx.Node) -> Any:
-    """What a call gives, as far as is known when it is traced; of a tuple its first part."""
+def result_of(fx_node: fx.Node, part: int = 0) -> Any:
+    """What a call gives, as far as is known when it is traced; of a tuple a part."""
     value = fx_node.meta.get("val")
-    return value[0] if isinstance(value, tuple | list) and value else value
+    return value[part] if isinstance(value, tuple | list) and part < len(value) else value
 
 
 def is_batch(value: Any) -> bool:

@@ -14,7 +14,9 @@ from ellzero.c.text import loop
 from ellzero.errors import InputError
 from ellzero.operations.axes import Axes
 from ellzero.operations.call import Call, aten
+from ellzero.operations.layout import Layout
 from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.reshape import Reshape
 from ellzero.operations.shapes import Margin
 from ellzero.tensors import Shape
 
@@ -24,16 +26,20 @@ class Concat(Operation):
 
     kind: Literal["concat"] = "concat"
     axis: Margin = 0
+    ANY_LAYOUT = True
     ARITY: ClassVar[int | None] = None
     FOLLOWS = True
     C = "body"
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:
-        return {aten.cat.default: _concat}
+        return {aten.cat.default: _concat, aten.stack.default: _stack}
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
-        return torch.cat(list(inputs), self.axis + 1)
+        # a constant is one example, which goes with each of the batch
+        count = next((x.shape[0] for x in inputs if x.shape[0] != 1), 1)
+        alike = [x.expand(count, *x.shape[1:]) if x.shape[0] == 1 else x for x in inputs]
+        return torch.cat(alike, self.axis + 1)
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         if not inputs or self.axis >= len(inputs[0]):
@@ -64,6 +70,33 @@ class Concat(Operation):
 
 
 def _concat(call: Call) -> Recognized | None:
-    if call["dim"] == 0 or not call.shape:
+    layouts = _layouts(call)
+    axis = layouts[0].axis(call["dim"]) if layouts else None
+    if axis is None:
         return None
-    return Recognized(Concat(axis=call["dim"] % (len(call.shape) + 1) - 1), call["tensors"])
+    sizes = [layout.shape[axis] for layout in layouts]
+    if len({layout.resized(call["dim"], 1) for layout in layouts}) > 1:
+        return None
+    after = layouts[0].resized(call["dim"], sum(sizes))
+    return Recognized(Concat(axis=axis), call["tensors"], layout=after)
+
+
+def _stack(call: Call) -> Recognized | None:
+    """Each value gets an axis of size 1, along which they follow each other."""
+    layouts = _layouts(call)
+    if not layouts or len(set(layouts)) > 1:
+        return None
+    one = layouts[0].inserted(call["dim"])
+    axis = one.axis(call["dim"] % len(one.dims))
+    if axis is None:
+        return None
+    parts = [Recognized(Reshape(size=one.shape), [source]) for source in call["tensors"]]
+    after = one.resized(call["dim"] % len(one.dims), len(parts))
+    return Recognized(Concat(axis=axis), parts, layout=after)
+
+
+def _layouts(call: Call) -> list[Layout]:
+    """How each value lies; empty where an operation cannot read one of them."""
+    layouts = [call.values.layouts.get(source) for source in call["tensors"]]
+    known = [layout for layout in layouts if layout is not None and layout.shape]
+    return known if len(known) == len(layouts) else []

@@ -1,22 +1,39 @@
-"""The network's input."""
+"""An input of the network."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
+
+import torch
 
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.operation import Operation
 from ellzero.operations.shapes import Size
 from ellzero.tensors import Shape
 
+InputType = Literal["float", "int64", "int32", "int16", "int8", "uint8", "bool"]
+"""What an input's numbers are; "float" is any precision."""
+
 
 class Input(Operation):
-    """The network's input: one tensor."""
+    """An input of the network: one tensor."""
 
     kind: Literal["input"] = "input"
     size: tuple[Size, ...]
+    dtype: InputType = "float"
     ARITY = 0
+
+    @staticmethod
+    def dtype_of(dtype: torch.dtype) -> InputType:
+        """The name of a tensor's dtype."""
+        name = str(dtype).removeprefix("torch.")
+        return next((known for known in get_args(InputType) if known == name), "float")
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether it takes whole numbers, such as tokens."""
+        return self.dtype != "float"
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         return self.size

@@ -14,13 +14,15 @@ from ellzero.tensors import Shape
 class Opaque(Operation):
     """Anything else: it runs in memory, but it is no data, so it cannot be written.
 
-    Its result may be no tensor (a batch's size, a tuple); then its shape is empty.
+    Its result may be no tensor (a batch's size, a tuple); then its shape is empty. `line` says
+    where in the network's code the call is.
     """
 
     kind: Literal["opaque"] = "opaque"
     target: str
     call: Callable[[Sequence[Any], Mapping[str, Tensor]], Any]
     size: tuple[int, ...] = ()
+    line: str = ""
     ARITY = None
 
     def run(self, inputs: Sequence[Any], weights: Mapping[str, Tensor]) -> Any:

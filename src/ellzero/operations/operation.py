@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +15,10 @@ from ellzero.c.kernel import Context
 from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call
+from ellzero.operations.layout import Layout
 from ellzero.tensors import Shape
 
-LayerKind = Literal["dense", "conv"]
+LayerKind = Literal["dense", "conv", "recurrent"]
 
 CForm = Literal["none", "same", "value", "body"]
 """How an operation is written as C:
@@ -33,17 +35,21 @@ class Recognized:
     """What a call is, said as an operation.
 
     Args:
-        operation: what is to be done.
+        operation: what is to be done; None where the values stay, and only lie in another way.
         inputs: arguments of the call, or what has to be done before.
         weights: by role, arguments of the call, or new tensors, named after call and role; None
             is left out.
         name: the node's; by default that of the module that makes the call.
+        layout: where the batch lies in the result; by default it is as in the first argument.
+        part: of a call that gives a tuple, which of its results this is.
     """
 
-    operation: Operation
+    operation: Operation | None
     inputs: Sequence[fx.Node | Recognized]
     weights: Mapping[str, fx.Node | Tensor | None] = field(default_factory=dict)
     name: str | None = None
+    layout: Layout | None = None
+    part: int = 0
 
 
 Recognizer = Callable[[Call], Recognized | fx.Node | None]
@@ -70,6 +76,9 @@ class Operation(BaseModel):
     """Roles of the weights that it may have."""
     ARITY: ClassVar[int | None] = 1
     """How many inputs it reads; None for any number."""
+    ANY_LAYOUT: ClassVar[bool] = False
+    """Whether its recognizers work wherever the batch lies in what a call reads (`Call.layout`).
+    Those of the others are asked only where it comes first."""
     ELEMENTWISE: ClassVar[bool] = False
     """Whether a value depends on nothing but the inputs' values at its place and its channel's
     weights."""
@@ -77,8 +86,8 @@ class Operation(BaseModel):
     """Whether `run` makes NaN of whatever depends on a NaN. Compaction then finds out which values
     are constant by running it, with NaN in place of those that are not."""
     LAYER: ClassVar[LayerKind | None] = None
-    """The kind of its `weight` (out, in / groups, ...) if it is a layer: each entry multiplies an
-    input once at every place of the result, then `bias` (out,) is added."""
+    """The kind of its required weights if it is a layer; `repeats` says how often each entry
+    multiplies an input."""
     C: ClassVar[CForm] = "none"
     FINISHES: ClassVar[bool] = False
     """Whether its C stores every value by `Context.finish`, so that what comes after can be done
@@ -94,8 +103,8 @@ class Operation(BaseModel):
             word, known = getattr(cls, what), get_args(words)
             if word not in known and not (what == "LAYER" and word is None):
                 raise InputError(f"{cls.__name__}: {what} is {word!r}; expected {', '.join(known)}")
-        if cls.LAYER is not None and "weight" not in cls.REQUIRED:
-            raise InputError(f"{cls.__name__}: a layer has a weight; write 'weight' in REQUIRED")
+        if cls.LAYER is not None and not cls.REQUIRED:
+            raise InputError(f"{cls.__name__}: a layer has weights; name them in REQUIRED")
         method = {"value": "c_value", "body": "c_body"}.get(cls.C)
         if method is not None and getattr(cls, method) is getattr(Operation, method):
             raise InputError(f"{cls.__name__}: C is {cls.C!r}, but it defines no {method}")
@@ -150,8 +159,17 @@ class Operation(BaseModel):
         """
         return False
 
-    def narrowed(self, kept: Mapping[str, int]) -> Operation:
-        """The same operation where of each name so many indices are left."""
+    def repeats(self, inputs: Sequence[Shape], output: Shape) -> int:
+        """Of a layer: how often each entry of its weights multiplies an input, for one example."""
+        return math.prod(output[1:])
+
+    def narrowed(self, kept: Mapping[str, int], output: Shape) -> Operation:
+        """The same operation where of each name so many indices are left.
+
+        Args:
+            kept: how many, by name.
+            output: shape of one example of what is then its result.
+        """
         return self
 
     def c_value(self, v: str, weights: Mapping[str, str]) -> str:

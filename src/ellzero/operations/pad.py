@@ -62,7 +62,7 @@ class Pad(Operation):
             sizes=new,
         )
 
-    def narrowed(self, kept: Mapping[str, int]) -> Operation:
+    def narrowed(self, kept: Mapping[str, int], output: Shape) -> Operation:
         before, after = kept.get("before", 0), kept.get("after", 0)
         changed = {"before": (before, *self.before[1:]), "after": (after, *self.after[1:])}
         return self.model_copy(update=changed)

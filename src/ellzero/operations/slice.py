@@ -12,6 +12,7 @@ from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call, aten
 from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.reshape import Reshape
 from ellzero.operations.shapes import Margin, Size
 from ellzero.tensors import Shape
 
@@ -20,6 +21,7 @@ class Slice(Operation):
     """The indices `start`, `start + step` ... below `stop` of one axis of an example."""
 
     kind: Literal["slice"] = "slice"
+    ANY_LAYOUT = True
     axis: Margin
     start: Margin
     stop: Size
@@ -30,7 +32,17 @@ class Slice(Operation):
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:
-        return {aten.slice.Tensor: _slice}
+        return {
+            aten.slice.Tensor: _slice,
+            aten.narrow.default: lambda call: _part(
+                call, call["dim"], call["start"], call["length"]
+            ),
+            aten.select.int: lambda call: _one(call, call["dim"], call["index"]),
+            aten.unbind.int: lambda call: _one(call, call["dim"], call.part),
+            aten.split.Tensor: _split,
+            aten.split_with_sizes.default: _split,
+            aten.chunk.default: _split,
+        }
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         index = [slice(None)] * (self.axis + 1)
@@ -58,7 +70,7 @@ class Slice(Operation):
         read[self.axis] = "+".join(order)
         return Axes((" ".join(read),), " ".join(result), sizes=left)
 
-    def narrowed(self, kept: Mapping[str, int]) -> Operation:
+    def narrowed(self, kept: Mapping[str, int], output: Shape) -> Operation:
         if self.step > 1:
             return self
         start = kept.get("before", 0)
@@ -78,17 +90,60 @@ class Slice(Operation):
 
 
 def _slice(call: Call) -> Recognized | fx.Node | None:
-    shape = call.shape_of("self")
-    axis = call["dim"] % (len(shape) + 1) - 1
+    layout = call.layout("self")
+    if layout is None:
+        return None
     bounds = slice(call["start"], call["end"], call["step"])
-    if axis < 0 or not shape:
-        return call["self"] if shape and bounds in _ALL else None  # of the batch
-    start, stop, step = bounds.indices(shape[axis])
-    if (start, stop, step) == (0, shape[axis], 1):
+    if not all(isinstance(number, int | None) for number in (bounds.start, bounds.stop)):
+        return None
+    axis = layout.axis(call["dim"])
+    if axis is None:
+        return call["self"] if bounds in _ALL else None  # of the batch
+    start, stop, step = bounds.indices(layout.shape[axis])
+    if (start, stop, step) == (0, layout.shape[axis], 1):
         return call["self"]
     if start >= stop:
         return None
-    return Recognized(Slice(axis=axis, start=start, stop=stop, step=step), [call["self"]])
+    after = layout.resized(call["dim"], len(range(start, stop, step)))
+    operation = Slice(axis=axis, start=start, stop=stop, step=step)
+    return Recognized(operation, [call["self"]], layout=after)
+
+
+def _split(call: Call) -> Recognized | None:
+    """A part of a tensor that is split: it lies behind the parts before it."""
+    layout = call.layout("self")
+    axis = None if layout is None else layout.axis(call["dim"])
+    if layout is None or axis is None:
+        return None
+    parts = call.fx_node.meta["val"]
+    lengths = [part.shape[call["dim"]] for part in parts]
+    return _part(call, call["dim"], sum(lengths[: call.part]), lengths[call.part])
+
+
+def _part(call: Call, dim: int, start: int, length: int) -> Recognized | None:
+    layout = call.layout("self")
+    axis = None if layout is None else layout.axis(dim)
+    if layout is None or axis is None or not all(isinstance(n, int) for n in (start, length)):
+        return None
+    start %= layout.shape[axis]
+    operation = Slice(axis=axis, start=start, stop=start + length)
+    is_all = length == layout.shape[axis]
+    after = layout.resized(dim, length)
+    return Recognized(None if is_all else operation, [call["self"]], layout=after, part=call.part)
+
+
+def _one(call: Call, dim: int, index: int) -> Recognized | None:
+    """One index of an axis, which then is none any more."""
+    layout = call.layout("self")
+    axis = None if layout is None else layout.axis(dim)
+    if layout is None or axis is None or not isinstance(index, int):
+        return None
+    start, after = index % layout.shape[axis], layout.without(dim)
+    if not after.shape:
+        return None
+    one = Recognized(Slice(axis=axis, start=start, stop=start + 1), [call["self"]])
+    inputs = [call["self"] if layout.shape[axis] == 1 else one]
+    return Recognized(Reshape(size=after.shape), inputs, layout=after, part=call.part)
 
 
 _ALL = [slice(start, stop, 1) for start in (None, 0) for stop in (None, 2**63 - 1)]

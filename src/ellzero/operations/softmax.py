@@ -1,4 +1,4 @@
-"""Softmax over the channels."""
+"""Softmax over an axis."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ellzero.c.kernel import Context
-from ellzero.c.text import block
+from ellzero.c.text import loop
+from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call, aten
 from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.shapes import Margin
 from ellzero.tensors import Shape
 
 
 class Softmax(Operation):
-    """Softmax over the channels, or its logarithm."""
+    """Softmax over an axis of an example, or its logarithm."""
 
     kind: Literal["softmax"] = "softmax"
     log: bool = False
+    axis: Margin = 0
+    ANY_LAYOUT = True
     C = "body"
 
     @classmethod
@@ -29,41 +33,51 @@ class Softmax(Operation):
         return {aten.softmax.int: _softmax, aten.log_softmax.int: _softmax}
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
-        return F.log_softmax(inputs[0], 1) if self.log else F.softmax(inputs[0], 1)
+        function = F.log_softmax if self.log else F.softmax
+        return function(inputs[0], self.axis + 1)
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
+        if self.axis >= len(inputs[0]):
+            raise InputError(f"a softmax over axis {self.axis} of {inputs[0]}")
         return inputs[0]
 
     def axes(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
     ) -> Axes | None:
         names = letters(len(output))
-        return Axes((names,), names, whole=names[:1])
+        return Axes((names,), names, whole=names.split()[self.axis])
 
     def why_whole(self) -> str:
-        return "a softmax depends on every channel"
+        return "a softmax depends on all that it is over"
 
     def c_body(self, context: Context) -> str:
         """The largest value is taken off first, so that no exponential overflows."""
-        channels, *rest = context.shape
-        size = math.prod(rest)
-        loop = f"for (int c = 0; c < {channels}; ++c)"
-        at = f"[c * {size}]"
+        count = context.shape[self.axis]
+        before, after = context.shape[: self.axis], math.prod(context.shape[self.axis + 1 :])
+        loop_over = f"for (int c = 0; c < {count}; ++c)"
+        at = f"[c * {after}]"
         last = (
-            f"top += logf(total);\n{loop} y{at} = x{at} - top;"
+            f"top += logf(total);\n{loop_over} y{at} = x{at} - top;"
             if self.log
-            else f"{loop} y{at} = expf(x{at} - top) / total;"
+            else f"{loop_over} y{at} = expf(x{at} - top) / total;"
         )
-        return block(
-            f"for (int i = 0; i < {size}; ++i, ++x, ++y)",
+        body = loop(
+            "i",
+            after,
             "float top = x[0];\nfloat total = 0.0f;\n"
-            f"{loop} if (x{at} > top) top = x{at};\n"
-            f"{loop} total += expf(x{at} - top);\n{last}",
+            f"{loop_over} if (x{at} > top) top = x{at};\n"
+            f"{loop_over} total += expf(x{at} - top);\n{last}\n++x;\n++y;",
         )
+        if math.prod(before) == 1:
+            return body
+        skip = (count - 1) * after
+        return loop("row", math.prod(before), f"{body}\nx += {skip};\ny += {skip};")
 
 
 def _softmax(call: Call) -> Recognized | None:
-    if call["dim"] % (len(call.shape) + 1) != 1 or call["dtype"] is not None:
+    layout = call.layout("self")
+    axis = None if layout is None else layout.axis(call["dim"])
+    if axis is None or call["dtype"] not in (None, call.result.dtype):
         return None
     log = call.fx_node.target is aten.log_softmax.int
-    return Recognized(Softmax(log=log), [call["self"]])
+    return Recognized(Softmax(log=log, axis=axis), [call["self"]])

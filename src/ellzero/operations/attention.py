@@ -1,0 +1,183 @@
+"""Scaled dot product attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F
+
+from ellzero.c.arrays import c_float
+from ellzero.c.kernel import Context, strides
+from ellzero.c.text import block, loop
+from ellzero.errors import InputError
+from ellzero.operations.axes import Axes, letters
+from ellzero.operations.call import Call, aten, result_of
+from ellzero.operations.constant import Constant
+from ellzero.operations.layout import Layout
+from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.pairwise import aligned
+from ellzero.operations.reshape import Reshape
+from ellzero.operations.shapes import Number
+from ellzero.tensors import Shape
+
+
+class Attention(Operation):
+    """`softmax(scale q k^T + mask) v` for each head: q (..., t, d), k (..., s, d), v (..., s, e).
+
+    A fourth input is the mask (..., t, s), added to the scores; its axes of size 1 go with each
+    index. Causal: query t sees the keys up to t alone.
+
+    Source: Vaswani et al., Attention is all you need, 2017, equation 1.
+    """
+
+    kind: Literal["attention"] = "attention"
+    scale: Number
+    causal: bool = False
+    ARITY = None
+    ANY_LAYOUT = True
+    C = "body"
+    FINISHES = True
+
+    @classmethod
+    def recognizers(cls) -> Mapping[Any, Recognizer]:
+        return {aten.scaled_dot_product_attention.default: _attention}
+
+    def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+        q, k, v, *masks = inputs
+        mask = masks[0] if masks else None
+        return F.scaled_dot_product_attention(
+            q, k, v, mask, is_causal=self.causal, scale=self.scale
+        )
+
+    def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
+        if not 3 <= len(inputs) <= 4:
+            raise InputError(
+                f"{len(inputs)} inputs; expected queries, keys, values, perhaps a mask"
+            )
+        q, k, v, *masks = inputs
+        fits = len(q) > 1 and q[:-2] == k[:-2] == v[:-2] and q[-1] == k[-1] and k[-2] == v[-2]
+        if not fits:
+            raise InputError(f"queries {q}, keys {k} and values {v} do not go together")
+        scores = (*q[:-1], k[-2])
+        for mask in masks:
+            if len(mask) != len(scores) or any(
+                m not in (1, n) for m, n in zip(mask, scores, strict=True)
+            ):
+                raise InputError(f"a mask {mask} for scores {scores}")
+        return (*q[:-1], v[-1])
+
+    def axes(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> Axes | None:
+        """A head leaves with its queries, keys and values, a value's feature alone."""
+        heads = letters(len(output) - 2)
+        read = [f"{heads} query inner", f"{heads} key inner", f"{heads} key value"]
+        names = [*heads.split(), "query", "key"]
+        for mask in inputs[3:]:
+            pairs = zip(mask, names, strict=True)
+            read.append(" ".join(name if size > 1 else "1" for size, name in pairs))
+        return Axes(tuple(read), f"{heads} query value", whole="key inner")
+
+    def why_whole(self) -> str:
+        return "attention depends on every key"
+
+    def c_body(self, context: Context) -> str:
+        """Row by row, over the keys as they come: a sum so far is scaled where the maximum rises.
+
+        So no scores are stored (Milakov and Gimelshein, Online normalizer calculation for softmax,
+        2018).
+        """
+        (*heads, queries, inner), (keys, values) = context.inputs[0], context.inputs[2][-2:]
+        count = f"t + 1 < {keys} ? t + 1 : {keys}" if self.causal else str(keys)
+        score = loop("d", inner, f"score += x[t * {inner} + d] * x2[s * {inner} + d];")
+        masked = ""
+        if len(context.inputs) > 3:
+            place = _mask_place(context.inputs[3])
+            masked = f"score += x4[{place}];\n"
+        rise = block(
+            "if (score > top)",
+            "const float scale = expf(top - score);\ntotal *= scale;\n"
+            + loop("e", values, "y[e] *= scale;")
+            + "\ntop = score;",
+        )
+        each = (
+            f"float score = 0.0f;\n{score}\nscore *= {c_float(self.scale)};\n{masked}{rise}\n"
+            "const float share = expf(score - top);\ntotal += share;\n"
+            + loop("e", values, f"y[e] += share * x3[s * {values} + e];")
+        )
+        over = block(f"for (int s = 0; s < ({count}); ++s)", each)
+        channel = f"m / {math.prod(heads[1:])}" if heads else "t"
+        store = loop("e", values, context.finish("y[e] / total", "y[e]", channel))
+        clear = loop("e", values, "y[e] = 0.0f;")
+        start = f"float top = -HUGE_VALF;\nfloat total = 0.0f;\n{clear}"
+        body = f"{start}\n{over}\n{store}\ny += {values};"
+        rows = loop("t", queries, body)
+        if not heads:
+            return rows
+        steps = f"x += {queries * inner};\nx2 += {keys * inner};\nx3 += {keys * values};"
+        return loop("m", math.prod(heads), f"{rows}\n{steps}")
+
+
+def _mask_place(mask: Shape) -> str:
+    """C expression of where a mask has the value of head `m`, query `t` and key `s`."""
+    steps = strides(mask)
+    parts, below = (
+        [f"{i} * {n}" for i, n, k in zip("ts", steps[-2:], mask[-2:], strict=True) if k > 1],
+        1,
+    )
+    for size, step in zip(reversed(mask[:-2]), reversed(steps[:-2]), strict=True):
+        parts += [f"m / {below} % {size} * {step}"] * (size > 1)
+        below *= size
+    return " + ".join(parts) or "0"
+
+
+def _attention(call: Call) -> Recognized | None:
+    q, k, v = (call.layout(role) for role in ("query", "key", "value"))
+    if q is None or k is None or v is None or min(len(x.dims) for x in (q, k, v)) < 2:
+        return None
+    matrices = [layout.axis(dim) for layout in (q, k, v) for dim in (-2, -1)]
+    if None in matrices or not q.dims[:-2] == k.dims[:-2] == v.dims[:-2]:
+        return None
+    if call["dropout_p"] or call["enable_gqa"]:
+        return None
+    inputs: list[Any] = [call[role] for role in ("query", "key", "value")]
+    causal = call["is_causal"]
+    if call["attn_mask"] is not None:
+        scores = Layout((*q.dims[:-1], k.dims[-2]))
+        mask = _mask(call, scores)
+        if mask is None or causal:
+            return None
+        causal = mask == "causal"
+        inputs += [] if causal else [mask]
+    scale = call["scale"] if call["scale"] is not None else 1 / math.sqrt(q.shape[-1])
+    layout = Layout((*q.dims[:-1], v.dims[-1]))
+    return Recognized(Attention(scale=scale, causal=causal), inputs, layout=layout)
+
+
+def _mask(call: Call, scores: Layout) -> fx.Node | Recognized | Literal["causal"] | None:
+    """A mask to add to the scores, or None where it cannot be said as that."""
+    layout, known = call.layout("attn_mask"), call.constant("attn_mask")
+    size = None if layout is None else aligned(layout, scores)
+    if size is None:
+        return None
+    if known is None:
+        if not result_of(call["attn_mask"]).is_floating_point():
+            return None
+        return Recognized(Reshape(size=size), [call["attn_mask"]])
+    hidden = ~known if known.dtype == torch.bool else known == -math.inf
+    if hidden.all(-1).any():  # a query without a key has no result
+        return None
+    dtype = result_of(call["query"]).dtype
+    added = torch.zeros(known.shape, dtype=dtype) if known.dtype == torch.bool else known.to(dtype)
+    *_, rows, columns = size
+    after = torch.ones(rows, columns, dtype=torch.bool).triu(1)
+    adds_nothing = not added.masked_fill(hidden, 0).any()
+    if adds_nothing and rows == columns and bool((hidden.view(-1, rows, columns) == after).all()):
+        return "causal"
+    # a number that C and files can hold; its share is 0 beside any other key's
+    value = added.masked_fill(hidden, torch.finfo(dtype).min).reshape(size)
+    return Recognized(Constant(), [], {"value": value})

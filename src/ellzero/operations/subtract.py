@@ -1,0 +1,32 @@
+"""The difference of two values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ellzero.operations.call import Call, aten
+from ellzero.operations.operation import Recognized, Recognizer
+from ellzero.operations.pairwise import Pairwise, paired
+
+
+class Subtract(Pairwise):
+    """The first value less the second."""
+
+    kind: Literal["subtract"] = "subtract"
+
+    @classmethod
+    def recognizers(cls) -> Mapping[Any, Recognizer]:
+        return {aten.sub.Tensor: _subtract}
+
+    def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+        return inputs[0] - inputs[1]
+
+    def c_pair(self, one: str, other: str) -> str:
+        return f"{one} - {other}"
+
+
+def _subtract(call: Call) -> Recognized | None:
+    return paired(call, Subtract()) if call["alpha"] == 1 else None
