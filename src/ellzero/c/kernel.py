@@ -46,6 +46,9 @@ class Kernel:
         shape: one example's result.
         result: the node whose value is stored: the last of those in `after`.
         in_place: whether it may store where it reads.
+        state: floats that the body finds as it left them the step before, zeros at first.
+        work: floats that the body works in.
+        keeps: whether the state stays from call to call; else each call begins at zeros.
         after: operations done on each value before it is stored.
     """
 
@@ -57,6 +60,9 @@ class Kernel:
     shape: Shape
     result: str
     in_place: bool = False
+    state: int = 0
+    work: int = 0
+    keeps: bool = False
     after: list[After] = field(default_factory=list)
 
 
@@ -78,8 +84,8 @@ class Context:
         """Shape of `y`, the result."""
         self.weights = kernel.weights
         self.arrays: list[Array] = []
-        self.stored: tuple[Matrix, Storage] | None = None
-        """A layer's weight, and how it lies; a report says it."""
+        self.stored: dict[str, tuple[Matrix, Storage]] = {}
+        """A layer's weights by role, and how they lie; a report says it."""
 
     def array(self, array: Array) -> str:
         """Define an array with the function; its name."""
@@ -172,33 +178,37 @@ def strides(shape: Shape) -> list[int]:
 
 @dataclass(frozen=True)
 class Function:
-    """A kernel as C: its arrays, its body, and what a report says of its weight."""
+    """A kernel as C: its arrays, its body, and what a report says of its weights."""
 
     name: str
     kernel: Kernel
     body: str
     arrays: list[Array]
-    stored: tuple[Matrix, Storage] | None
+    stored: dict[str, tuple[Matrix, Storage]]
 
     def source(self) -> str:
         """The arrays and the function."""
         arrays = "".join(array.source() for array in self.arrays)
         # a kernel that works value by value may store where it reads: nothing is restrict there
         restrict = "" if self.kernel.in_place else "restrict "
-        names = input_names(len(self.kernel.inputs))
-        inputs = ", ".join(f"const float *{restrict}{x}" for x in names)
+        kernel = self.kernel
+        read = [f"const float *{restrict}{x}" for x in input_names(len(kernel.inputs))]
+        stored = ["y", *["state"] * bool(kernel.state), *["work"] * bool(kernel.work)]
+        parameters = ", ".join([*read, *(f"float *{restrict}{name}" for name in stored)])
+        body = self.body
+        if kernel.state and not kernel.keeps:
+            body = f"{loop('i', kernel.state, 'state[i] = 0.0f;')}\n{body}"
         return (
             f"/* {self._described()} */\n{arrays}"
-            f"static void {self.name}({inputs}, float *{restrict}y)\n"
-            f"{{\n{indented(self.body)}\n}}\n"
+            f"static void {self.name}({parameters})\n"
+            f"{{\n{indented(body)}\n}}\n"
         )
 
     def _described(self) -> str:
         kernel = self.kernel
         sizes = f"{dimensions(kernel.inputs[0][1])} -> {dimensions(kernel.shape)}"
         text = f"{comment(kernel.name)} ({kernel.kind}): {sizes}"
-        if self.stored is not None:
-            matrix, storage = self.stored
+        for matrix, storage in self.stored.values():
             text += (
                 f"; {matrix.nonzeros} of {matrix.dense.size} weights, {storage.layout}, "
                 f"{storage.values.kind}"
@@ -209,7 +219,7 @@ class Function:
 
 
 def written(kernel: Kernel, name: str, choice: StorageChoice) -> Function:
-    """The C function of a kernel, its weight in the storage that is asked for."""
+    """The C function of a kernel, its weights in the storage that is asked for."""
     context = Context(kernel, name, choice)
     body = kernel.body(context)
     return Function(f"{name}_step", kernel, body, context.arrays, context.stored)

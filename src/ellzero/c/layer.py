@@ -39,19 +39,23 @@ def padded(context: Context) -> str:
     return loop("c", channels, f"{around}\n{loop('row', height, row)}\n{around}")
 
 
-def weighted(context: Context, offsets: np.ndarray, *, lanes: bool) -> tuple[Matrix, Storage]:
-    """The layer's `weight` in its best storage, whose arrays are defined with the function.
+def weighted(
+    context: Context, offsets: np.ndarray, *, lanes: bool, role: str = "weight"
+) -> tuple[Matrix, Storage]:
+    """A layer's weight in its best storage, whose arrays are defined with the function.
 
     Args:
         context: what the function is made of.
         offsets: where each column of the matrix reads, in floats from where a row's inputs begin.
         lanes: whether rows may be walked over together.
+        role: the weight's.
     """
-    matrix = Matrix(context.name, context.weights["weight"])
+    name = context.name if role == "weight" else f"{context.name}_{role}"
+    matrix = Matrix(name, context.weights[role])
     storage = _chosen(matrix, offsets, context.choice, lanes=lanes)
-    context.stored = matrix, storage
+    context.stored[role] = matrix, storage
     context.arrays += storage.all_arrays
-    return context.stored
+    return matrix, storage
 
 
 def _chosen(matrix: Matrix, offsets: np.ndarray, choice: StorageChoice, *, lanes: bool) -> Storage:

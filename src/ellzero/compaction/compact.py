@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ellzero.compaction.channels import Channels, exact, summed
+from ellzero.compaction.channels import Channels
+from ellzero.compaction.constants import along, bias_of, exact, times
 from ellzero.compaction.folding import Folded, folded, like, with_bias
 from ellzero.compaction.living import warn_if_dead
 from ellzero.errors import InputError
@@ -21,6 +22,7 @@ from ellzero.graph import Graph, Network, Node, trace
 from ellzero.graph.graph import free_name
 from ellzero.modules import device_of
 from ellzero.operations import Opaque, Select
+from ellzero.tensors import Shape
 
 
 @dataclass(frozen=True)
@@ -129,13 +131,17 @@ def _sliced(network: Network, channels: Channels) -> tuple[Graph, dict[str, Tens
     result: dict[str, str] = {}  # entry -> the selection of its channels
     for node in network.graph.nodes:
         nodes.append(_slice(node, network, channels, weights).reading(result))
-        if (node.name, 0) in channels.entries and not channels.kept((node.name, 0)).all():
-            name = free_name(f"{node.name}_select", network.shapes)
-            roles = {"indices": f"{name}.indices"}
-            kept = channels.kept((node.name, 0)).nonzero().view(-1)
-            weights[roles["indices"]] = kept.to(device_of(network))
-            nodes.append(Node(name=name, op=Select(), inputs=(node.name,), weights=roles))
-            result[node.name] = name
+        for key in channels.entries:
+            if key[0] == node.name and not channels.kept(key).all():
+                source, place = result.get(node.name, node.name), int(key[1])
+                name = free_name(f"{node.name}_select", {*network.shapes, *(n.name for n in nodes)})
+                roles = {"indices": f"{name}.indices"}
+                kept = channels.kept(key).nonzero().view(-1)
+                weights[roles["indices"]] = kept.to(device_of(network))
+                nodes.append(
+                    Node(name=name, op=Select(axis=place), inputs=(source,), weights=roles)
+                )
+                result[node.name] = name
     return network.graph.model_copy(update={"nodes": tuple(nodes)}), weights
 
 
@@ -144,14 +150,13 @@ def _slice(node: Node, network: Network, channels: Channels, weights: dict[str, 
     axes = channels.axes[node.name]
     if axes is None:
         return node
-    old = dict(weights)
+    old, taken = dict(weights), channels.taken.get(node.name, {})
     for role, name in node.weights.items():
         values = old[name].detach().cpu()
-        if role == "weight" and node.name in channels.taken:
-            taken = channels.taken[node.name]
-            values = values.masked_fill(taken.view(1, -1, *[1] * (values.ndim - 2)), 0)
+        if role in taken:
+            values = values.masked_fill(along(taken[role], axes.matrices[role][1], values.ndim), 0)
         if role == axes.picks:
-            values = (channels.kept((node.name, axes.read[0][0].names[0])).cumsum(0) - 1)[values]
+            values = (channels.kept(channels.picked(node)[1]).cumsum(0) - 1)[values]
         for place, keep in enumerate(channels.of_weight(node, role, channels.kept)):
             if not keep.all():
                 values = values.index_select(place, keep.nonzero().view(-1))
@@ -160,17 +165,17 @@ def _slice(node: Node, network: Network, channels: Channels, weights: dict[str, 
         name for axis in (*axes.result, *(a for r in axes.read for a in r)) for name in axis.names
     }
     kept = {name: int(channels.kept((node.name, name)).sum()) for name in names}
-    node = node.model_copy(update={"op": node.op.narrowed(kept)})
-    if node.name not in channels.taken:
-        return node
-    taken, known = channels.taken[node.name], channels.column_constants(node)
-    (rows, *_) = channels.of_weight(node, "weight", channels.kept)
-    bias = (summed(node, network) @ known.masked_fill(~taken, 0))[rows]
-    if not bias.any():
-        return node
-    if "bias" in node.weights:
-        bias += exact(weights[node.weights["bias"]])
-    return with_bias(node, bias, weights)
+    sizes = network.shapes[node.name]
+    left = tuple(int(channels.kept((node.name, place)).sum()) for place in range(len(sizes)))
+    node = node.model_copy(update={"op": node.op.narrowed(kept, left)})
+    for role, columns in taken.items():
+        constants = channels.column_constants(node, role).masked_fill(~columns, 0)
+        bias = times(channels.matrix(node, role), constants)[channels.rows(node, role)]
+        if bias.any():
+            if bias_of(role) in node.weights:
+                bias += exact(weights[node.weights[bias_of(role)]])
+            node = with_bias(node, bias, weights, role)
+    return node
 
 
 def _differences(before: Network, after: Network) -> Iterator[Removed]:
@@ -180,9 +185,15 @@ def _differences(before: Network, after: Network) -> Iterator[Removed]:
         if node.op.LAYER is None:
             continue
         new = smaller[node.name]
-        outputs = (before.shapes[node.name][0], after.shapes[node.name][0])
-        inputs = (before.shapes[node.inputs[0]][0], after.shapes[new.inputs[0]][0])
-        if outputs[0] != outputs[1]:
-            yield Removed(node.name, "outputs", *outputs)
-        if inputs[0] != inputs[1]:
-            yield Removed(node.name, "inputs", *inputs)
+        outputs = (before.shapes[node.name], after.shapes[node.name])
+        inputs = (before.shapes[node.inputs[0]], after.shapes[new.inputs[0]])
+        yield from _removed(node.name, "outputs", *outputs)
+        yield from _removed(node.name, "inputs", *inputs)
+
+
+def _removed(
+    name: str, what: Literal["outputs", "inputs"], before: Shape, after: Shape
+) -> Iterator[Removed]:
+    for size, left in zip(before, after, strict=True):
+        if left < size:
+            yield Removed(name, what, size, left)

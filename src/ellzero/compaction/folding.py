@@ -7,7 +7,8 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from ellzero.compaction.channels import Channels, exact, tied_nodes
+from ellzero.compaction.channels import Channels, axes_of, tied_nodes
+from ellzero.compaction.constants import along, bias_of, exact
 from ellzero.graph import Network, Node
 from ellzero.graph.graph import free_name
 from ellzero.operations import Affine
@@ -58,13 +59,15 @@ def folded(network: Network) -> Folded:
         layer = nodes[node.inputs[0]]
         if layer.op.LAYER is None or "bias" not in (*layer.op.REQUIRED, *layer.op.OPTIONAL):
             reason = f"{layer.name} before it is no linear layer or convolution"
+        elif (place := _scaled_dimension(layer, network)) is None:
+            reason = f"what it scales is no row of {layer.name} before it"
         elif len(readers[original.inputs[0]]) > 1:
             reason = f"{layer.name} before it is read elsewhere, too"
         elif layer.name in tied:
             reason = f"a weight of {layer.name} before it is shared with another layer"
         else:
             del nodes[node.name], nodes[layer.name]
-            nodes[layer.name] = _scaled(layer, node, weights)  # where the affine node stood
+            nodes[layer.name] = _scaled(layer, node, weights, place)  # where the affine node stood
             result[node.name] = layer.name
             continue
         kept.append(f"{node.name} stays a scale and a shift: {reason}")
@@ -73,30 +76,39 @@ def folded(network: Network) -> Folded:
     return Folded(network, smaller, tuple(result), tuple(kept))
 
 
-def _scaled(layer: Node, affine: Node, weights: dict[str, Tensor]) -> Node:
+def _scaled_dimension(layer: Node, network: Network) -> int | None:
+    """Which dimension of a layer's weight its result's first axis is; None where it is none."""
+    axes = axes_of(layer, network)
+    if axes is None:
+        return 0
+    names = axes.of_weight("weight")
+    return names.index(axes.result[0]) if axes.result[0] in names else None
+
+
+def _scaled(layer: Node, affine: Node, weights: dict[str, Tensor], place: int) -> Node:
     """The layer whose result is scaled and shifted; its weights are replaced."""
     name = layer.weights["weight"]
     old = weights[name]
     scale, shift = (exact(weights[affine.weights[role]]) for role in ("scale", "shift"))
-    weights[name] = like(exact(old) * scale.view(-1, *[1] * (old.ndim - 1)), old)
+    weights[name] = like(exact(old) * along(scale, place, old.ndim), old)
     if "bias" in layer.weights:
         shift = shift + scale * exact(weights[layer.weights["bias"]])
     return with_bias(layer, shift, weights)
 
 
-def with_bias(layer: Node, bias: Tensor, weights: dict[str, Tensor]) -> Node:
-    """The layer with another bias, a new one where it had none."""
-    if "bias" in layer.weights:
-        name = layer.weights["bias"]
+def with_bias(layer: Node, bias: Tensor, weights: dict[str, Tensor], role: str = "weight") -> Node:
+    """The layer with another bias beside a weight, a new one where it had none."""
+    if bias_of(role) in layer.weights:
+        name = layer.weights[bias_of(role)]
         weights[name] = like(bias, weights[name])
         return layer
-    weight = layer.weights["weight"]
-    # "fc.weight" -> "fc.bias"; a weight with a name of its own, "w" -> "w_bias"
+    weight = layer.weights[role]
+    # "fc.weight" -> "fc.bias", "weight_ih_l0" -> "bias_ih_l0"; with a name of its own, "w_bias"
     path, _, local = weight.rpartition(".")
-    name = f"{path}." * bool(path) + ("bias" if local == "weight" else f"{local}_bias")
-    name = free_name(name, weights)
+    new = bias_of(local) if local.startswith("weight") else f"{local}_bias"
+    name = free_name(f"{path}." * bool(path) + new, weights)
     weights[name] = like(bias, weights[weight])
-    return layer.model_copy(update={"weights": {**layer.weights, "bias": name}})
+    return layer.model_copy(update={"weights": {**layer.weights, bias_of(role): name}})
 
 
 def like(values: Tensor, old: Tensor) -> Tensor:

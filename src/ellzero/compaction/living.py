@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ellzero.compaction.channels import Channels, uniform
+from ellzero.compaction.channels import Channels
+from ellzero.compaction.constants import along, uniform
 from ellzero.compaction.folding import Folded
 from ellzero.errors import EllzeroWarning, warn
 from ellzero.graph import Node
@@ -24,12 +25,12 @@ class Living:
         nonzeros: for each weight of two or more dimensions, by its name, the nonzeros that are not
             proved dead: a dead one is read by nothing that matters, or multiplies a constant that a
             bias can take up.
-        inputs: how many inputs there are: values where the network flattens them first, else
-            channels.
+        inputs: how many inputs there are: values where the network flattens them first, features
+            where it reads frames, else channels.
         inputs_left: indices of those that something reads.
         constant_outputs: indices of outputs (channels of the output) that are the same whatever
             the input is.
-        empty: names of the weights of linear layers and convolutions without a single nonzero.
+        empty: names of the weights of layers without a single nonzero.
     """
 
     nonzeros: Mapping[str, int]
@@ -78,7 +79,7 @@ def living(changed: Folded) -> Living:
     if not left:
         constant = torch.ones_like(constant)
     network = changed.original
-    layers = [n.weights["weight"] for n in network.graph.nodes if n.op.LAYER is not None]
+    layers = [name for node in network.graph.nodes for name in node.layer_weights.values()]
     return Living(
         nonzeros,
         len(inputs),
@@ -94,13 +95,15 @@ def _alive(node: Node, name: str, channels: Channels) -> Tensor | None:
     if weight.ndim < 2:
         return None
     alive = weight != 0
-    if channels.axes[node.name] is None:
+    axes = channels.axes[node.name]
+    if axes is None:
         return alive
     role = next(role for role, named in node.weights.items() if named == name)
     for place, needed in enumerate(channels.of_weight(node, role, channels.needed)):
-        alive &= needed.view([-1 if p == place else 1 for p in range(weight.ndim)])
-    if role == "weight" and node.name in channels.taken:
-        alive &= ~channels.taken[node.name].view(1, -1, *[1] * (weight.ndim - 2))
+        alive &= along(needed, place, weight.ndim)
+    taken = channels.taken.get(node.name, {})
+    if role in taken:
+        alive &= along(~taken[role], axes.matrices[role][1], weight.ndim)
     return alive
 
 
@@ -110,7 +113,8 @@ def _inputs(channels: Channels) -> Tensor:
     readers = [node.name for node in channels.network.graph.consumers()[first]]
     if readers and all((name, 0) in channels.entries for name in readers):
         return torch.stack([channels.needed((name, 0)) for name in readers]).any(0)
-    return channels.needed((first, 0))
+    # of a sequence of frames (time, features) its features
+    return channels.needed([key for key in channels.entries if key[0] == first][-1])
 
 
 def warn_if_dead(changed: Folded) -> None:

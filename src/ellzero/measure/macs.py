@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ellzero.graph import Network
@@ -10,11 +9,11 @@ from ellzero.graph import Network
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one linear or convolution layer costs for one example.
+    """What one layer costs for one example: linear, convolution or recurrent.
 
     Args:
         name: the node.
-        weights: entries of its weight.
+        weights: entries of its weights.
         nonzeros: those that are not zero.
         macs: multiply-adds with all of them; a convolution's windows in the padding count in full.
         effective_macs: multiply-adds with the nonzeros alone.
@@ -28,7 +27,7 @@ class LayerCost:
 
 
 def layer_costs(network: Network) -> list[LayerCost]:
-    """Weights and multiply-adds of each linear and convolution layer, in the order they run.
+    """Weights and multiply-adds of each layer, in the order they run.
 
     Torch's own counter takes a sparse product for a dense one, so they are counted here.
 
@@ -41,10 +40,12 @@ def layer_costs(network: Network) -> list[LayerCost]:
     """
     costs = []
     for node in network.graph.nodes:
-        if node.op.LAYER is None:
+        weights = [network.weight(name) for name in node.layer_weights.values()]
+        if not weights:
             continue
-        weight = network.weight(node.weights["weight"])
-        count, nonzeros = weight.numel(), int(weight.count_nonzero())
-        places = math.prod(network.shapes[node.name][1:])  # 1 for a linear layer
-        costs.append(LayerCost(node.name, count, nonzeros, count * places, nonzeros * places))
+        count = sum(weight.numel() for weight in weights)
+        nonzeros = sum(int(weight.count_nonzero()) for weight in weights)
+        inputs = [network.shapes[name] for name in node.inputs]
+        times = node.op.repeats(inputs, network.shapes[node.name])
+        costs.append(LayerCost(node.name, count, nonzeros, count * times, nonzeros * times))
     return costs

@@ -185,6 +185,14 @@ class Operation(BaseModel):
         """C that reads `x` (and `x2`, `x3` ...), float arrays, and stores `y`."""
         return context.each_value(lambda at: self.c_value(f"x{at('c')}", context.of_channel("c")))
 
+    def c_state(self, output: Shape) -> int:
+        """Floats `state` that its C keeps from step to step, zeros at first."""
+        return 0
+
+    def c_work(self, output: Shape) -> int:
+        """Floats `work` that its C works in, of any value at first."""
+        return 0
+
     def c_lacks(self) -> str:
         """What of it C lacks, as the end of a sentence, " in 3 dimensions"; "" for nothing."""
         return ""

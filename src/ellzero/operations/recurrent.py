@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
+from ellzero.c.arrays import floats
+from ellzero.c.kernel import Context
+from ellzero.c.layer import weighted
+from ellzero.c.product import product
+from ellzero.c.text import loop, scope
 from ellzero.errors import InputError
 from ellzero.operations.axes import Axes
-from ellzero.operations.call import Call, aten, result_of
+from ellzero.operations.call import Call, result_of
+from ellzero.operations.cells import CELLS, CellName
 from ellzero.operations.concat import Concat
 from ellzero.operations.layout import Layout
 from ellzero.operations.operation import Operation, Recognized, Recognizer
@@ -19,64 +26,6 @@ from ellzero.operations.reshape import Reshape
 from ellzero.operations.shapes import expect, sizes
 from ellzero.operations.slice import Slice
 from ellzero.tensors import Shape
-
-CellName = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What one step makes of sums of products.
-
-    Args:
-        gates: sums of a unit, each a row of its own in the weights.
-        states: values of a unit that stay from step to step: its output, and what an LSTM keeps.
-        layer: torch's call on whole sequences.
-        alone: torch's call on one step.
-        step: (sums from the input, sums from the state, each (gates, units), the state
-            (states, units)) -> the next state. Numbers may be NaN, unknown.
-    """
-
-    gates: int
-    states: int
-    layer: Any
-    alone: Any
-    step: Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def _lstm_step(from_input: Tensor, from_state: Tensor, state: Tensor) -> Tensor:
-    write, forget, new, output = from_input + from_state
-    kept = _times(forget.sigmoid(), state[1]) + _times(write.sigmoid(), new.tanh())
-    return torch.stack([_times(output.sigmoid(), kept.tanh()), kept])
-
-
-def _gru_step(from_input: Tensor, from_state: Tensor, state: Tensor) -> Tensor:
-    reset, update = (from_input[:2] + from_state[:2]).sigmoid()
-    new = (from_input[2] + _times(reset, from_state[2])).tanh()
-    return (_times(1 - update, new) + _times(update, state[0])).unsqueeze(0)
-
-
-def _times(factor: Tensor, value: Tensor) -> Tensor:
-    """A product that is 0 where the value is, whatever the factor: a gate is never infinite."""
-    return torch.where(value == 0, 0, factor * value)
-
-
-CELLS: dict[CellName, Cell] = {
-    "lstm": Cell(4, 2, aten.lstm.input, aten.lstm_cell.default, _lstm_step),
-    "gru": Cell(3, 1, aten.gru.input, aten.gru_cell.default, _gru_step),
-    "rnn_tanh": Cell(
-        1, 1, aten.rnn_tanh.input, aten.rnn_tanh_cell.default, lambda x, h, _: (x + h).tanh()
-    ),
-    "rnn_relu": Cell(
-        1, 1, aten.rnn_relu.input, aten.rnn_relu_cell.default, lambda x, h, _: (x + h).relu()
-    ),
-}
-"""Cells by name."""
-
-_CELL_OF: dict[Any, CellName] = {
-    call: name for name, cell in CELLS.items() for call in (cell.layer, cell.alone)
-}
-
-_ROLES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Recurrent(Operation):
@@ -97,6 +46,8 @@ class Recurrent(Operation):
     ANY_LAYOUT = True
     LAYER = "recurrent"
     FOLLOWS = True
+    C = "body"
+    FINISHES = True
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:
@@ -180,6 +131,55 @@ class Recurrent(Operation):
         steps = torch.stack(outputs)
         return (steps.flip(0) if self.reverse else steps).unsqueeze(0)
 
+    def c_state(self, output: Shape) -> int:
+        return CELLS[self.cell].states * output[1]
+
+    def c_work(self, output: Shape) -> int:
+        return CELLS[self.cell].sums * output[1]
+
+    def c_body(self, context: Context) -> str:
+        """Step by step: sums of products, what the cell makes of them, the output stored."""
+        (steps, features), (_, units) = context.inputs[0], context.shape
+        cell, rows = CELLS[self.cell], np.arange(len(context.weights["weight_hh"]))
+        last = (cell.gates - 1) * units  # where the rows begin whose sums may be apart
+        apart = (cell.sums - cell.gates) * units
+        places = np.where(rows < last, rows, rows + apart)
+
+        def place(row: str) -> str:
+            return f"{row} < {last} ? {row} : {row} + {apart}" if apart else row
+
+        at = f"({steps - 1} - t)" if self.reverse else "t"
+        step = (
+            loop("i", cell.sums * units, f"work[i] = {self._biases(context, places)};"),
+            self._sums(context, "weight_ih", f"x + {at} * {features}", str),
+            self._sums(context, "weight_hh", "state", place),
+            loop("u", units, cell.c(units)),
+            loop("u", units, context.finish("state[u]", f"y[{at} * {units} + u]", at)),
+        )
+        given = [f"state[{n * units} + u] = x{n + 2}[u];" for n in range(len(context.inputs) - 1)]
+        begin = loop("u", units, "\n".join(given)) + "\n" if given else ""
+        return begin + loop("t", steps, "\n".join(step))
+
+    def _biases(self, context: Context, places: np.ndarray) -> str:
+        """C expression of what sum `i` begins with."""
+        total = np.zeros(places[-1] + 1, np.float32)
+        for role, rows in (("bias_ih", np.arange(len(places))), ("bias_hh", places)):
+            if role in context.weights:
+                total[rows] += context.weights[role].numpy()
+        if not total.any():
+            return "0.0f"
+        return f"{context.array(floats(f'{context.name}_bias', total))}[i]"
+
+    def _sums(self, context: Context, role: str, x: str, place: Callable[[str], str]) -> str:
+        """C that adds a weight's products to the sums."""
+        offsets = np.arange(context.weights[role].shape[1])
+        matrix, storage = weighted(context, offsets, lanes=True, role=role)
+
+        def store(total: str, row: str) -> str:
+            return f"work[{place(row)}] += {total};"
+
+        return scope(product(matrix, storage, context.choice, x, store))
+
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """x (n, in) times a weight (out, in), unknown where a weight that is not zero meets NaN."""
@@ -198,6 +198,13 @@ def _both_biases(weights: Mapping[str, Tensor]) -> list[Tensor]:
         return []
     zeros = weights["weight_hh"].new_zeros(len(weights["weight_hh"]))
     return [zeros if bias is None else bias for bias in given]
+
+
+_CELL_OF: dict[Any, CellName] = {
+    call: name for name, cell in CELLS.items() for call in (cell.layer, cell.alone)
+}
+
+_ROLES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def _recurrent(call: Call) -> Recognized | None:

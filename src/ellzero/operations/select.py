@@ -1,4 +1,4 @@
-"""Some of the channels: compaction puts it where inputs are left out."""
+"""Some of the indices of an axis: compaction puts it where inputs are left out."""
 
 from __future__ import annotations
 
@@ -8,39 +8,48 @@ from typing import Literal
 from torch import Tensor
 
 from ellzero.c.arrays import unsigned
-from ellzero.c.kernel import Context
+from ellzero.c.kernel import Context, strides
 from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.operation import Operation
-from ellzero.operations.shapes import sizes
+from ellzero.operations.shapes import Margin, sizes
 from ellzero.tensors import Shape
 
 
 class Select(Operation):
-    """Some of the channels, in ascending order of `indices`, an int64 tensor."""
+    """Some indices of one axis, in ascending order of `indices`, an int64 tensor."""
 
     kind: Literal["select"] = "select"
+    axis: Margin = 0
     REQUIRED = ("indices",)
     FOLLOWS = True
     C = "body"
     FINISHES = True
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
-        return inputs[0].index_select(1, weights["indices"])
+        return inputs[0].index_select(self.axis + 1, weights["indices"])
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         (count,) = sizes(weights["indices"], 1, "indices")
-        if count > inputs[0][0]:
-            raise InputError(f"{count} indices into {inputs[0][0]} channels")
-        return (count, *inputs[0][1:])
+        shape = inputs[0]
+        if self.axis >= len(shape) or count > shape[self.axis]:
+            raise InputError(f"{count} indices into axis {self.axis} of {shape}")
+        return (*shape[: self.axis], count, *shape[self.axis + 1 :])
 
     def axes(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
     ) -> Axes | None:
-        names = letters(len(output))
-        return Axes((f"i{names[1:]}",), names, {"indices": names[:1]}, picks="indices")
+        read, result = letters(len(output)).split(), letters(len(output)).split()
+        read[self.axis], result[self.axis] = "from", "taken"
+        return Axes((" ".join(read),), " ".join(result), {"indices": "taken"}, picks="indices")
 
     def c_body(self, context: Context) -> str:
         indices = context.weights["indices"].cpu().numpy()
         name = context.array(unsigned(f"{context.name}_indices", indices))
-        return context.each_value(lambda at: f"x{at(f'{name}[c]')}")
+        steps = strides(context.inputs[0])
+
+        def value(counters: Sequence[str]) -> str:
+            at = [f"{name}[{i}]" if axis == self.axis else i for axis, i in enumerate(counters)]
+            return f"x[{' + '.join(f'{i} * {step}' for i, step in zip(at, steps, strict=True))}]"
+
+        return context.each_place(value)
