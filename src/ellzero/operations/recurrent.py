@@ -151,7 +151,8 @@ class Recurrent(Operation):
         at = f"({steps - 1} - t)" if self.reverse else "t"
         step = (
             loop("i", cell.sums * units, f"work[i] = {self._biases(context, places)};"),
-            self._sums(context, "weight_ih", f"x + {at} * {features}", str),
+            f"const float *const now = x + {at} * {features};",
+            self._sums(context, "weight_ih", "now", str),
             self._sums(context, "weight_hh", "state", place),
             loop("u", units, cell.c(units)),
             loop("u", units, context.finish("state[u]", f"y[{at} * {units} + u]", at)),

@@ -20,10 +20,18 @@ from ellzero.tensors import Shape
 
 @dataclass(frozen=True)
 class Plan:
-    """Kernels in order, where each value lies, and the floats of scratch memory that takes."""
+    """Kernels in order, where each value lies, and the floats of scratch memory that takes.
+
+    Args:
+        kernels: in order.
+        places: of each value, by the node that gives it, a C expression of where it is.
+        memory: of each kernel, by its result, of where its state and its work are.
+        scratch: floats.
+    """
 
     kernels: list[Kernel]
     places: dict[str, str]
+    memory: dict[str, list[str]]
     scratch: int
 
 
@@ -46,8 +54,7 @@ def plan(network: Network) -> Plan:
         )
     network = with_preprocessing(network)
     kernels, same = _kernels(network)
-    places, scratch = _places(kernels, network, same)
-    return Plan(kernels, places, scratch)
+    return _placed(kernels, network, same)
 
 
 def with_preprocessing(network: Network) -> Network:
@@ -110,7 +117,16 @@ def _kernels(network: Network) -> tuple[list[Kernel], dict[str, str]]:
                 inputs = [(pad.result, pad.shape)]
             shape = network.shapes[node.name]
             kernel = Kernel(
-                node.name, op.kind, weights, op.c_body, inputs, shape, node.name, op.IN_PLACE
+                node.name,
+                op.kind,
+                weights,
+                op.c_body,
+                inputs,
+                shape,
+                node.name,
+                op.IN_PLACE,
+                state=op.c_state(shape),
+                work=op.c_work(shape),
             )
         kernels[node.name] = kernel
         if op.FINISHES:
@@ -143,14 +159,13 @@ def _padding(node: Node, source: tuple[str, Shape]) -> Kernel:
     return Kernel(name, "pad", {}, padded, [source], shape, name)
 
 
-def _places(
-    kernels: Sequence[Kernel], network: Network, same: Mapping[str, str]
-) -> tuple[dict[str, str], int]:
-    """A C expression for where each value lies; values that are never alive together may share."""
+def _placed(kernels: list[Kernel], network: Network, same: Mapping[str, str]) -> Plan:
+    """The plan of kernels; values that are never alive together may share their memory."""
     output = network.graph.nodes[-1].name
     places = {network.graph.nodes[0].name: "input", same.get(output, output): "output"}
     last_read = {name: i for i, kernel in enumerate(kernels) for name, _ in kernel.inputs}
     alive: dict[str, tuple[int, int]] = {}  # value -> (offset, floats)
+    memory: dict[str, list[str]] = {}
     total = 0
     for i, kernel in enumerate(kernels):
         size = math.prod(kernel.shape)
@@ -162,9 +177,16 @@ def _places(
             alive[kernel.result] = (offset, size)
             places[kernel.result] = f"scratch + {offset}"
             total = max(total, offset + size)
+        taken, memory[kernel.result] = list(alive.values()), []
+        for size in (kernel.state, kernel.work):
+            if size:
+                offset = _free_offset(taken, size)
+                taken.append((offset, size))
+                memory[kernel.result].append(f"scratch + {offset}")
+                total = max(total, offset + size)
         for name in [name for name in alive if last_read[name] <= i]:
             del alive[name]
-    return places, total
+    return Plan(kernels, places, memory, total)
 
 
 def _free_offset(taken: Iterable[tuple[int, int]], size: int) -> int:

@@ -28,10 +28,10 @@ from ellzero.graph.graph import free_name
 
 @dataclass(frozen=True)
 class CLayer:
-    """One layer with a weight in the generated C.
+    """One weight of a layer in the generated C.
 
     Args:
-        name: the node.
+        name: the node; of one with several weights with the weight's role, `gru.weight_ih`.
         weights: entries of the weight.
         nonzeros: those that are not zero.
         layout: gaps, indices, bitmap, dense or sliced.
@@ -203,16 +203,20 @@ def _functions(planned: Plan, prefix: str, choice: StorageChoice) -> list[Functi
 
 def _layers(functions: Sequence[Function]) -> Iterator[CLayer]:
     for function in functions:
-        if function.stored is not None:
-            matrix, storage = function.stored
+        # what else the function has, such as its biases, is counted with the first weight
+        others = sum(array.size_bytes for array in function.arrays) - sum(
+            storage.size_bytes for _, storage in function.stored.values()
+        )
+        for role, (matrix, storage) in function.stored.items():
             yield CLayer(
-                function.kernel.name,
+                function.kernel.name + ("" if role == "weight" else f".{role}"),
                 matrix.dense.size,
                 matrix.nonzeros,
                 storage.layout,
                 storage.values.kind,
-                sum(array.size_bytes for array in function.arrays),
+                storage.size_bytes + others,
             )
+            others = 0
 
 
 def _header(network: Network, planned: Plan, name: str) -> str:
@@ -248,8 +252,8 @@ def _source(network: Network, planned: Plan, functions: Sequence[Function], name
     calls = []
     for function in functions:
         kernel = function.kernel
-        reads = [value for value, _ in kernel.inputs]
-        places = [planned.places[value] for value in (*reads, kernel.result)]
+        values = [*(value for value, _ in kernel.inputs), kernel.result]
+        places = [*(planned.places[value] for value in values), *planned.memory[kernel.result]]
         calls.append(f"    {function.name}({', '.join(places)});")
     kernels = "\n".join(function.source() for function in functions)
     unused = "" if planned.scratch else "    (void)scratch;\n"
