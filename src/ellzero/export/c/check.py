@@ -56,10 +56,25 @@ def _unprepared(x: Tensor, prepare: Preprocess | None) -> Tensor:
     return ((x.double() - shift) / safe).float()
 
 
-def program(inputs: Tensor, outputs: Tensor, name: str) -> str:
+_STEPS = """        static {name}_state state;
+        static float step[{upper}_STEP_OUTPUTS];
+        {name}_reset(&state);
+        for (int t = 0; t < {upper}_FRAMES; ++t) {{
+            {name}_step(&state, inputs + n * {upper}_INPUTS + t * {upper}_FRAME, step);
+        }}
+        for (int i = 0; i < {upper}_STEP_OUTPUTS; ++i) {{
+            const float whole = output[{upper}_OUTPUTS - {upper}_STEP_OUTPUTS + i];
+            const float difference = fabsf(step[i] - whole) / size;
+            if (!(difference <= worst)) worst = difference >= 0.0f ? difference : HUGE_VALF;
+        }}
+"""
+
+
+def program(inputs: Tensor, outputs: Tensor, name: str, *, streams: bool = False) -> str:
     """A C program that says whether the network's C does what PyTorch does."""
     upper = name.upper()
     classes = outputs.argmax(1).tolist()
+    steps = _STEPS.format(name=name, upper=upper) if streams else ""
     arrays = "\n".join(
         floats(what, tensor.numpy()).source()
         for what, tensor in (("inputs", inputs), ("expected", outputs))
@@ -90,7 +105,7 @@ int main(void)
             /* a NaN counts as the largest, or a later number would hide it */
             if (!(difference <= worst)) worst = difference >= 0.0f ? difference : HUGE_VALF;
         }}
-        /* two outputs may be as large as float can tell */
+{steps}        /* two outputs may be as large as float can tell */
         const float lead = fabsf(right[found] - right[classes[n]]);
         if (found != classes[n] && !(lead <= {TOLERANCE}f * size)) ++wrong;
     }}

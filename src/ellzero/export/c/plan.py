@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from ellzero.c.kernel import After, Kernel
 from ellzero.c.layer import padded
 from ellzero.errors import InputError
+from ellzero.export.c.stream import NoStream, Stream, stream
 from ellzero.graph import Graph, Network, Node
 from ellzero.graph.graph import free_name
 from ellzero.operations import OPERATIONS, Affine, Flatten, Select, how_to_register, is_registered
@@ -27,12 +28,17 @@ class Plan:
         places: of each value, by the node that gives it, a C expression of where it is.
         memory: of each kernel, by its result, of where its state and its work are.
         scratch: floats.
+        state: the first floats of them, which stay from frame to frame.
+        stream: how the network works frame by frame, or why it does not; None where it has nothing
+            that it would keep.
     """
 
     kernels: list[Kernel]
     places: dict[str, str]
     memory: dict[str, list[str]]
     scratch: int
+    state: int = 0
+    stream: Stream | NoStream | None = None
 
 
 def plan(network: Network) -> Plan:
@@ -53,8 +59,15 @@ def plan(network: Network) -> Plan:
             "export ONNX"
         )
     network = with_preprocessing(network)
-    kernels, same = _kernels(network)
-    return _placed(kernels, network, same)
+    streamed = stream(network)
+    if not isinstance(streamed, Stream):
+        kernels, same = _kernels(network)
+        return replace(_placed(kernels, network, same), stream=streamed)
+    kernels, same = _kernels(streamed.network)
+    for kernel in kernels:
+        kernel.keeps = kernel.state > 0
+    kernels.sort(key=lambda kernel: kernel.name not in streamed.each)
+    return replace(_placed(kernels, streamed.network, same), stream=streamed)
 
 
 def with_preprocessing(network: Network) -> Network:
@@ -111,8 +124,10 @@ def _kernels(network: Network) -> tuple[list[Kernel], dict[str, str]]:
             kernel.result = node.name
         else:
             inputs = [(same.get(name, name), network.shapes[name]) for name in node.inputs]
-            if any(op.c_padding()):
-                pad = _padding(node, inputs[0])
+            sizes = {role: tuple(weight.shape) for role, weight in weights.items()}
+            margins = op.c_padding([shape for _, shape in inputs], sizes)
+            if any(margins):
+                pad = _padding(node, inputs[0], margins)
                 kernels[pad.result] = pad
                 inputs = [(pad.result, pad.shape)]
             shape = network.shapes[node.name]
@@ -150,10 +165,9 @@ def _as_c(node: Node, network: Network) -> dict[str, Tensor]:
     return weights
 
 
-def _padding(node: Node, source: tuple[str, Shape]) -> Kernel:
+def _padding(node: Node, source: tuple[str, Shape], margins: Shape) -> Kernel:
     """A copy of a node's input with the zeros that its C expects around each channel."""
     channels, *size = source[1]
-    margins = node.op.c_padding()
     shape = (channels, *(n + 2 * margin for n, margin in zip(size, margins, strict=True)))
     name = f"{node.name} padding"
     return Kernel(name, "pad", {}, padded, [source], shape, name)
@@ -164,21 +178,26 @@ def _placed(kernels: list[Kernel], network: Network, same: Mapping[str, str]) ->
     output = network.graph.nodes[-1].name
     places = {network.graph.nodes[0].name: "input", same.get(output, output): "output"}
     last_read = {name: i for i, kernel in enumerate(kernels) for name, _ in kernel.inputs}
-    alive: dict[str, tuple[int, int]] = {}  # value -> (offset, floats)
-    memory: dict[str, list[str]] = {}
+    memory: dict[str, list[str]] = {kernel.result: [] for kernel in kernels}
     total = 0
+    for kernel in kernels:
+        if kernel.keeps:
+            memory[kernel.result].append(f"scratch + {total}")
+            total += kernel.state
+    state = (0, total)
+    alive: dict[str, tuple[int, int]] = {}  # value -> (offset, floats)
     for i, kernel in enumerate(kernels):
         size = math.prod(kernel.shape)
         if kernel.result not in places:
             # one that works value by value may store where it reads what nobody reads again
             read = [name for name, _ in kernel.inputs if name in alive and last_read[name] == i]
             reused = [alive[n][0] for n in read if kernel.in_place and alive[n][1] == size]
-            offset = reused[0] if reused else _free_offset(alive.values(), size)
+            offset = reused[0] if reused else _free_offset([state, *alive.values()], size)
             alive[kernel.result] = (offset, size)
             places[kernel.result] = f"scratch + {offset}"
             total = max(total, offset + size)
-        taken, memory[kernel.result] = list(alive.values()), []
-        for size in (kernel.state, kernel.work):
+        taken = [state, *alive.values()]
+        for size in (0 if kernel.keeps else kernel.state, kernel.work):
             if size:
                 offset = _free_offset(taken, size)
                 taken.append((offset, size))
@@ -186,7 +205,7 @@ def _placed(kernels: list[Kernel], network: Network, same: Mapping[str, str]) ->
                 total = max(total, offset + size)
         for name in [name for name in alive if last_read[name] <= i]:
             del alive[name]
-    return Plan(kernels, places, memory, total)
+    return Plan(kernels, places, memory, total, state=state[1])
 
 
 def _free_offset(taken: Iterable[tuple[int, int]], size: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 import ellzero
 from ellzero.c.kernel import Function, written
 from ellzero.c.storage import StorageChoice
-from ellzero.c.text import comment, dimensions
+from ellzero.c.text import comment, dimensions, indented
 from ellzero.compaction.compact import compacted_of
 from ellzero.compaction.folding import folded
 from ellzero.compaction.living import warn_if_dead
 from ellzero.errors import InputError
 from ellzero.export.c.check import examples_of, program
 from ellzero.export.c.plan import Plan, plan
+from ellzero.export.c.stream import Stream, declared, defined
 from ellzero.files import write_atomically
 from ellzero.graph import Network, trace
 from ellzero.graph.graph import free_name
@@ -145,7 +146,9 @@ def export_c(
     files = {
         f"{name}.h": _header(network, planned, name),
         f"{name}.c": _source(network, planned, functions, name),
-        f"{name}_test.c": program(inputs, outputs, name),
+        f"{name}_test.c": program(
+            inputs, outputs, name, streams=isinstance(planned.stream, Stream)
+        ),
     }
     for file, text in files.items():
         write_atomically(folder / file, text.encode())
@@ -210,7 +213,7 @@ def _layers(functions: Sequence[Function]) -> Iterator[CLayer]:
         for role, (matrix, storage) in function.stored.items():
             yield CLayer(
                 function.kernel.name + ("" if role == "weight" else f".{role}"),
-                matrix.dense.size,
+                function.kernel.weights[role].numel(),
                 matrix.nonzeros,
                 storage.layout,
                 storage.values.kind,
@@ -242,21 +245,39 @@ int {name}_predict(const float *input, float *output);
 
 /* The same in working memory of the caller's, {upper}_SCRATCH floats. */
 int {name}_predict_in(const float *input, float *output, float *scratch);
-
+{declared(planned.stream, name)}
 #endif
+"""
+
+
+def _predict(calls: Iterable[str], planned: Plan, name: str) -> str:
+    """The function that goes through all kernels."""
+    unused = "" if planned.scratch else "    (void)scratch;\n"
+    return f"""int {name}_predict_in(const float *input, float *output, float *scratch)
+{{
+    int best = 0;
+{unused}{indented(chr(10).join(calls))}
+    for (int i = 1; i < {name.upper()}_OUTPUTS; ++i) {{
+        if (output[i] > output[best]) best = i;
+    }}
+    return best;
+}}
 """
 
 
 def _source(network: Network, planned: Plan, functions: Sequence[Function], name: str) -> str:
     upper = name.upper()
-    calls = []
+    calls: dict[str, str] = {}
     for function in functions:
         kernel = function.kernel
         values = [*(value for value, _ in kernel.inputs), kernel.result]
         places = [*(planned.places[value] for value in values), *planned.memory[kernel.result]]
-        calls.append(f"    {function.name}({', '.join(places)});")
+        calls[kernel.name] = f"{function.name}({', '.join(places)});"
     kernels = "\n".join(function.source() for function in functions)
-    unused = "" if planned.scratch else "    (void)scratch;\n"
+    if isinstance(planned.stream, Stream):
+        predict = defined(planned.stream, calls, planned.state, name)
+    else:
+        predict = _predict(calls.values(), planned, name)
     return f"""/* {name}: a network, written by ellzero {ellzero.__version__}. */
 #include "{name}.h"
 
@@ -264,16 +285,7 @@ def _source(network: Network, planned: Plan, functions: Sequence[Function], name
 #include <stdint.h>
 
 {kernels}
-int {name}_predict_in(const float *input, float *output, float *scratch)
-{{
-    int best = 0;
-{unused}{chr(10).join(calls)}
-    for (int i = 1; i < {upper}_OUTPUTS; ++i) {{
-        if (output[i] > output[best]) best = i;
-    }}
-    return best;
-}}
-
+{predict}
 #ifndef {upper}_NO_STATIC
 int {name}_predict(const float *input, float *output)
 {{
