@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import ellzero as ez
 from activation_cases import ACTIVATIONS, OF_POSITIVES, Own, activation
@@ -22,7 +23,19 @@ from ellzero.graph import Network
 
 IMAGE, VALUES, SIGNAL, VOLUME = (6, 6, 6), (6,), (6, 9), (6, 3, 4, 3)
 IN_3_DIMENSIONS = r"conv\.\d \(conv\) in 3 dimensions"
+MATRIX = torch.randn(9, 4, generator=torch.Generator().manual_seed(5))
 INDICES = torch.tensor([0, 1, 3, 4])
+
+
+class Transposed(nn.Module):
+    """A product with a parameter (in, out)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(MATRIX.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
 
 
 @dataclass
@@ -35,8 +48,14 @@ class OperationCase:
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     traced: bool = True  # whether the module's trace has this operation
     written: bool = True  # whether files can hold it
+    reads: int = 1  # inputs, where an operation may have any number
     refused: str = ""  # what C says of it that there is none for, a pattern
     positive: bool = False  # whether it is tried with positive values alone
+
+    @property
+    def count(self) -> int:
+        """How many inputs it reads."""
+        return self.reads if self.op.ARITY is None else self.op.ARITY
 
     def inputs(self) -> Tensor:
         """A batch to try it with."""
@@ -184,16 +203,75 @@ def cases() -> dict[str, OperationCase]:
         "slice with a step": OperationCase(
             ops.Slice(axis=2, start=1, stop=6, step=2), IMAGE, Own(lambda x: x[..., 1::2])
         ),
-        "concat": OperationCase(ops.Concat(axis=0), IMAGE, Own(lambda x: torch.cat([x, x], 1))),
-        "concat of places": OperationCase(
-            ops.Concat(axis=2), IMAGE, Own(lambda x: torch.cat([x, x], 3))
+        "concat": OperationCase(
+            ops.Concat(axis=0), IMAGE, Own(lambda x: torch.cat([x, x], 1)), reads=2
         ),
+        "concat of places": OperationCase(
+            ops.Concat(axis=2), IMAGE, Own(lambda x: torch.cat([x, x], 3)), reads=2
+        ),
+        "linear of sequences": layer(ops.Linear(), SIGNAL, nn.Linear(9, 5)),
+        "linear, transposed": OperationCase(
+            ops.Linear(transposed=True),
+            SIGNAL,
+            Transposed(),
+            {"weight": MATRIX},
+        ),
+        "attention": OperationCase(
+            ops.Attention(scale=6**-0.5),
+            IMAGE,
+            Own(lambda x: F.scaled_dot_product_attention(x, x, x)),
+            reads=3,
+        ),
+        "attention without heads, causal": OperationCase(
+            ops.Attention(scale=0.3, causal=True),
+            SIGNAL,
+            Own(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True, scale=0.3)),
+            reads=3,
+        ),
+        "attention with a mask": OperationCase(
+            ops.Attention(scale=6**-0.5),
+            IMAGE,
+            Own(lambda x: F.scaled_dot_product_attention(x, x, x, x)),
+            reads=4,
+        ),
+        "matmul": OperationCase(ops.MatMul(), IMAGE, Own(lambda x: x @ x)),
+        "subtract": OperationCase(ops.Subtract(), IMAGE, Own(lambda x: x - x)),
         "multiply": OperationCase(ops.Multiply(), IMAGE, Own(lambda x: x * x)),
+        "divide": OperationCase(ops.Divide(), IMAGE, Own(lambda x: x / x), positive=True),
+        "reshape into factors": OperationCase(
+            ops.Reshape(size=(2, 3, 6, 2, 3)), IMAGE, Own(lambda x: x.reshape(-1, 2, 3, 6, 2, 3))
+        ),
+        "reshape across axes": OperationCase(
+            ops.Reshape(size=(4, 9, 6)), IMAGE, Own(lambda x: x.reshape(-1, 4, 9, 6))
+        ),
+        "reshape that joins": OperationCase(ops.Reshape(size=(6, 36)), IMAGE, nn.Flatten(2)),
+        "permute": OperationCase(
+            ops.Permute(order=(2, 0, 1)), IMAGE, Own(lambda x: x.permute(0, 3, 1, 2))
+        ),
+        "permute of a sequence": OperationCase(
+            ops.Permute(order=(1, 0)), SIGNAL, Own(lambda x: x.transpose(1, 2))
+        ),
+        "reduce, mean of channels": OperationCase(
+            ops.Reduce(function="mean", over=(0,)), IMAGE, Own(lambda x: x.mean(1, keepdim=True))
+        ),
+        "reduce, sum": OperationCase(
+            ops.Reduce(function="sum", over=(0, 2)), IMAGE, Own(lambda x: x.sum((1, 3), True))
+        ),
+        "reduce, maximum": OperationCase(
+            ops.Reduce(function="max", over=(1,)), SIGNAL, Own(lambda x: x.max(2, True).values)
+        ),
+        "reduce, minimum": OperationCase(
+            ops.Reduce(function="min", over=(2,)), IMAGE, Own(lambda x: x.amin(3, True))
+        ),
         "flatten": OperationCase(ops.Flatten(), IMAGE, nn.Flatten()),
         "flatten of single values": OperationCase(ops.Flatten(), (6, 1, 1), nn.Flatten()),
         "add": OperationCase(ops.Add(), IMAGE, Own(lambda x: x + x)),
         "softmax": OperationCase(ops.Softmax(), VALUES, nn.Softmax(1)),
         "softmax of images": OperationCase(ops.Softmax(log=True), IMAGE, nn.LogSoftmax(1)),
+        "softmax of places": OperationCase(ops.Softmax(axis=2), IMAGE, nn.Softmax(-1)),
+        "log softmax of rows": OperationCase(
+            ops.Softmax(log=True, axis=1), IMAGE, nn.LogSoftmax(2)
+        ),
         "opaque": OperationCase(
             cumulative,
             IMAGE,
@@ -208,23 +286,98 @@ def cases() -> dict[str, OperationCase]:
     return table
 
 
-OPERATION_CASES = cases()
+def scaled(op: ops.Operation, shape: tuple[int, ...], module: Any) -> OperationCase:
+    """A normalization whose scale and shift are random, with a zero among the scales."""
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    if isinstance(op, ops.InstanceNorm):
+        module.weight.data[2] = 0
+    return layer(op, shape, module, weight="scale", bias="shift")
+
+
+def norms_and_places() -> dict[str, OperationCase]:
+    """Normalizations by an example's own values, and what changes how many places there are."""
+    up: Any = {"scale_factor": 1.5, "mode": "bilinear"}
+    one: Any = {"stride": (1,), "padding": (0,), "output_padding": (0,), "dilation": (1,)}
+    uneven: Any = {"stride": (3, 1), "padding": (1, 0), "output_padding": (2, 0)}
+    return {
+        "layer norm": scaled(ops.LayerNorm(eps=1e-3), SIGNAL, nn.LayerNorm(9, eps=1e-3)),
+        "layer norm of all": scaled(ops.LayerNorm(count=3), IMAGE, nn.LayerNorm(IMAGE)),
+        "layer norm of values": scaled(ops.LayerNorm(), VALUES, nn.LayerNorm(6, bias=False)),
+        "layer norm, plain": scaled(
+            ops.LayerNorm(count=2), IMAGE, nn.LayerNorm((6, 6), elementwise_affine=False)
+        ),
+        "rms norm": scaled(ops.RMSNorm(eps=1e-3), SIGNAL, nn.RMSNorm(9, eps=1e-3)),
+        "group norm": scaled(ops.GroupNorm(groups=2), IMAGE, nn.GroupNorm(2, 6)),
+        "group norm of values": scaled(ops.GroupNorm(groups=3), VALUES, nn.GroupNorm(3, 6)),
+        "instance norm": scaled(ops.InstanceNorm(), IMAGE, nn.InstanceNorm2d(6, affine=True)),
+        "instance norm of signals": scaled(
+            ops.InstanceNorm(eps=1e-3), SIGNAL, nn.GroupNorm(6, 6, eps=1e-3)
+        ),
+        "upsample": OperationCase(
+            ops.Upsample(mode="nearest", scale=(2.0, 1.7)),
+            IMAGE,
+            nn.Upsample(scale_factor=(2.0, 1.7)),
+        ),
+        "upsample of signals": OperationCase(
+            ops.Upsample(mode="nearest", size=(13,)), SIGNAL, nn.Upsample(13)
+        ),
+        "upsample, linear": OperationCase(
+            ops.Upsample(mode="linear", scale=(1.5, 1.5)), IMAGE, nn.Upsample(**up)
+        ),
+        "upsample, corners aligned": OperationCase(
+            ops.Upsample(mode="linear", size=(4, 11), align_corners=True),
+            IMAGE,
+            nn.Upsample((4, 11), mode="bilinear", align_corners=True),
+        ),
+        "upsample of one value": OperationCase(
+            ops.Upsample(mode="linear", size=(2, 3)),
+            (6, 1, 1),
+            nn.Upsample((2, 3), mode="bilinear"),
+        ),
+        "pixel shuffle": OperationCase(ops.PixelShuffle(factor=2), (8, 3, 2), nn.PixelShuffle(2)),
+        "pixel unshuffle": OperationCase(ops.PixelUnshuffle(factor=3), IMAGE, nn.PixelUnshuffle(3)),
+        "transposed conv": layer(
+            ops.ConvTransposed(**uneven, dilation=(1, 2)),
+            IMAGE,
+            nn.ConvTranspose2d(6, 5, (2, 3), (3, 1), (1, 0), (2, 0), dilation=(1, 2)),
+        ),
+        "transposed conv of signals": layer(
+            ops.ConvTransposed(**(one | {"stride": (2,), "dilation": (3,)})),
+            SIGNAL,
+            nn.ConvTranspose1d(6, 5, 4, stride=2, dilation=3, bias=False),
+        ),
+        "transposed conv, depthwise": layer(
+            ops.ConvTransposed(stride=(2, 2), padding=(1, 1), groups=6),
+            IMAGE,
+            nn.ConvTranspose2d(6, 6, 3, 2, 1, groups=6),
+        ),
+        "transposed conv, in groups": layer(
+            ops.ConvTransposed(stride=(2, 2), groups=2),
+            IMAGE,
+            nn.ConvTranspose2d(6, 4, 3, 2, groups=2),
+        ),
+    }
+
+
+OPERATION_CASES = cases() | norms_and_places()
 
 
 def around(case: OperationCase, seed: int) -> Network:
     """The operation between layers with dead, constant and unread channels."""
     b = Builder((2, *case.shape[1:]), seed)
     before = [_layer(b, case.shape[0], padded=True)]
-    if case.op.ARITY != 1 and not isinstance(case.op, ops.Input | ops.Opaque):
+    if case.count > 1:
         b.last = "input"
         before.append(_layer(b, case.shape[0], padded=True))
-    for number, name in enumerate(before):
+    before += before[1:] * (case.count - 2)
+    for number, name in enumerate(before[:2]):
         # channel 0 is zero in all, 1 a constant in all, 2 in one of them alone
         b.weights[f"{name}.weight"][: 3 - number] = 0
         b.weights[f"{name}.bias"][: 3 - number] = torch.tensor([0.0, 1.5, -2.0])[: 3 - number]
     if not isinstance(case.op, ops.Input):
+        before = [_positive(b, case, name) for name in before]
         b.last = before[0]
-        _make_positive(b, case)
         b.add(case.op, *before[1:], **case.weights)
     after = _layer(b, 3, padded=seed % 2 == 0)
     b.weights[f"{after}.weight"][:, -1] = 0
@@ -238,10 +391,8 @@ def all_at_once(shape: tuple[int, ...]) -> Network:
     for case in OPERATION_CASES.values():
         if case.shape != shape or isinstance(case.op, ops.Input):  # the network has one
             continue
-        b.last = source
-        _make_positive(b, case)
-        others = case.op.ARITY != 1 and not isinstance(case.op, ops.Opaque)
-        b.add(case.op, *[source] * others, **case.weights)
+        b.last = _positive(b, case, source)
+        b.add(case.op, *[b.last] * (case.count - 1), **case.weights)
         if b.shape == shape:
             same = b.add(ops.Add(), same) if same else b.last
             continue
@@ -255,14 +406,17 @@ def all_at_once(shape: tuple[int, ...]) -> Network:
     return b.network()
 
 
-def _make_positive(b: Builder, case: OperationCase) -> None:
-    if case.positive:
-        b.activation("abs")
-        b.add(ops.Activation(function="plus", parameters=(0.1,)))
+def _positive(b: Builder, case: OperationCase, source: str) -> str:
+    """The node's value, or where the case needs it one of positive numbers."""
+    if not case.positive:
+        return source
+    b.last = source
+    b.activation("abs")
+    return b.add(ops.Activation(function="plus", parameters=(0.1,)))
 
 
 def _layer(b: Builder, out: int, *, padded: bool) -> str:
-    if len(b.shape) == 1:
+    if not 1 < len(b.shape) < 5:
         return b.linear(out, density=0.7, kind="float32", bias=True)
     size, count = 3 if min(b.shape[1:]) >= 3 else 1, len(b.shape) - 1
     margin = 1 if padded and size == 3 else 0
@@ -282,8 +436,7 @@ def check_values(case: OperationCase) -> None:
     """Its shape and values are those of the module."""
     x = case.inputs()
     expected = case.module(x.clone())
-    several = case.op.ARITY is None and not isinstance(case.op, ops.Opaque)
-    inputs = [x] * (2 if several else case.op.ARITY if case.op.ARITY is not None else 1)
+    inputs = [x] * case.count
     sizes = {role: tuple(w.shape) for role, w in case.weights.items()}
     assert case.op.shape([case.shape] * len(inputs), sizes) == tuple(expected.shape[1:])
     if inputs:
@@ -316,7 +469,8 @@ def check_packed(case: OperationCase, folder: Path) -> None:
             ez.pack(network, folder / "net.ellz")
         return
     assert ez.pack(network, folder / "net.ellz").self_contained
-    assert torch.equal(ez.load(folder / "net.ellz")(x), network(x))
+    with torch.no_grad():  # torch takes another kernel for attention where gradients are wanted
+        assert torch.equal(ez.load(folder / "net.ellz")(x), network(x))
 
 
 def check_onnx(network: Network, folder: Path) -> None:

@@ -90,7 +90,7 @@ class GraphBuilder:
         self.lifted: dict[Any, str] = {}  # fx node -> name of the weight it stands for
         self.values = Values()
         self._raw: dict[Any, str] = {}  # fx node -> an opaque one, of what no input changes
-        self._shared: dict[Any, str] = {}  # parts of one call can be results of one node
+        self._shared: dict[Any, str] = {}  # what is computed -> the node that computes it
         self.tensors: dict[str, Any] = {**program.state_dict, **program.constants}
         # a tied weight goes by its first name, as in named_parameters
         first = {id(tensor): name for name, tensor in reversed(self.tensors.items())}
@@ -308,7 +308,7 @@ class GraphBuilder:
             for role, weight in said.weights.items()
             if weight is not None
         }
-        key = (call.fx_node, said.operation, *inputs, *weights.items())
+        key = (said.operation, *inputs, *weights.items())
         if key not in self._shared:
             name = said.name or call.path
             self._shared[key] = self._add(said.operation, inputs, weights, name, fx_node)
@@ -388,6 +388,7 @@ class GraphBuilder:
             call=call,
             size=() if layout is None else layout.shape,
             line=_line(fx_node),
+            is_size=isinstance(fx_node.meta.get("val"), torch.SymInt),
         )
         return self._add(op, read, weights, path_of(fx_node), fx_node)
 

@@ -105,8 +105,12 @@ class Graph(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def opaque(self) -> list[Node]:
-        """The nodes that are no data; while there are any, the network cannot be written."""
-        return [node for node in self.nodes if isinstance(node.op, Opaque)]
+        """The nodes that are no data; while there are any, the network cannot be written.
+
+        Sizes of the batch are among them only where they alone are in the way.
+        """
+        unknown = [node for node in self.nodes if isinstance(node.op, Opaque)]
+        return [n for n in unknown if isinstance(n.op, Opaque) and not n.op.is_size] or unknown
 
     def consumers(self) -> dict[str, list[Node]]:
         """Who reads each node's result, in order; once for each time it is read."""

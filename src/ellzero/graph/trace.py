@@ -163,8 +163,9 @@ def _exported(model: nn.Module, example: Example) -> ExportedProgram:
     device = device_of(model)
     batch = [_two_of(value, device) for value in inputs]
     keywords = {name: _two_of(value, device) for name, value in named.items()}
-    sizes = {0: torch.export.Dim("batch", max=LARGEST_BATCH)}
-    dynamic = tuple(sizes for _ in batch) or dict.fromkeys(keywords, sizes)
+    dynamic = torch.export.ShapesCollection()
+    for value in (*batch, *keywords.values()):
+        dynamic[value] = {0: torch.export.Dim("batch", max=LARGEST_BATCH)}
     shown = ", ".join(str(tuple(value.shape)) for value in (*inputs, *named.values()))
     with evaluating(model), torch.no_grad(), quiet("torch", logging.CRITICAL):
         try:

@@ -7,6 +7,7 @@ from ellzero.operations.attention import Attention
 from ellzero.operations.concat import Concat
 from ellzero.operations.constant import Constant
 from ellzero.operations.conv import Conv
+from ellzero.operations.conv_transposed import ConvTransposed
 from ellzero.operations.divide import Divide
 from ellzero.operations.embedding import Embedding
 from ellzero.operations.flatten import Flatten
@@ -14,10 +15,12 @@ from ellzero.operations.input import Input
 from ellzero.operations.linear import Linear
 from ellzero.operations.matmul import MatMul
 from ellzero.operations.multiply import Multiply
+from ellzero.operations.norm import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ellzero.operations.opaque import Opaque as Opaque
 from ellzero.operations.operation import Operation
 from ellzero.operations.pad import Pad
 from ellzero.operations.permute import Permute
+from ellzero.operations.pixel_shuffle import PixelShuffle, PixelUnshuffle
 from ellzero.operations.pool import Pool
 from ellzero.operations.prelu import PReLU
 from ellzero.operations.recurrent import Recurrent
@@ -27,22 +30,31 @@ from ellzero.operations.select import Select
 from ellzero.operations.slice import Slice
 from ellzero.operations.softmax import Softmax
 from ellzero.operations.subtract import Subtract
+from ellzero.operations.upsample import Upsample
 
 OPERATIONS: dict[str, type[Operation]] = {
     "input": Input,
     "constant": Constant,
     "select": Select,
     "affine": Affine,
+    "matmul": MatMul,
     "linear": Linear,
     "embedding": Embedding,
     "conv": Conv,
+    "conv_transposed": ConvTransposed,
     "recurrent": Recurrent,
     "attention": Attention,
-    "matmul": MatMul,
     "activation": Activation,
     "prelu": PReLU,
     "reduce": Reduce,
     "pool": Pool,
+    "upsample": Upsample,
+    "pixel_shuffle": PixelShuffle,
+    "pixel_unshuffle": PixelUnshuffle,
+    "layer_norm": LayerNorm,
+    "rms_norm": RMSNorm,
+    "group_norm": GroupNorm,
+    "instance_norm": InstanceNorm,
     "flatten": Flatten,
     "reshape": Reshape,
     "permute": Permute,

@@ -134,6 +134,7 @@ class Activation(Elementwise):
     kind: Literal["activation"] = "activation"
     function: Annotated[str, AfterValidator(_known)]
     parameters: tuple[Number, ...] = ()
+    ANY_LAYOUT = True
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:

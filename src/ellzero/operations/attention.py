@@ -47,11 +47,15 @@ class Attention(Operation):
         return {aten.scaled_dot_product_attention.default: _attention}
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
-        q, k, v, *masks = inputs
+        # with one axis of heads, as an ONNX file wants it
+        q, k, v, *masks = (
+            x.unsqueeze(1) if x.ndim == 3 else x.flatten(1, x.ndim - 3) for x in inputs
+        )
         mask = masks[0] if masks else None
-        return F.scaled_dot_product_attention(
+        mixed = F.scaled_dot_product_attention(
             q, k, v, mask, is_causal=self.causal, scale=self.scale
         )
+        return mixed.reshape(-1, *inputs[0].shape[1:-1], v.shape[-1])
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         if not 3 <= len(inputs) <= 4:

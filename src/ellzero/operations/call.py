@@ -83,6 +83,10 @@ class Call:
             raise ComputedWeightError
         return self.values.weights[self[role]]
 
+    def is_weight(self, role: str) -> bool:
+        """Whether an argument is a weight as it is, not one that the network computes."""
+        return self[role] in self.values.weights
+
     def constant(self, role: str) -> Tensor | None:
         """One example of an argument that is the same for every input and no weight, or None."""
         return self.values.constants.get(self[role])

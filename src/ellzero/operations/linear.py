@@ -11,13 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ellzero.c.kernel import Context
-from ellzero.c.layer import plus_bias, pointers, weighted
-from ellzero.c.storage import Matrix, Storage
-from ellzero.c.text import block, loop
+from ellzero.c.layer import plus_bias, weighted
+from ellzero.c.product import product
+from ellzero.c.text import loop
 from ellzero.errors import InputError
+from ellzero.operations.add import Add
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call, aten
+from ellzero.operations.layout import Layout
+from ellzero.operations.matmul import MatMul
 from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.permute import Permute
+from ellzero.operations.reshape import Reshape
 from ellzero.operations.shapes import expect, sizes
 from ellzero.tensors import Shape
 
@@ -70,23 +75,59 @@ class Linear(Operation):
     def folds_constants(self) -> bool:
         return True
 
+    def repeats(self, inputs: Sequence[Shape], output: Shape) -> int:
+        return math.prod(output[:-1])
+
     def c_body(self, context: Context) -> str:
-        """Rows one by one, or several in lanes, at one place after the other."""
+        """The product at one place after the other."""
         *places, features = context.inputs[0]
-        matrix, storage = weighted(context, np.arange(features), lanes=True)
-        channel = f"at / {math.prod(places[1:])}" if places else ""
-        rows = _lanes if storage.lanes > 1 else _one_by_one
-        body = pointers(storage) + rows(context, storage, matrix, channel)
+        weight = context.weights["weight"]
+        rows = weight.T.contiguous() if self.transposed else weight
+        matrix, storage = weighted(context, np.arange(features), lanes=True, entries=rows)
+        channel = f"n / {math.prod(places[1:])}" if places else ""
+
+        def store(total: str, row: str) -> str:
+            return context.finish(total + plus_bias(context, row), f"y[{row}]", channel or row)
+
+        body = product(matrix, storage, context.choice, "x", store)
         if not places:
             return body
-        return loop("at", math.prod(places), f"{body}\nx += {features};\ny += {matrix.rows};")
+        return loop("n", math.prod(places), f"{body}\nx += {features};\ny += {matrix.rows};")
 
 
 def _linear(call: Call) -> Recognized | None:
     layout = call.layout("input")
     if layout is None or layout.axis(-1) is None:
         return None
-    return Recognized(Linear(), [call["input"]], {"weight": call["weight"], "bias": call["bias"]})
+    weight, bias = call["weight"], call["bias"]
+    if call.is_weight("weight") and (bias is None or call.is_weight("bias")):
+        return Recognized(Linear(), [call["input"]], {"weight": weight, "bias": bias})
+    return _of_computed_weights(call, layout)
+
+
+def _of_computed_weights(call: Call, layout: Layout) -> Recognized | None:
+    """A product with what is made of weights, such as a part of one: attention's projections."""
+    matrix, bias = call.layout("weight"), call.layout("bias")
+    if matrix is None or matrix.has_batch or len(matrix.dims) != 2:
+        return None
+    if call["bias"] is not None and (bias is None or bias.has_batch):
+        return None
+    out, features = matrix.shape
+    after = layout.resized(-1, out)
+    if call.is_weight("weight"):
+        product = Recognized(Linear(), [call["input"]], {"weight": call["weight"]})
+    else:
+        columns = Recognized(Permute(order=(1, 0)), [call["weight"]])
+        rows = Recognized(Reshape(size=(*layout.shape[:-1], features)), [call["input"]])
+        if len(layout.shape) == 1:
+            rows = Recognized(Reshape(size=(1, features)), [call["input"]])
+        product = Recognized(MatMul(), [rows, columns])
+    product = Recognized(Reshape(size=after.shape), [product], layout=after)
+    if call["bias"] is None:
+        return product
+    size = (*[1] * (len(after.shape) - 1), out)
+    shift = Recognized(Reshape(size=size), [call["bias"]])
+    return Recognized(Add(), [product, shift], layout=after)
 
 
 def _added(call: Call) -> Recognized | None:
@@ -104,52 +145,3 @@ def _transposed(call: Call, role: str, weight: str, bias: Any) -> Recognized | N
     weights = {"weight": call[weight], "bias": bias}
     after = layout.resized(-1, matrix.shape[1])
     return Recognized(Linear(transposed=True), [call[role]], weights, layout=after)
-
-
-def _one_by_one(context: Context, storage: Storage, matrix: Matrix, channel: str) -> str:
-    """One sum after the other.
-
-    Args:
-        channel: C expression of the result's channel; empty where it is the row.
-    """
-    total = storage.values.finish("total") + plus_bias(context, "r")
-    walk = storage.walk("x", f"total += {storage.values.read('*w++')} * *p;")
-    row = f"float total = 0.0f;\n{walk}\n{context.finish(total, 'y[r]', channel or 'r')}"
-    return loop("r", matrix.rows, row)
-
-
-def _lanes(context: Context, storage: Storage, matrix: Matrix, channel: str) -> str:
-    """Rows in lanes: as many sums at once, each with its own weight."""
-    lanes = storage.lanes
-    sums = _in_vectors if context.choice == "fastest" else _written_out
-    row = f"{context.name}_rows[place]" if storage.layout == "sliced" else "place"
-    total = storage.values.finish("total[lane]") + plus_bias(context, "row")
-    guard = "" if matrix.rows % lanes == 0 else f" && {lanes} * r + lane < {matrix.rows}"
-    stores = block(
-        f"for (int lane = 0; lane < {lanes}{guard}; ++lane)",
-        f"const int place = {lanes} * r + lane;\nconst int row = {row};\n"
-        + context.finish(total, "y[row]", channel or "row"),
-    )
-    return loop("r", -(-matrix.rows // lanes), f"{sums(storage)}\n{stores}")
-
-
-def _written_out(storage: Storage) -> str:
-    """Sums of a dense block one by one: they stay in registers without a compiler's unrolling."""
-    names = [f"total{lane}" for lane in range(storage.lanes)]
-    sums = "\n".join(
-        f"{name} += {storage.values.read(f'w[{lane}]')} * a;" for lane, name in enumerate(names)
-    )
-    walk = storage.walk("x", f"const float a = *p;\n{sums}\nw += {storage.lanes};")
-    zeros = ", ".join(f"{name} = 0.0f" for name in names)
-    return f"float {zeros};\n{walk}\nconst float total[{storage.lanes}] = {{{', '.join(names)}}};"
-
-
-def _in_vectors(storage: Storage) -> str:
-    """Sums of a dense or a sliced block as loops of fixed length, which compilers vectorize."""
-    lanes, weight = storage.lanes, storage.values.read("w[lane]")
-    each = f"for (int lane = 0; lane < {lanes}; ++lane)"
-    if storage.layout == "sliced":
-        body = f"{each} total[lane] += {weight} * x[at[lane]];\nw += {lanes};\nat += {lanes};"
-    else:
-        body = f"const float a = *p;\n{each} total[lane] += {weight} * a;\nw += {lanes};"
-    return f"float total[{lanes}] = {{0.0f}};\n{storage.walk('x', body)}"

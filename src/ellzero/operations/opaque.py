@@ -14,8 +14,8 @@ from ellzero.tensors import Shape
 class Opaque(Operation):
     """Anything else: it runs in memory, but it is no data, so it cannot be written.
 
-    Its result may be no tensor (a batch's size, a tuple); then its shape is empty. `line` says
-    where in the network's code the call is.
+    Its result may be no tensor (a tuple, or the batch's size: `is_size`); then its shape is empty.
+    `line` says where in the network's code the call is.
     """
 
     kind: Literal["opaque"] = "opaque"
@@ -23,6 +23,7 @@ class Opaque(Operation):
     call: Callable[[Sequence[Any], Mapping[str, Tensor]], Any]
     size: tuple[int, ...] = ()
     line: str = ""
+    is_size: bool = False
     ARITY = None
 
     def run(self, inputs: Sequence[Any], weights: Mapping[str, Tensor]) -> Any:
