@@ -22,7 +22,7 @@ import ellzero as ez
 STUDY = """
 name = "trial"
 seeds = [0, 1]
-sparsities = [0.75, 0.9]
+sparsities = [0.9]
 stalled_minutes = 0.4
 
 [methods]
@@ -81,7 +81,8 @@ def figures(folder: Path) -> dict[str, Any]:
         AssertionError: a cell of it is not done.
     """
     results = ez.Results.read(folder)
-    cells = {cell.folder.name: bits(cell.folder) for cell in results.runs}
+    begun = [cell.folder for cell in results.runs if cell.status != "missing"]
+    cells = {folder.name: bits(folder) for folder in begun}
     rows = [(r.method, r.target, r.strength, r.at_edge, r.seeds) for r in results.rows()]
     return {**cells, "rows": rows}
 
@@ -143,7 +144,7 @@ def struck(trials: Trials, folder: Path, name: str, count: int, rng: random.Rand
 def main() -> None:
     """Print what came of the studies."""
     chosen = options(__doc__, 40, "studies")
-    make_project(chosen.folder, count=2000)
+    make_project(chosen.folder, count=1000)
     (chosen.folder / "study.toml").write_text(STUDY)
     whole = Command(chosen.folder, *command("whole")).wait(LIMIT_S)
     assert whole.code == 0, whole.err
@@ -157,7 +158,7 @@ def main() -> None:
             ended = Command(chosen.folder, *command(name)).wait(LIMIT_S)
             assert ended.code == 0, f"it ended with {ended.code}: {ended.lines}"
             reached = figures(chosen.folder / name)
-            differs = [key for key in expected if reached.get(key) != expected[key]]
+            differs = [k for k in {**expected, **reached} if reached.get(k) != expected.get(k)]
             assert not differs, f"it differs from an undisturbed one: {differs}"
             shutil.rmtree(chosen.folder / name)
         if left == 0:
