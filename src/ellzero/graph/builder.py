@@ -165,8 +165,7 @@ class GraphBuilder:
             tensor = self.tensors[name]
             self.values.weights[fx_node] = tensor
             self.values.layouts[fx_node] = Layout.of_weight(tuple(tensor.shape))
-            is_index = not isinstance(tensor, torch.nn.Parameter) and not tensor.is_floating_point()
-            if (is_index or fx_node.name in self._literals) and name not in self.changed:
+            if name not in self.changed and (fx_node.name in self._literals or _is_index(tensor)):
                 self.values.constants[fx_node] = tensor
         elif isinstance(value := fx_node.meta.get("val"), Tensor):
             self.values.batch = value.shape[0] if self.values.batch is None else self.values.batch
@@ -453,6 +452,13 @@ def _relaid(layout: Layout, sizes: Sequence[Any], batch: Any) -> Layout | None:
         else:
             dims.append(dim)
     return Layout(tuple(dims))
+
+
+def _is_index(tensor: Tensor) -> bool:
+    """Whether a tensor is no weight to compute with: indices, or a mask with infinities."""
+    if isinstance(tensor, torch.nn.Parameter) or tensor.is_complex():
+        return False
+    return not (tensor.is_floating_point() and bool(tensor.isfinite().all()))
 
 
 def _gives_argument(fx_node: Any) -> bool:
