@@ -59,9 +59,9 @@ class Recurrent(Operation):
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         x, *first = inputs
         cell, units = CELLS[self.cell], weights["weight_hh"].shape[1]
-        if not first:
-            first = [x.new_zeros(x.shape[0], units)] * cell.states
-        states = [state.unsqueeze(0) for state in first]
+        first = first or [x.new_zeros(1, units)] * cell.states
+        # of what no input changes there is one example
+        states = [state.expand(x.shape[0], units).unsqueeze(0) for state in first]
         parameters = [weights["weight_ih"], weights["weight_hh"], *_both_biases(weights)]
         outputs, *_ = cell.layer(
             x.flip(1) if self.reverse else x,
@@ -251,12 +251,9 @@ def _first_states(call: Call, count: int) -> list[list[Recognized]]:
     units = result_of(states[0]).shape[2]
     return [
         [
-            Recognized(
-                Reshape(size=(units,)),
-                [_row(state, number, f"{call.path}.state{number}_{role}")],
-                name=f"{call.path}.state{number}_{role}",
-            )
-            for role, state in enumerate(states)
+            Recognized(Reshape(size=(units,)), [_row(state, number, f"{name}_row")], name=name)
+            for role, state in zip(("state", "kept"), states, strict=False)
+            for name in [f"{call.path}.{role}{number}"]
         ]
         for number in range(count)
     ]
