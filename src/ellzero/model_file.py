@@ -20,6 +20,7 @@ from ellzero.files import (
     tensors_to_bytes,
 )
 from ellzero.graph import Network
+from ellzero.graph.trace import with_code
 from ellzero.packed.reader import is_packed, read_packed
 from ellzero.pruning import Masks
 from ellzero.tensors import require_held
@@ -97,12 +98,14 @@ def load(
     Args:
         path: a file of `ez.pack` or `ez.save`, or any safetensors file with the network's keys.
         model: a network of the same architecture; its weights change in place. A packed file that
-            holds its architecture needs none.
+            holds its architecture needs none; of one with parts that are code (a compacted network
+            with an opaque node) the network lends the code, and stays as it is.
         max_bytes: memory that a packed file may take; by default 64 MiB or 4096 times the file's
             bytes, whichever is more.
 
     Returns:
-        The model that was given; without one a `Network` in evaluation mode.
+        The model that was given; without one, or where it lent code, a `Network` in evaluation
+        mode.
 
     Raises:
         InputError: no such file; truncated or damaged; a pickle (never unpickled); of another
@@ -121,12 +124,19 @@ def load(
         graph, tensors = read_packed(path, max_bytes=max_bytes)
     else:
         tensors, _ = read_model(path)
-    if model is not None:
+    if model is not None and (graph is None or not graph.opaque):
         _load_into(model, tensors, path)
         return model
     if graph is None:
         raise InputError(f"{path} holds weights only; give it the network: ez.load(path, model)")
+    if graph.opaque and model is None:
+        raise InputError(
+            f"{path} lacks the code of {graph.opaque[0].named}; give it a network of the class "
+            "that it was made from: ez.load(path, model)"
+        )
     try:
+        if model is not None:
+            graph = with_code(graph, model)
         return Network(graph, tensors).requires_grad_(True).eval()
     except InputError as error:
         raise InputError(f"{path} cannot be loaded: {error}") from None

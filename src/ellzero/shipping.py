@@ -215,8 +215,8 @@ def ship(
 ) -> Shipped:
     """Compact a network, quantize it if that is asked for, and write it: packed, as ONNX, as C.
 
-    A network with a part that is no data (an opaque one) is not compacted, and its packed file
-    holds the weights alone.
+    Of a network with a part that is code (an opaque one) the packed file has that part's name
+    alone: to load it takes the network's class.
 
     Args:
         source: what `ez.open_run` gave, or a network; it does not change.
@@ -259,12 +259,8 @@ def ship(
     changed = folded(whole)
     warn_if_dead(changed)
     float32_bytes = 4 * sum(p.numel() for p in model.parameters())
-    if whole.graph.opaque:  # weights alone can be packed, so they stay as the network has them
-        why = f"not compacted and packed as weights alone: {whole.graph.opaque[0].named}"
-        network, kept = model, (f"the network as it is, {why}",)
-    else:
-        compacted = compacted_of(changed)
-        network, kept = compacted.model, compacted.kept
+    compacted = compacted_of(changed)
+    network, kept = compacted.model, compacted.kept
     shipped = Shipped(float32_bytes, kept)
     if quantization is not None:
         examples = _data(source, data) if quantization.needs_data else None
@@ -276,8 +272,7 @@ def ship(
         if destinations.ellz is not None:
             ellz = pack(network, destinations.ellz)
         if destinations.onnx is not None:
-            small = network if isinstance(network, Network) else traced()
-            onnx = export_onnx(small, destinations.onnx)
+            onnx = export_onnx(network, destinations.onnx)
         if destinations.c is not None:
             storage = destinations.storage
             of_c = whole if storage == "dense" else network

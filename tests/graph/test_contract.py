@@ -286,7 +286,7 @@ def test_a_kind_that_stands_for_another_class_is_neither_written_nor_in_c(monkey
     [
         ({"C": "what"}, "Wrong: C is 'what'; expected none, same, value, body"),
         ({"LAYER": "linear"}, "Wrong: LAYER is 'linear'; expected dense, conv"),
-        ({"LAYER": "dense", "REQUIRED": ("bias",)}, "has a weight; write 'weight' in REQUIRED"),
+        ({"LAYER": "dense", "OPTIONAL": ("bias",)}, "a layer has weights; name them in REQUIRED"),
         ({"C": "value"}, "C is 'value', but it defines no c_value"),
         ({"C": "body", "c_value": lambda self, v, weights: v}, "but it defines no c_body"),
     ],

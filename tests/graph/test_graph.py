@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import ellzero as ez
 from ellzero import operations as ops
 from ellzero.graph import Graph, Network, Node
+from ellzero.graph.trace import with_code
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +61,62 @@ def test_json_is_short(network):
     }
 
 
-def test_an_opaque_node_is_no_data():
-    traced = ez.trace(nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)), torch.zeros(1, 3))
-    assert [node.name for node in traced.graph.opaque] == ["1"]
-    with pytest.raises(ez.InputError, match=r"1 \(aten\.layer_norm\S*\) cannot be written as data"):
-        traced.graph.to_json()
+class Summed(nn.Module):
+    """Layers around what no operation says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).cumsum(1))
+
+
+def test_of_an_opaque_node_a_file_has_the_name_alone():
+    torch.manual_seed(0)
+    traced = ez.trace(Summed(), torch.zeros(1, 3))
+    assert [node.name for node in traced.graph.opaque] == ["cumsum"]
+    assert "test_graph.py" in traced.graph.opaque[0].named  # where its call is
+    content = traced.graph.to_json()
+    assert b"test_graph" not in content
+    read = Graph.from_json(content)
+    network, x = Network(read, traced.state_dict()), torch.randn(4, 3)
+    with pytest.raises(ez.InputError, match=r"aten\.cumsum\S* is code of the network's class"):
+        network(x)
+    whole = Network(with_code(read, Summed()), traced.state_dict())
+    assert torch.equal(whole(x), traced(x))
+    with pytest.raises(ez.InputError, match=r"Linear has no part cumsum"):
+        with_code(read, nn.Linear(3, 2))
+
+
+def test_layers_around_an_opaque_node_are_selected_compacted_and_loaded_again(tmp_path):
+    torch.manual_seed(0)
+    model = Summed()
+    with torch.no_grad():
+        model.first.weight[:, 1] = 0  # an input that nothing reads
+    small = ez.compact(model, torch.zeros(1, 3)).model
+    assert list(ez.select(small)) == ["first.weight", "last.weight"]
+    assert list(ez.quantize(small, bits=3).bits) == ["first.weight", "last.weight"]
+    with pytest.warns(ez.EllzeroWarning, match="cumsum .* cannot be written as data"):
+        ez.pack(small, tmp_path / "net.ellz")
+    loaded = ez.load(tmp_path / "net.ellz", Summed())
+    x = torch.randn(4, 3)
+    assert torch.equal(loaded(x), small(x))
+    assert loaded.get_parameter("first.weight").shape == (6, 2)
+
+
+def test_weights_within_an_opaque_part_keep_their_kind():
+    class Computed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.d = nn.Conv2d(2, 3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.conv2d(x, self.d.weight.cumsum(1), self.d.bias)
+
+    network = ez.trace(Computed(), torch.zeros(1, 2, 5, 5))
+    assert network.graph.opaque
+    assert list(ez.select(network)) == ["d.weight"]
 
 
 INPUT = {"name": "x", "op": {"kind": "input", "size": [3]}}

@@ -116,11 +116,14 @@ LIES = {
         b"",
         "no graph",
     ),
-    "a second input": (
+    "an input after other nodes": (
         1,
-        graph({"name": "y", "op": {"kind": "input", "size": [1]}}),
+        graph(
+            {"name": "y", "op": {"kind": "flatten"}, "inputs": ["x"]},
+            {"name": "z", "op": {"kind": "input", "size": [1]}},
+        ),
         b"",
-        "second",
+        "comes after other nodes",
     ),
     "a huge input": (1, graph(size=[2**30] * 3), b"", "bytes of memory"),
     "an input of many dimensions": (1, graph(size=[2**30] * 1000), b"", "1000 dimensions"),

@@ -105,7 +105,7 @@ def compacted_of(changed: Folded) -> Compacted:
     _check_finite(changed.original)
     channels = changed.channels
     graph, weights = _sliced(changed.network, channels)
-    smaller = Network(graph, weights).eval()
+    smaller = Network(graph, weights, changed.network.weight_kinds()).eval()
     removed = [Removed(name, "node", 1, 0) for name in changed.gone]
     removed += _differences(changed.network, smaller)
     return Compacted(smaller, tuple(removed), (*changed.kept, *channels.reasons()))

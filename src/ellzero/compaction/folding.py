@@ -72,7 +72,8 @@ def folded(network: Network) -> Folded:
             continue
         kept.append(f"{node.name} stays a scale and a shift: {reason}")
     changed = graph.model_copy(update={"nodes": tuple(nodes.values())})
-    smaller = Network(changed, {n: weights[n] for n in changed.weight_names()})
+    left = {name: weights[name] for name in changed.weight_names()}
+    smaller = Network(changed, left, network.weight_kinds())
     return Folded(network, smaller, tuple(result), tuple(kept))
 
 

@@ -27,6 +27,8 @@ def _operation(table: Any) -> Operation:
     if isinstance(table, Operation):
         return table
     kind = table.get("kind") if isinstance(table, dict) else None
+    if kind == "opaque":
+        return Opaque.model_validate(table)
     if not isinstance(kind, str) or kind not in OPERATIONS:
         raise ValueError(
             f"no operation is of the kind {str(kind)[:50]!r}; expected one of "
@@ -105,7 +107,7 @@ class Graph(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def opaque(self) -> list[Node]:
-        """The nodes that are no data; while there are any, the network cannot be written.
+        """The nodes that are no data: a file has their names alone, and C has none for them.
 
         Sizes of the batch are among them only where they alone are in the way.
         """
@@ -204,14 +206,13 @@ class Graph(BaseModel, frozen=True, extra="forbid"):
                 raise InputError(f"{node.named} lacks its {role}")
 
     def to_json(self) -> bytes:
-        """The graph as compact JSON; defaults are left out.
+        """The graph as compact JSON; defaults are left out, of opaque nodes what they call.
 
         Raises:
-            InputError: an operation that is no data, or that is not in `OPERATIONS`, so that
-                nothing could read it.
+            InputError: an operation that is not in `OPERATIONS`, so that nothing could read it.
         """
         for node in self.nodes:
-            if not is_registered(node.op):
+            if not is_registered(node.op) and not isinstance(node.op, Opaque):
                 raise InputError(
                     f"{node.named} cannot be written as data{how_to_register(node.op)}"
                 )

@@ -35,6 +35,7 @@ class Network(Holder):
     Args:
         graph: the architecture.
         weights: tensors by state_dict key; floating ones become parameters.
+        kinds: of what kind weights are, where the operations do not say it.
 
     Raises:
         InputError: weights that the graph does not fit, or names that cannot be keys.
@@ -47,7 +48,9 @@ class Network(Holder):
         (['0.weight', '0.bias'], ['input', 'linear', 'activation'])
     """
 
-    def __init__(self, graph: Graph, weights: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, graph: Graph, weights: Mapping[str, Tensor], kinds: Mapping[str, Kind] | None = None
+    ) -> None:
         super().__init__()
         self.graph = graph
         self.shapes = graph.shapes({name: tuple(w.shape) for name, w in weights.items()})
@@ -60,14 +63,9 @@ class Network(Holder):
         }
         self._weights: dict[str, dict[str, tuple[nn.Module, str]]] = {}
         # from here on no attribute is set any more, for a weight may have its name
-        kinds: dict[str, Kind] = {
-            name: node.op.LAYER
-            for node in graph.nodes
-            if node.op.LAYER
-            for name in node.layer_weights.values()
-        }
+        known = {**_kinds(graph), **(kinds or {})}
         for name, tensor in weights.items():
-            _register(self, name, tensor, kinds.get(name, "other"))
+            _register(self, name, tensor, known.get(name, "other"))
         for node in graph.nodes:
             self._weights[node.name] = {r: self._locate(name) for r, name in node.weights.items()}
 
@@ -79,6 +77,15 @@ class Network(Holder):
             assert child is not None
             module = child
         return module, local
+
+    def weight_kinds(self) -> dict[str, Kind]:
+        """The kind of each weight, by its state_dict key."""
+        places = {name: self._locate(name) for name in self.graph.weight_names()}
+        return {
+            name: holder.kinds[local]
+            for name, (holder, local) in places.items()
+            if isinstance(holder, Holder)
+        }
 
     def weight(self, name: str) -> Tensor:
         """A weight by its state_dict key: the parameter or buffer itself."""
@@ -158,6 +165,17 @@ class Network(Holder):
         # the nodes, not the modules that hold weights for them
         lines = (f"  ({n.name}): {n.op.kind} -> {self.shapes[n.name]}\n" for n in self.graph.nodes)
         return f"Network(\n{''.join(lines)})"
+
+
+def _kinds(graph: Graph) -> dict[str, Kind]:
+    """Of what kind weights are by the operations that use them; an embedding's are no layer's."""
+    kinds: dict[str, Kind] = {}
+    for node in graph.nodes:
+        kind: Kind | None = "embedding" if node.op.kind == "embedding" else node.op.LAYER
+        names = node.weights.values() if kind == "embedding" else node.layer_weights.values()
+        for name in names if kind is not None else ():
+            kinds[name] = kind if kinds.get(name) != "embedding" else "embedding"
+    return kinds
 
 
 def _register(root: Holder, name: str, tensor: Tensor, kind: Kind) -> None:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,9 @@ from ellzero.graph.graph import Graph
 from ellzero.graph.network import Network
 from ellzero.modules import device_of, evaluating
 from ellzero.operations import Opaque
+from ellzero.operations.input import InputType
 from ellzero.preprocess import Preprocess
+from ellzero.selection import named_weights
 from ellzero.tensors import require_held, require_plain
 
 LARGEST_BATCH = 65_535
@@ -77,17 +80,52 @@ def trace(
     if isinstance(model, Network):
         require_dense(model)
         graph, weights = model.graph, {n: model.weight(n) for n in model.graph.weight_names()}
+        kinds = model.weight_kinds()
     else:
         if example is None:
             raise InputError(f"{type(model).__name__} needs an example, a batch of its inputs")
         program = _exported(unwrapped(model), example)
         graph, weights = GraphBuilder(program, _output_names(model, program)).graph()
+        kinds = {w.name: w.kind for _, w in named_weights(unwrapped(model)) if w.kind != "other"}
     _require_real(graph, weights)
     changes = {
         "preprocess": graph.preprocess if preprocess is None else preprocess,
         "classes": graph.classes if names is None else names,
     }
-    return Network(graph.model_copy(update=changes), _copies(weights)).eval()
+    return Network(graph.model_copy(update=changes), _copies(weights), kinds).eval()
+
+
+def with_code(graph: Graph, model: nn.Module) -> Graph:
+    """A graph that a file holds, its opaque parts those of the network's code.
+
+    Args:
+        graph: where it has an opaque node, the file has its name alone.
+        model: a network of the class that the graph was traced from; its weights do not matter.
+
+    Raises:
+        InputError: the network has no such part.
+    """
+    example = {
+        name: torch.zeros(1, *op.size, dtype=_DTYPES.get(op.dtype))
+        for name, op in graph.inputs.items()
+    }
+    parts = {node.name: node.op for node in trace(model, list(example.values())).graph.nodes}
+    nodes = []
+    for node in graph.nodes:
+        if isinstance(node.op, Opaque):
+            part = parts.get(node.name)
+            same = isinstance(part, Opaque) and part.target == node.op.target
+            if not same or part.size != node.op.size:
+                raise InputError(
+                    f"{type(model).__name__} has no part {node.named}, which the file needs of it; "
+                    "give a network of the class that it was made from"
+                )
+            node = node.model_copy(update={"op": part})
+        nodes.append(node)
+    return graph.model_copy(update={"nodes": tuple(nodes)})
+
+
+_DTYPES = {name: getattr(torch, name) for name in get_args(InputType) if name != "float"}
 
 
 def _texts(classes: Sequence[str]) -> tuple[str, ...]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from pydantic import Field
 from torch import Tensor
 
+from ellzero.errors import InputError
 from ellzero.operations.operation import Operation
+from ellzero.operations.shapes import Margin
 from ellzero.tensors import Shape
 
 
 class Opaque(Operation):
-    """Anything else: it runs in memory, but it is no data, so it cannot be written.
+    """Anything else: code, which runs in memory. A file has its name alone, without its `call`.
 
     Its result may be no tensor (a tuple, or the batch's size: `is_size`); then its shape is empty.
     `line` says where in the network's code the call is.
@@ -20,13 +23,18 @@ class Opaque(Operation):
 
     kind: Literal["opaque"] = "opaque"
     target: str
-    call: Callable[[Sequence[Any], Mapping[str, Tensor]], Any]
-    size: tuple[int, ...] = ()
-    line: str = ""
+    call: Callable[[Sequence[Any], Mapping[str, Tensor]], Any] | None = Field(None, exclude=True)
+    size: tuple[Margin, ...] = ()
+    line: str = Field("", exclude=True)
     is_size: bool = False
     ARITY = None
 
     def run(self, inputs: Sequence[Any], weights: Mapping[str, Tensor]) -> Any:
+        if self.call is None:
+            raise InputError(
+                f"{self.target} is code of the network's class, which the file does not hold; give "
+                "the network: ez.load(path, model)"
+            )
         return self.call(inputs, weights)
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:

@@ -95,7 +95,8 @@ def pack(model: nn.Module, path: str | Path, example: Tensor | None = None) -> P
             f"refuses unless it is told ez.load(path, max_bytes={needed})"
         )
     write_atomically(Path(path), content)
-    return Packed(Path(path), len(content), parts, graph is not None)
+    is_whole = graph is not None and not graph.opaque
+    return Packed(Path(path), len(content), parts, is_whole)
 
 
 def _contents(model: nn.Module, example: Tensor | None) -> tuple[Graph | None, dict[str, Tensor]]:
@@ -106,12 +107,20 @@ def _contents(model: nn.Module, example: Tensor | None) -> tuple[Graph | None, d
     try:
         network = trace(model, example)
         network.graph.to_json()
+        opaque = network.graph.opaque
+        if opaque and not isinstance(model, Network):
+            raise InputError(f"{opaque[0].named} cannot be written as data")
     except InputError as error:
         warn(
             f"only the weights of {type(model).__name__} are packed, for ez.load(path, model), "
             f"without its architecture: {error}"
         )
         return None, _weights(model)
+    if opaque:
+        warn(
+            f"{opaque[0].named} cannot be written as data: the file holds its name alone, and "
+            "ez.load(path, model) needs a network of the class that it was made from"
+        )
     warn_if_dead(folded(network))
     names = network.graph.weight_names()
     return network.graph, {name: network.weight(name).detach().cpu() for name in names}

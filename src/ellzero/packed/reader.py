@@ -16,7 +16,7 @@ from torch import Tensor
 from ellzero.errors import InputError
 from ellzero.files import PACKED_MAGIC, check_format
 from ellzero.graph import Graph
-from ellzero.operations import Input
+from ellzero.operations import Input, Select
 from ellzero.packed.entropy import Decoder
 from ellzero.packed.fields import Reader
 from ellzero.packed.tensor_fields import MAX_DIMENSIONS, Announced, announced
@@ -205,10 +205,13 @@ def _check_graph(graph: Graph, tensors: Mapping[str, Announced]) -> None:
             raise InputError(f"its input has {len(node.op.size)} dimensions")
     roles = [(node.name, role, name) for node in graph.nodes for role, name in node.weights.items()]
     common = {tensors[name].dtype for _, role, name in roles if role != "indices"}
+    common.discard(torch.int64)
     if len(common) > 1:
         raise InputError(f"its weights are of several types: {', '.join(map(str, common))}")
     for node, role, name in roles:
         dtype = tensors[name].dtype
+        if role == "value" and dtype == torch.int64:  # a constant of tokens
+            continue
         if dtype != torch.int64 if role == "indices" else not dtype.is_floating_point:
             raise InputError(f"{node}: its {role} are {dtype}")
     if graph.preprocess is not None:
@@ -223,7 +226,8 @@ def _check_indices(graph: Graph, tensors: Mapping[str, Tensor]) -> None:
     for node in graph.nodes:
         if "indices" in node.weights:
             indices = tensors[node.weights["indices"]]
-            channels = shapes[node.inputs[0]][0]
+            axis = node.op.axis if isinstance(node.op, Select) else 0
+            channels = shapes[node.inputs[0]][axis]
             inside = bool(((indices >= 0) & (indices < channels)).all())
             if not inside or not bool((indices.diff() > 0).all()):
                 raise InputError(f"{node.name}: its indices are not ascending below {channels}")
