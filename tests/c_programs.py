@@ -245,15 +245,15 @@ class Builder:
 
 
 def random_network(seed: int) -> Network:
-    """Up to six random layers on images, then dense ones; preprocessing of any kind."""
+    """Up to six random layers on images or signals, then dense ones; any kind of preprocessing."""
     b = Builder((1, 1, 1), seed)
     channels = int(b.random.integers(1, 5))
-    size = tuple(b.random.integers(5, 12, 2).tolist())
+    size = tuple(b.random.integers(5, 12, b.pick(1, 2, 2)).tolist())
     b = Builder((channels, *size), seed)
     if b.pick(True, False):
         b.per_channel(ops.Affine())  # before anything: nothing to fold it into
     for _ in range(b.random.integers(1, 6)):
-        b.pick(_random_conv, _random_pool, _random_elementwise, _residual)(b)
+        b.pick(_random_conv, _random_pool, _random_elementwise, _residual, _random_place)(b)
     if b.pick(True, True, False):
         b.linear(int(b.random.integers(1, 20)))
         _random_elementwise(b)
@@ -264,15 +264,15 @@ def random_network(seed: int) -> Network:
     return b.network(preprocess=b.pick(None, scalar, each))
 
 
-def _pair(b: Builder, low: int, high: int) -> tuple[int, int]:
-    first, second = b.random.integers(low, high + 1, 2).tolist()
-    return first, second
+def _each(b: Builder, low: int, high: int) -> tuple[int, ...]:
+    """A number for each dimension of the places."""
+    return tuple(b.random.integers(low, high + 1, len(b.shape) - 1).tolist())
 
 
 def _random_conv(b: Builder) -> None:
     channels, *size = b.shape
-    kernel, stride, padding = _pair(b, 1, 3), _pair(b, 1, 2), _pair(b, 0, 2)
-    dilation = _pair(b, 1, 2)
+    kernel, stride, padding = _each(b, 1, 3), _each(b, 1, 2), _each(b, 0, 2)
+    dilation = _each(b, 1, 2)
     for n, k, p, d in zip(size, kernel, padding, dilation, strict=True):
         if n + 2 * p < d * (k - 1) + 1:
             return
@@ -282,13 +282,16 @@ def _random_conv(b: Builder) -> None:
 
 
 def _random_pool(b: Builder) -> None:
-    function, kernel = b.pick("max", "average"), _pair(b, 1, 3)
+    function, kernel = b.pick("max", "average"), _each(b, 1, 3)
+    padding = (int(b.random.integers(kernel[0] // 2 + 1)), *(k // 2 for k in kernel[1:]))
+    # a dilated window may see the padding alone, of which the maximum is infinite
+    is_dilated = function == "max" and not any(padding)
     op = ops.Pool(
         function=function,
         kernel=kernel,
-        stride=_pair(b, 1, 3),
-        padding=(int(b.random.integers(kernel[0] // 2 + 1)), kernel[1] // 2),
-        dilation=_pair(b, 1, 2) if function == "max" else (1, 1),
+        stride=_each(b, 1, 3),
+        padding=padding,
+        dilation=_each(b, 1, 2) if is_dilated else (1,) * len(kernel),
         ceil=b.pick(True, False),
         count_padding=b.pick(True, False),
     )
@@ -307,10 +310,71 @@ def _random_elementwise(b: Builder) -> None:
         b.per_channel(ops.PReLU() if kind == "prelu" else ops.Affine())
 
 
+def _random_place(b: Builder) -> None:
+    """What changes how many places there are, or normalizes over them."""
+    b.pick(_random_transposed, _random_norm, _random_upsample)(b)
+
+
+def _random_transposed(b: Builder) -> None:
+    channels, stride, dilation = b.shape[0], _each(b, 1, 3), _each(b, 1, 3)
+    groups = b.pick(1, channels, *(g for g in (2, 3) if channels % g == 0))
+    op = ops.ConvTransposed(
+        stride=stride,
+        padding=_each(b, 0, 2),
+        output_padding=tuple(
+            int(b.random.integers(max(both))) for both in zip(stride, dilation, strict=True)
+        ),
+        dilation=dilation,
+        groups=groups,
+    )
+    weight = b.weight(channels, int(b.random.integers(1, 3)), *_each(b, 1, 4))
+    bias = {"bias": b.normal(groups * weight.shape[1])} if b.pick(True, False) else {}
+    sizes = {role: tuple(w.shape) for role, w in ({"weight": weight} | bias).items()}
+    try:
+        result = op.shape([b.shape], sizes)
+    except ez.InputError:  # the padding leaves nothing
+        return
+    if math.prod(result) < 3000:
+        b.add(op, weight=weight, **bias)
+
+
+def _random_norm(b: Builder) -> None:
+    eps = b.pick(1e-3, 0.1)  # a channel that is constant is divided by its square root
+    groups = b.pick(*(g for g in range(1, b.shape[0] + 1) if b.shape[0] % g == 0))
+    count = int(b.random.integers(1, len(b.shape) + 1))
+    op = b.pick(
+        ops.LayerNorm(count=count, eps=eps),
+        ops.RMSNorm(count=count, eps=eps),
+        ops.GroupNorm(groups=groups, eps=eps),
+        ops.InstanceNorm(eps=eps),
+    )
+    size = tuple(b.shape[axis] for axis in op.weight_axes(len(b.shape)))
+    roles = b.pick((), op.OPTIONAL, op.OPTIONAL[:1])
+    b.add(op, **{role: b.normal(*size) for role in roles})
+
+
+def _random_upsample(b: Builder) -> None:
+    if len(b.shape) == 3 and b.pick(True, False):
+        factor = int(b.random.integers(1, 3))
+        channels, height, width = b.shape
+        if height % factor == 0 and width % factor == 0 and b.pick(True, False):
+            b.add(ops.PixelUnshuffle(factor=factor))
+        elif channels % factor**2 == 0:
+            b.add(ops.PixelShuffle(factor=factor))
+        return
+    mode, corners = b.pick("nearest", "linear"), b.pick(True, False)
+    given = {"size": _each(b, 1, 12)}
+    if b.pick(True, False):
+        given = {"scale": tuple(b.pick(0.5, 1.0, 1.3, 2.0) for _ in b.shape[1:])}
+    b.add(ops.Upsample.model_validate({"mode": mode, "align_corners": corners, **given}))
+
+
 def _residual(b: Builder) -> None:
     """A convolution around which the input goes, then a batch normalization nothing can take up."""
     before, channels = b.last, b.shape[0]
-    b.layer(ops.Conv(padding=(1, 1)), channels, channels, 3, 3)
+    ones = (1,) * (len(b.shape) - 1)
+    op = ops.Conv(stride=ones, padding=ones, dilation=ones)
+    b.layer(op, channels, channels, *(3 for _ in ones))
     _random_elementwise(b)
     b.add(ops.Add(), before)
     b.per_channel(ops.Affine())

@@ -208,9 +208,9 @@ class Function:
         kernel = self.kernel
         sizes = f"{dimensions(kernel.inputs[0][1])} -> {dimensions(kernel.shape)}"
         text = f"{comment(kernel.name)} ({kernel.kind}): {sizes}"
-        for matrix, storage in self.stored.values():
+        for role, (matrix, storage) in self.stored.items():
             text += (
-                f"; {matrix.nonzeros} of {matrix.dense.size} weights, {storage.layout}, "
+                f"; {matrix.nonzeros} of {kernel.weights[role].numel()} weights, {storage.layout}, "
                 f"{storage.values.kind}"
             )
         if kernel.after:

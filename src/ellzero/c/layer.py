@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from ellzero.c import storage as storages
 from ellzero.c.kernel import Context
@@ -40,7 +41,12 @@ def padded(context: Context) -> str:
 
 
 def weighted(
-    context: Context, offsets: np.ndarray, *, lanes: bool, role: str = "weight"
+    context: Context,
+    offsets: np.ndarray,
+    *,
+    lanes: bool,
+    role: str = "weight",
+    entries: Tensor | None = None,
 ) -> tuple[Matrix, Storage]:
     """A layer's weight in its best storage, whose arrays are defined with the function.
 
@@ -49,9 +55,10 @@ def weighted(
         offsets: where each column of the matrix reads, in floats from where a row's inputs begin.
         lanes: whether rows may be walked over together.
         role: the weight's.
+        entries: its entries, where they are to lie in another order; zeros may stand between them.
     """
     name = context.name if role == "weight" else f"{context.name}_{role}"
-    matrix = Matrix(name, context.weights[role])
+    matrix = Matrix(name, context.weights[role] if entries is None else entries)
     storage = _chosen(matrix, offsets, context.choice, lanes=lanes)
     context.stored[role] = matrix, storage
     context.arrays += storage.all_arrays
@@ -81,3 +88,14 @@ def pointers(storage: Storage) -> str:
     return "".join(
         f"const {c_type} *{name} = {array};\n" for c_type, name, array in storage.pointers
     )
+
+
+def nested(counts: tuple[int, int, int], steps: tuple[int, int, int]) -> Callable[[str, str], str]:
+    """A walk over every weight of an output channel in turn: input channel, row, column."""
+
+    def walk(base: str, body: str) -> str:
+        column = loop("kx", counts[2], f"const float *p = from + kx * {steps[2]};\n{body}")
+        source = f"const float *from = {base} + c * {steps[0]} + ky * {steps[1]};"
+        return loop("c", counts[0], loop("ky", counts[1], f"{source}\n{column}"))
+
+    return walk

@@ -24,7 +24,7 @@ class Affine(Elementwise):
     def recognizers(cls) -> Mapping[Any, Recognizer]:
         # as it is exported, and as a decomposition gives it
         targets = aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default
-        return dict.fromkeys(targets, _batch_norm)
+        return dict.fromkeys(targets, _batch_norm) | {aten.instance_norm.default: _instance_norm}
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         x = inputs[0]
@@ -56,3 +56,8 @@ def _batch_norm(call: Call) -> Recognized:
     return Recognized(
         Affine(), [call["input"]], {"scale": scale.to(dtype), "shift": shift.to(dtype)}
     )
+
+
+def _instance_norm(call: Call) -> Recognized | None:
+    """One of running statistics, which is a batch normalization."""
+    return None if call["use_input_stats"] else _batch_norm(call)

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from ellzero.c.kernel import Context
-from ellzero.c.layer import plane, plus_bias, pointers, weighted
+from ellzero.c.layer import nested, plane, plus_bias, pointers, weighted
 from ellzero.c.storage import Storage
 from ellzero.c.text import block, loop, scope
 from ellzero.errors import InputError
@@ -104,13 +104,13 @@ class Conv(Operation):
     def folds_constants(self) -> bool:
         return not any(self.padding)
 
-    def narrowed(self, kept: Mapping[str, int]) -> Operation:
+    def narrowed(self, kept: Mapping[str, int], output: Shape) -> Operation:
         return self.model_copy(update={"groups": kept["c"]}) if "c" in kept else self
 
     def c_lacks(self) -> str:
         return " in 3 dimensions" if len(self.stride) > 2 else ""
 
-    def c_padding(self) -> Shape:
+    def c_padding(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         return self.padding
 
     def c_body(self, context: Context) -> str:
@@ -126,7 +126,7 @@ class Conv(Operation):
         _, storage = weighted(context, offsets, lanes=False)
         over = storage.walk
         if storage.layout == "dense":
-            over = _nested((per_group, kernel_h, kernel_w), (height * width, down, right))
+            over = nested((per_group, kernel_h, kernel_w), (height * width, down, right))
         base = f"x + oy * {stride[0] * width}"
         if self.groups > 1:
             base += f" + r / {out // self.groups} * {per_group * height * width}"
@@ -246,17 +246,6 @@ class _Walk:
     def _finish(self, total: str, target: str) -> str:
         value = self.storage.values.finish(total) + plus_bias(self.context, "r")
         return self.context.finish(value, target, "r")
-
-
-def _nested(counts: tuple[int, int, int], steps: tuple[int, int, int]) -> Callable[[str, str], str]:
-    """A walk over every weight of an output channel in turn: input channel, row, column."""
-
-    def walk(base: str, body: str) -> str:
-        column = loop("kx", counts[2], f"const float *p = from + kx * {steps[2]};\n{body}")
-        source = f"const float *from = {base} + c * {steps[0]} + ky * {steps[1]};"
-        return loop("c", counts[0], loop("ky", counts[1], f"{source}\n{column}"))
-
-    return walk
 
 
 def _tile(rows: int, columns: int, *, vectors: bool) -> Tile:

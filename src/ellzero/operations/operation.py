@@ -197,7 +197,7 @@ class Operation(BaseModel):
         """What of it C lacks, as the end of a sentence, " in 3 dimensions"; "" for nothing."""
         return ""
 
-    def c_padding(self) -> Shape:
+    def c_padding(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         """Zeros that its C expects around each channel: before and after those of each axis."""
         return ()
 
