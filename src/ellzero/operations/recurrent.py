@@ -113,23 +113,25 @@ class Recurrent(Operation):
         return output[0]
 
     def known(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
-        """Step by step, where a weight of zero hides what is not known."""
+        """Known is what a unit gives if it gives it at each step, however many there are.
+
+        A weight of zero hides what is not known.
+        """
         x, *first = (value[0] for value in inputs)
         cell, units = CELLS[self.cell], weights["weight_hh"].shape[1]
-        state = torch.stack(first) if first else x.new_zeros(cell.states, units)
+        low, high = x.aminmax(dim=0)
+        steady = low.masked_fill(low != high, torch.nan)
         nothing = x.new_zeros(())
-        sums = _product(x, weights["weight_ih"]) + weights.get("bias_ih", nothing)
-        is_steady = _same(sums, sums[:1].expand_as(sums))
-        outputs, before = [], None
-        for from_input in sums.flip(0) if self.reverse else sums:
-            if before is None or not (is_steady and _same(before, state)):
-                from_state = _product(state[:1], weights["weight_hh"])[0]
-                from_state = from_state + weights.get("bias_hh", nothing)
-                parts = (from_input.view(-1, units), from_state.view(-1, units))
-                before, state = state, cell.step(*parts, state)
-            outputs.append(state[0])
-        steps = torch.stack(outputs)
-        return (steps.flip(0) if self.reverse else steps).unsqueeze(0)
+        from_input = _product(steady, weights["weight_ih"]) + weights.get("bias_ih", nothing)
+
+        def after(states: Tensor) -> Tensor:
+            from_state = _product(states[0], weights["weight_hh"]) + weights.get("bias_hh", nothing)
+            return cell.step(from_input.view(-1, units), from_state.view(-1, units), states)
+
+        states = after(torch.stack(first) if first else x.new_zeros(cell.states, units))
+        while ((stays := (after(states) == states).all(0)) < ~states.isnan().any(0)).any():
+            states = states.masked_fill(~stays, torch.nan)
+        return states[:1].expand(len(x), units).unsqueeze(0)
 
     def c_state(self, output: Shape) -> int:
         return CELLS[self.cell].states * output[1]
@@ -183,13 +185,9 @@ class Recurrent(Operation):
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """x (n, in) times a weight (out, in), unknown where a weight that is not zero meets NaN."""
-    unknown = x.isnan().double() @ (weight != 0).double().T > 0
-    return (x.nan_to_num() @ weight.T).masked_fill(unknown, torch.nan)
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+    """A weight (out, in) times x (in,), unknown where one that is not zero meets NaN."""
+    unknown = ((weight != 0) & x.isnan()).any(1)
+    return (weight @ x.nan_to_num()).masked_fill(unknown, torch.nan)
 
 
 def _both_biases(weights: Mapping[str, Tensor]) -> list[Tensor]:
