@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -246,3 +247,22 @@ def test_the_report_has_both_weights_of_a_layer(tmp_path):
     assert (first.name, first.weights, first.nonzeros) == ("recurrent.1.weight_ih", 8, 8)
     assert (second.name, second.weights, second.nonzeros) == ("recurrent.1.weight_hh", 16, 4)
     assert first.size_bytes + second.size_bytes == source.constant_bytes
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("    net_begin(state->memory);", "    (void)state;"),
+        ("    net_after(output, state->memory);\n    return", "    return"),
+    ],
+)
+def test_the_test_beside_the_c_goes_frame_by_frame_too(tmp_path, right, wrong):
+    ez.export_c(on_the_way(), tmp_path)
+    command = ["gcc", "-std=c99", "net.c", "net_test.c", "-lm", "-o", "net_test"]
+    succeed(command, tmp_path)
+    assert "wrong classes 0" in succeed([str(tmp_path / "net_test")], tmp_path)
+    text = (tmp_path / "net.c").read_text()
+    assert text.count(right) == 1
+    (tmp_path / "net.c").write_text(text.replace(right, wrong))
+    succeed(command, tmp_path)
+    assert subprocess.run([tmp_path / "net_test"], capture_output=True).returncode == 1

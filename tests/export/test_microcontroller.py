@@ -12,6 +12,7 @@ import ellzero as ez
 from c_programs import random_network, raw_inputs
 from ellzero.graph import Network
 from ellzero.networks.lenet import lenet_300_100
+from recurrent_networks import random_recurrent
 
 BOARD = Path(__file__).parents[2] / "examples" / "microcontroller"
 TOOLS = ("make", "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm")
@@ -83,6 +84,15 @@ def test_random_networks_give_pytorchs_outputs(tmp_path):
         raw = raw_inputs(network)
         x = raw if prepare is None else prepare(raw)
         ez.export_c(network, tmp_path, example=x, name=f"net{seed}")
+        assert on_board(tmp_path, f"net{seed}")["failed"] == 0
+
+
+@pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")
+def test_recurrent_networks_give_pytorchs_outputs_frame_by_frame(tmp_path):
+    for seed in range(2):
+        network = random_recurrent(seed, streams=True)
+        ez.export_c(network, tmp_path, example=raw_inputs(network), name=f"net{seed}")
+        assert f"net{seed}_step(" in (tmp_path / f"net{seed}_test.c").read_text()
         assert on_board(tmp_path, f"net{seed}")["failed"] == 0
 
 
