@@ -13,32 +13,42 @@ from ellzero.errors import BusyError
 from ellzero.run_folder import RunFolder, fail, locked
 from ellzero.study import worker
 
-DROPPED = """
-import _thread, signal, sys, time
+DROPPING = """
+import sys, time
 from ellzero.study import worker
 
-signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.unraisablehook = worker._interrupt_again
+def drops_every_error(folder, table):
+    try:
+        print("at work", flush=True)
+        time.sleep(100)
+    except BaseException:  # as C code does, or a finalizer
+        pass
+    time.sleep(100)
 
-class Finalized:
-    def __del__(self):
-        _thread.interrupt_main()  # raised in here, where Python drops every error
-
-try:
-    Finalized()
-    for _ in range(1000):
-        time.sleep(0.01)
-    print("lost")
-except KeyboardInterrupt:
-    print("interrupted")
+worker.run_cell = drops_every_error
+worker.main()
 """
 
 
-def test_an_interrupt_that_falls_into_a_finalizer_still_comes():
-    ended = subprocess.run(
-        [sys.executable, "-c", DROPPED], capture_output=True, text=True, timeout=60
+@pytest.mark.parametrize("how", ["input that closes", "SIGTERM"])
+def test_a_stop_that_a_cell_drops_still_ends_the_worker(how):
+    process = subprocess.Popen(
+        [sys.executable, "-c", DROPPING],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert (ended.stdout, ended.stderr) == ("interrupted\n", "")
+    assert process.stdin is not None
+    assert process.stderr is not None
+    process.stdin.write('{"folder": "cell", "recipe": {}}\n')
+    process.stdin.flush()
+    assert process.stderr.readline() == "at work\n"
+    time.sleep(0.3)  # so that it waits, for what only a signal ends
+    if how == "SIGTERM":
+        process.terminate()
+    out, err = process.communicate(timeout=80)  # which closes its input
+    assert (process.returncode, out, err) == (0, "", "")
 
 
 def test_a_failure_is_not_written_while_another_process_holds_the_record(tmp_path):

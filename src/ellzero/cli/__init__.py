@@ -3,7 +3,7 @@
 import sys
 from typing import NoReturn
 
-from ellzero.cli.stopping import Stopping
+from ellzero.stopping import Stopping
 
 
 def main() -> NoReturn:

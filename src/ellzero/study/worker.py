@@ -6,7 +6,6 @@ When standard input closes, the worker ends at once: the run it is in can be res
 
 from __future__ import annotations
 
-import _thread
 import json
 import os
 import queue
@@ -32,6 +31,10 @@ from ellzero.run_folder import (
     remove_half_written,
 )
 from ellzero.scheme import compress
+from ellzero.stopping import Stopping
+
+STOP = signal.SIGTERM
+"""The signal that the runner sends; a standard input that closes has the same effect."""
 
 WAIT_SECONDS = 60
 """For so long a worker waits for another one to end its batch and let go of a cell."""
@@ -42,20 +45,22 @@ def main() -> None:
     # what a user's own code prints must not mix with the answers; it goes to the log
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    # a process started in the background may have been told to ignore interrupts
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the cell it is in can go on
-    sys.unraisablehook = _interrupt_again
+    # a process started in the background may have been told to ignore what is to stop it
+    signal.signal(STOP, signal.SIG_DFL)
+    stopping = Stopping()
+    stopping.install()
     orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-    try:  # from here on an interrupt means that standard input has closed
+    try:
+        stopping.handle()
         threading.Thread(target=_listen, args=(orders,), daemon=True).start()
         while (order := orders.get()) is not None:
             answers.write(json.dumps({"warning": _warning(order)}) + "\n")
             answers.flush()
-        # the listener interrupts whatever this thread is at, also where nothing is left to stop
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
-        pass
+        pass  # the run that it was in can go on
+    finally:
+        # the listener interrupts whatever this thread is at, also where nothing is left to stop
+        stopping.ignore()
 
 
 def _warning(order: dict[str, Any]) -> str | None:
@@ -71,18 +76,9 @@ def _listen(orders: queue.SimpleQueue[dict[str, Any] | None]) -> None:
     for line in sys.stdin:
         orders.put(json.loads(line))
     orders.put(None)
-    _thread.interrupt_main()
-
-
-def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:
-    """Repeat an interrupt that fell into a finalizer, where Python drops every error.
-
-    From another thread and a little later: at once it would be raised in here, and dropped too.
-    """
-    if dropped.exc_type is KeyboardInterrupt:
-        threading.Timer(0.05, _thread.interrupt_main).start()
-    else:
-        sys.__unraisablehook__(dropped)
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, STOP)  # a signal of the system ends also what it waits for
 
 
 def run_cell(folder: Path, table: dict[str, Any]) -> str | None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import ellzero as ez
-from ellzero.cli.stopping import SIGNALS
+from ellzero.stopping import SIGNALS
 
 BEGIN = """
 import os, signal, sys, time
-from ellzero.cli.stopping import SIGNALS, Stopped, Stopping
+from ellzero.stopping import SIGNALS, Stopped, Stopping
 
 stopping = Stopping()
 stopping.install()
