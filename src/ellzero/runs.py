@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
-import torch
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from torch import nn
 
@@ -23,6 +22,7 @@ from ellzero.factories import PACKED, build_data, build_model, with_data_root
 from ellzero.graph import Network, trace
 from ellzero.model_file import load, read_metadata
 from ellzero.networks import NETWORKS
+from ellzero.operations.input import Input, InputType
 from ellzero.packed.reader import is_packed, read_packed
 from ellzero.preprocess import Preprocess
 from ellzero.pruning import Masks
@@ -174,7 +174,8 @@ class Run:
         if shape is None:
             # weights alone, or a file from before the shape was noted: the data tell
             return traced(self.model, self.data())
-        example, classes = torch.zeros(1, *shape), self._origin.classes
+        example = Input(size=shape, dtype=self._origin.input_dtype).zeros()
+        classes = self._origin.classes
         return trace(self.model, example, preprocess=self._preprocess, classes=classes)
 
     @cached_property
@@ -227,6 +228,7 @@ class _Origin(BaseModel, strict=True):
     preprocess: _PreprocessTable | None = None
     classes: tuple[str, ...] | None = None
     input_shape: _InputShape | None = None
+    input_dtype: InputType = "float"
 
 
 _EXPECTED = "expected a run folder, a .safetensors in one, or an .ellz"

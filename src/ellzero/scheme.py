@@ -19,6 +19,7 @@ from ellzero.data.flags import flags
 from ellzero.errors import EllzeroError, InputError, warn
 from ellzero.files import copied, write_atomically
 from ellzero.graph import Network
+from ellzero.operations import Input
 from ellzero.pruning import Masks, ranked
 from ellzero.recipe import Recipe
 from ellzero.record import (
@@ -348,10 +349,12 @@ def _recorded(folder: Path | None, record: Record, state: State) -> Iterator[Non
 
 
 def _about(recipe: Recipe, data: Data) -> dict[str, Any]:
+    dtype = Input.dtype_of(data.train.example[0].dtype)
     return {
         "network": recipe.model and recipe.model.model_dump(),
         "data": recipe.data and recipe.data.model_dump(),
         "preprocess": data.preprocess and asdict(data.preprocess),
         "classes": data.classes and list(data.classes),
         "input_shape": list(data.train.example[0].shape[1:]),
+        **({} if dtype == "float" else {"input_dtype": dtype}),
     }

@@ -319,6 +319,54 @@ def test_every_output_keeps_what_it_needs():
     torch.testing.assert_close(compacted.model(x), model(x))
 
 
+# Files
+
+
+class Mixed(nn.Module):
+    """Words and numbers in; out what is made of both, and a value named as an operation is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.d = nn.Embedding(7, 4), nn.Linear(6, 3)
+
+    def forward(self, words: Tensor, numbers: Tensor) -> dict[str, Tensor]:
+        both = torch.cat([self.e(words).mean(1), numbers], 1)
+        return {"logits": self.d(both), "mean": numbers.mean(1, keepdim=True)}
+
+
+MIXED_EXAMPLE = {"words": torch.zeros(1, 5, dtype=torch.int64), "numbers": torch.zeros(1, 2)}
+
+
+def test_a_packed_file_has_names_shapes_and_dtypes(tmp_path):
+    torch.manual_seed(0)
+    network = ez.trace(Mixed(), MIXED_EXAMPLE)
+    ez.pack(network, tmp_path / "net.ellz")
+    loaded: Any = ez.load(tmp_path / "net.ellz")
+    assert loaded.graph == network.graph
+    words, numbers = network.examples(3)
+    given, expected = loaded(words, numbers=numbers), network(words, numbers)
+    assert list(given) == ["logits", "mean"]
+    assert all(torch.equal(given[name], expected[name]) for name in given)
+
+
+def test_onnx_has_the_names_of_inputs_and_outputs(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    model = Mixed().eval()
+    path = tmp_path / "net.onnx"
+    ez.export_onnx(ez.trace(model, MIXED_EXAMPLE), path)
+    graph = onnx.load(path).graph
+    assert [x.name for x in graph.input] == ["words", "numbers"]
+    assert [x.name for x in graph.output] == ["logits", "mean"]
+    words, numbers = torch.randint(7, (4, 5)), torch.randn(4, 2)
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    given = session.run(None, {"words": words.numpy(), "numbers": numbers.numpy()})
+    for output, right in zip(given, model(words, numbers).values(), strict=True):
+        torch.testing.assert_close(torch.from_numpy(output), right)
+
+
 # Compaction
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,9 @@ from ellzero.compaction.living import warn_if_dead
 from ellzero.errors import InputError
 from ellzero.files import write_atomically
 from ellzero.graph import Network, trace
-from ellzero.graph.trace import quiet
+from ellzero.graph.graph import Output, free_name
+from ellzero.graph.network import outputs_of
+from ellzero.graph.trace import Example, quiet
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -56,20 +60,22 @@ class OnnxFile:
     difference: float | None
 
 
-def export_onnx(model: nn.Module, path: str | Path, example: Tensor | None = None) -> OnnxFile:
+def export_onnx(model: nn.Module, path: str | Path, example: Example | None = None) -> OnnxFile:
     """Write a network as an ONNX model that takes batches of any size.
 
     It computes what the network computes in evaluation mode; its input is named `input`, its output
-    `output`. The metadata hold, as JSON, `ellzero.preprocess` (`x * scale + shift`, which is to be
-    applied before: it is no part of the model), `ellzero.classes` and `ellzero.sparsity`, for each
-    matrix or kernel its weights and nonzeros; also `ellzero.version`. Where onnxruntime is
+    `output`; of several each has its name in the network (outputs without names are `output_0`,
+    `output_1` ...). The metadata hold, as JSON, `ellzero.preprocess` (`x * scale + shift`, which is
+    to be applied before: it is no part of the model), `ellzero.classes` and `ellzero.sparsity`, for
+    each matrix or kernel its weights and nonzeros; also `ellzero.version`. Where onnxruntime is
     installed, the model is run and compared with the network before anything is written. Written
     atomically. A warning names layers without a weight and outputs that are constant.
 
     Args:
         model: a network that `ez.trace` can trace, or one that it has traced; it does not change.
         path: the file; an existing one is replaced.
-        example: a batch (N, ...) of inputs; a traced network needs none.
+        example: a batch (N, ...) of inputs, of several a list or a dictionary; a traced network
+            needs none.
 
     Raises:
         InputError: no example; a network that cannot be traced, or whose operations ONNX lacks;
@@ -90,6 +96,7 @@ def export_onnx(model: nn.Module, path: str | Path, example: Tensor | None = Non
         if not tensor.isfinite().all():
             raise InputError(f"{name} {tuple(tensor.shape)} holds NaN or inf; it is not exported")
     warn_if_dead(folded(network))
+    _require_precise(network)
     batches = [_inputs(network, size, example) for size in BATCHES]
     proto = _converted(network, batches[-1])
     _strip(proto)
@@ -119,39 +126,76 @@ def _can_import(module: str) -> bool:
     return True
 
 
-def _inputs(network: Network, size: int, example: Tensor | None) -> Tensor:
-    """A batch: random numbers of the weights' precision, or of integers the example repeated."""
-    if example is not None and not example.is_floating_point():
-        return example.cpu()[torch.arange(size) % len(example)]
-    dtypes = [w.dtype for w in network.parameters()] if example is None else [example.dtype]
-    dtype = dtypes[0] if dtypes else torch.float32
+def _require_precise(network: Network) -> None:
+    """Refuse a precision in which nothing can be compared."""
+    dtype = next((weight.dtype for weight in network.parameters()), torch.float32)
     if dtype not in (torch.float32, torch.float64):
         raise InputError(
             f"the network computes in {dtype}, too roughly to be compared to {TOLERANCE:g}; export "
             "model.float()"
         )
-    generator = torch.Generator().manual_seed(size)
-    return torch.randn(size, *network.graph.input_shape, generator=generator, dtype=dtype)
 
 
-def _converted(network: Network, inputs: Tensor) -> ModelProto:
-    dynamic = {"inputs": ({0: torch.export.Dim("batch")},)}
+def _inputs(network: Network, size: int, example: Example | None) -> tuple[Tensor, ...]:
+    """A batch of each input: random numbers, or of integers the example repeated."""
+    random = network.examples(size, torch.Generator().manual_seed(size))
+    if example is None:
+        return random
+    given = [example] if isinstance(example, Tensor) else example
+    values = list(given.values()) if isinstance(given, Mapping) else list(given)
+    repeated = [value.cpu()[torch.arange(size) % len(value)] for value in values]
+    return tuple(
+        x.to(value.dtype) if value.is_floating_point() else value
+        for x, value in zip(random, repeated, strict=True)
+    )
+
+
+def _converted(network: Network, inputs: tuple[Tensor, ...]) -> ModelProto:
+    batch = torch.export.Dim("batch")
+    dynamic = {"inputs": tuple({0: batch} for _ in inputs)}
+    names = (list(network.graph.inputs) if len(inputs) > 1 else ["input"], _output_names(network))
+    # names that nothing else in the model has; torch does not look whether one is taken
+    own = [[f"{part}{n}_of_network" for n in range(len(known))] for part, known in zip("xy", names)]
+    plain = tuple(Output(node=output.node) for output in network.graph.outputs)  # a tuple of them
+    weights = {name: network.weight(name) for name in network.graph.weight_names()}
+    network = Network(network.graph.model_copy(update={"outputs": plain}), weights).eval()
     with quiet("torch.onnx", logging.ERROR):
         try:
             program = torch.onnx.export(
                 network,
-                (inputs,),
+                inputs,
                 dynamo=True,
                 dynamic_shapes=dynamic,
-                input_names=["input"],
-                output_names=["output"],
+                input_names=own[0],
+                output_names=own[1],
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
             reason = _first_cause(error)
             raise InputError(f"the network cannot be said in ONNX: {reason}") from error
     assert program is not None
-    return program.model_proto
+    proto = program.model_proto
+    _rename(proto, dict(zip(chain(*own), chain(*names), strict=True)))
+    return proto
+
+
+def _rename(proto: ModelProto, names: Mapping[str, str]) -> None:
+    """Give values other names; those within the model that have such a name get another one."""
+    graph = proto.graph
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    new = {name: free_name(name, {*taken, *names.values()}) for name in names.values()} | {**names}
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [new.get(name, name) for name in values]
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = new.get(value.name, value.name)
+
+
+def _output_names(network: Network) -> list[str]:
+    outputs = network.graph.outputs
+    if not outputs:
+        return ["output"]
+    return [output.name or f"output_{number}" for number, output in enumerate(outputs)]
 
 
 def _first_cause(error: BaseException) -> str:
@@ -198,7 +242,9 @@ def _largest_difference(outputs: Tensor, expected: Tensor) -> float:
     return float(off.max() / max(1.0, float(size.max()) if size.numel() else 0.0))
 
 
-def _difference(content: bytes, network: Network, batches: list[Tensor]) -> float | None:
+def _difference(
+    content: bytes, network: Network, batches: Sequence[tuple[Tensor, ...]]
+) -> float | None:
     """How far onnxruntime's outputs are from the network's, if it is installed."""
     if not _can_import("onnxruntime"):
         return None
@@ -212,9 +258,12 @@ def _difference(content: bytes, network: Network, batches: list[Tensor]) -> floa
     difference = 0.0
     for inputs in batches:
         with torch.no_grad():
-            expected = network(inputs).double()
-        (outputs,) = session.run(["output"], {"input": inputs.numpy()})
-        difference = max(difference, _largest_difference(torch.from_numpy(outputs), expected))
+            expected = outputs_of(network(*inputs))
+        names = [known.name for known in session.get_inputs()]
+        given = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        for output, right in zip(session.run(None, given), expected, strict=True):
+            off = _largest_difference(torch.from_numpy(output), right.double())
+            difference = max(difference, off)
     if not difference <= TOLERANCE:
         raise InputError(
             f"onnxruntime's outputs differ from the network's by {difference:.2g}, more than "

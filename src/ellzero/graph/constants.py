@@ -23,7 +23,12 @@ def constant_of(fx_node: fx.Node, values: Values) -> tuple[Tensor, Layout] | Non
     if not isinstance(result, Tensor) or not isinstance(target, torch._ops.OpOverload):
         return None
     is_random = torch.Tag.nondeterministic_seeded in target.tags
-    if result.is_complex() or is_random or target._schema.is_mutable or target._schema.name in _WITHOUT_VALUES:
+    if (
+        result.is_complex()
+        or is_random
+        or target._schema.is_mutable
+        or target._schema.name in _WITHOUT_VALUES
+    ):
         return None
     read = fx_node.all_input_nodes
     if any(n not in values.constants and not _is_number(n.meta.get("val")) for n in read):

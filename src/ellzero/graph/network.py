@@ -167,6 +167,13 @@ class Network(Holder):
         return f"Network(\n{''.join(lines)})"
 
 
+def outputs_of(result: Any) -> list[Tensor]:
+    """What a network gives as a list, in order."""
+    if isinstance(result, Tensor):
+        return [result]
+    return list(result.values() if isinstance(result, Mapping) else result)
+
+
 def _kinds(graph: Graph) -> dict[str, Kind]:
     """Of what kind weights are by the operations that use them; an embedding's are no layer's."""
     kinds: dict[str, Kind] = {}

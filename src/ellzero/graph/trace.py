@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,6 @@ from ellzero.graph.graph import Graph
 from ellzero.graph.network import Network
 from ellzero.modules import device_of, evaluating
 from ellzero.operations import Opaque
-from ellzero.operations.input import InputType
 from ellzero.preprocess import Preprocess
 from ellzero.selection import named_weights
 from ellzero.tensors import require_held, require_plain
@@ -105,11 +103,8 @@ def with_code(graph: Graph, model: nn.Module) -> Graph:
     Raises:
         InputError: the network has no such part.
     """
-    example = {
-        name: torch.zeros(1, *op.size, dtype=_DTYPES.get(op.dtype))
-        for name, op in graph.inputs.items()
-    }
-    parts = {node.name: node.op for node in trace(model, list(example.values())).graph.nodes}
+    example = [op.zeros() for op in graph.inputs.values()]
+    parts = {node.name: node.op for node in trace(model, example).graph.nodes}
     nodes = []
     for node in graph.nodes:
         if isinstance(node.op, Opaque):
@@ -123,9 +118,6 @@ def with_code(graph: Graph, model: nn.Module) -> Graph:
             node = node.model_copy(update={"op": part})
         nodes.append(node)
     return graph.model_copy(update={"nodes": tuple(nodes)})
-
-
-_DTYPES = {name: getattr(torch, name) for name in get_args(InputType) if name != "float"}
 
 
 def _texts(classes: Sequence[str]) -> tuple[str, ...]:

@@ -107,7 +107,7 @@ def _for_timing(network: Network) -> Network:
 
 def _ways(plain: Network, small: Network, batch: int, threads: int) -> Ways:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn((batch, *plain.graph.input_shape), generator=generator)
+    x = plain.examples(batch, generator)
     return {
         "torch dense": lambda: runtimes.torch_dense(plain, x),
         "torch dense, compacted": lambda: runtimes.torch_dense(small, x),

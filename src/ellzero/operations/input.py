@@ -30,6 +30,11 @@ class Input(Operation):
         name = str(dtype).removeprefix("torch.")
         return next((known for known in get_args(InputType) if known == name), "float")
 
+    def zeros(self) -> torch.Tensor:
+        """A batch of one example, all zeros."""
+        dtype = None if self.dtype == "float" else getattr(torch, self.dtype)
+        return torch.zeros(1, *self.size, dtype=dtype)
+
     @property
     def is_integer(self) -> bool:
         """Whether it takes whole numbers, such as tokens."""
