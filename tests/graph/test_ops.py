@@ -52,6 +52,43 @@ def test_convolutions(size, kernel, stride, padding, dilation, groups, bias):
     check(op, module, (2 * groups, *size), dict(module.named_parameters()))
 
 
+@settings(max_examples=200)
+@given(
+    size=size,
+    kernel=pair,
+    stride=pair,
+    padding=margin,
+    more=margin,
+    dilation=pair,
+    groups=st.integers(1, 3),
+    bias=st.booleans(),
+)
+def test_transposed_convolutions(size, kernel, stride, padding, more, dilation, groups, bias):
+    settings: Any = (kernel, stride, padding, more, groups, bias, dilation)
+    module: Any = nn.ConvTranspose2d(2 * groups, groups, *settings)
+    op = ops.ConvTransposed(
+        stride=stride, padding=padding, output_padding=more, dilation=dilation, groups=groups
+    )
+    check(op, module, (2 * groups, *size), dict(module.named_parameters()))
+
+
+@settings(max_examples=200)
+@given(
+    size=size,
+    result=size,
+    scale=st.tuples(st.floats(0.1, 3), st.floats(0.1, 3)),
+    by_scale=st.booleans(),
+    mode=st.sampled_from(["nearest", "linear"]),
+    corners=st.booleans(),
+)
+def test_upsampling(size, result, scale, by_scale, mode, corners):
+    given: Any = {"scale": scale} if by_scale else {"size": result}
+    told: Any = {"scale_factor": scale} if by_scale else {"size": result}
+    linear: Any = {"mode": "bilinear", "align_corners": corners} if mode == "linear" else {}
+    op = ops.Upsample(mode=mode, align_corners=corners, **given)
+    check(op, nn.Upsample(**told, **linear), (2, *size), {})
+
+
 @settings(max_examples=300)
 @given(size=size, kernel=pair, stride=pair, padding=margin, dilation=pair, ceil=st.booleans())
 def test_maximum_pools(size, kernel, stride, padding, dilation, ceil):
@@ -136,7 +173,6 @@ def test_operations_without_weights():
 BAD_SHAPES = {
     "4 x 3 for 2 features": (ops.Linear(), [(2,)], {"weight": (4, 3)}),
     "the bias has shape": (ops.Linear(), [(3,)], {"weight": (4, 3), "bias": (3,)}),
-    "the input has 2 dimensions; expected 1": (ops.Linear(), [(3, 3)], {"weight": (4, 3)}),
     "the weight has 4 dimensions; expected 2": (ops.Linear(), [(3,)], {"weight": (4, 3, 1, 1)}),
     "4 x 3 channels in 1 groups for 2": (ops.Conv(), [(2, 5, 5)], {"weight": (4, 3, 1, 1)}),
     "3 x 1 channels in 2 groups": (ops.Conv(groups=2), [(2, 5, 5)], {"weight": (3, 1, 1, 1)}),
@@ -157,10 +193,42 @@ BAD_SHAPES = {
         [(2, 9)],
         {},
     ),
+    "of 4 channels in 1 groups for 3": (
+        ops.ConvTransposed(),
+        [(3, 5, 5)],
+        {"weight": (4, 2, 1, 1)},
+    ),
+    "an output padding of 2 for a stride of 2": (
+        ops.ConvTransposed(stride=(1, 2), output_padding=(0, 2)),
+        [(4, 5, 5)],
+        {"weight": (4, 2, 1, 1)},
+    ),
+    "a kernel of 1 and a padding of 3 for 5": (
+        ops.ConvTransposed(padding=(0, 3)),
+        [(4, 7, 5)],
+        {"weight": (4, 2, 1, 1)},
+    ),
+    "the last 3 axes of": (ops.LayerNorm(count=3), [(4, 5)], {}),
+    "4 channels in 3 groups": (ops.GroupNorm(groups=3), [(4, 5)], {}),
+    "places of .4,., which has none": (ops.InstanceNorm(), [(4,)], {}),
+    r"scale has shape .5,.; expected .4, 5.": (
+        ops.LayerNorm(count=2),
+        [(4, 5)],
+        {"scale": (5,), "shift": (4, 5)},
+    ),
+    "shift has shape .5,.; expected .4,.": (
+        ops.GroupNorm(groups=2),
+        [(4, 5)],
+        {"scale": (4,), "shift": (5,)},
+    ),
+    "both a size and a scale, or neither": (ops.Upsample(mode="nearest"), [(2, 3)], {}),
+    "none are left": (ops.Upsample(mode="nearest", scale=(0.3,)), [(2, 3)], {}),
+    "6 channels; expected a multiple of 4": (ops.PixelShuffle(factor=2), [(6, 3, 3)], {}),
+    "4 x 6 places; expected multiples of 3": (ops.PixelUnshuffle(factor=3), [(2, 4, 6)], {}),
     "scale has shape": (ops.Affine(), [(3,)], {"scale": (1,), "shift": (3,)}),
     "shift has shape": (ops.Affine(), [(3,)], {"scale": (3,), "shift": (2,)}),
     "the slope has shape": (ops.PReLU(), [(3,)], {"slope": (1,)}),
-    "4 indices into 3": (ops.Select(), [(3,)], {"indices": (4,)}),
+    "4 indices into axis 0 of .3,": (ops.Select(), [(3,)], {"indices": (4,)}),
     "more than half": (
         ops.Pool(function="max", kernel=(3, 3), stride=(1, 1), padding=(2, 0)),
         [(2, 9, 9)],
@@ -171,7 +239,7 @@ BAD_SHAPES = {
         [(2, 9, 9)],
         {},
     ),
-    "a sum of": (ops.Add(), [(3,), (4,)], {}),
+    "values of .3,. and of .4,. do not go together": (ops.Add(), [(3,), (4,)], {}),
     "clamp from 2.0 to 1.0": (ops.Activation(function="clamp", parameters=(2, 1)), [(3,)], {}),
 }
 

@@ -98,7 +98,7 @@ CASES: dict[str, Case] = {
     "a computed bias": (
         Wired(lambda m, x: F.linear(x, m.d.weight, m.d.bias * 2), d=nn.Linear(3, 2)),
         (3,),
-        "opaque opaque",
+        "constant activation linear add",
     ),
     "dropout": (nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)), (3,), "linear"),
     "dropout of channels": (nn.Dropout2d(0.5), IMAGE, ""),
@@ -210,7 +210,11 @@ CASES: dict[str, Case] = {
     "sum with itself": (Wired(lambda m, x: x + x), (3,), "add"),
     "sum with a factor": (Wired(lambda m, x: torch.add(x, x, alpha=2)), (3,), "opaque"),
     "sum with a number": (Wired(lambda m, x: x + 1), (3,), "activation"),
-    "sum with a weight": (Wired(lambda m, x: x + m.d.bias, d=nn.Linear(2, 3)), (3,), "constant add"),
+    "sum with a weight": (
+        Wired(lambda m, x: x + m.d.bias, d=nn.Linear(2, 3)),
+        (3,),
+        "constant add",
+    ),
     "sum that is broadcast": (
         Wired(lambda m, x: x + x.mean((2, 3), keepdim=True)),
         IMAGE,
@@ -219,7 +223,54 @@ CASES: dict[str, Case] = {
     "softmax": (nn.Softmax(-1), (3,), "softmax"),
     "log softmax of images": (nn.LogSoftmax(1), IMAGE, "softmax"),
     "softmax of another dimension": (nn.Softmax(2), IMAGE, "softmax"),
-    "layer norm": (nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 2)), (3,), "opaque linear"),
+    "layer norm": (nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 2)), (3,), "layer_norm linear"),
+    "layer norm with time first": (
+        Wired(lambda m, x: m.n(x.transpose(0, 1)).transpose(0, 1), n=nn.LayerNorm(3)),
+        (2, 3),
+        "layer_norm",
+    ),
+    "layer norm over the batch": (
+        Wired(lambda m, x: F.layer_norm(x.transpose(0, 1), (x.shape[0], 3)).transpose(0, 1)),
+        (2, 3),
+        "opaque opaque",
+    ),
+    "rms norm": (nn.RMSNorm(3), (2, 3), "rms_norm"),
+    "group norm": (nn.GroupNorm(2, 4), (4, 3), "group_norm"),
+    "group norm of each channel": (nn.GroupNorm(4, 4), (4, 3), "instance_norm"),
+    "instance norm": (nn.InstanceNorm2d(2), IMAGE, "instance_norm"),
+    "instance norm of statistics": (
+        nn.InstanceNorm2d(2, affine=True, track_running_stats=True),
+        IMAGE,
+        "affine",
+    ),
+    "upsampling": (nn.Upsample(scale_factor=1.5), IMAGE, "upsample"),
+    "upsampling to a size": (nn.Upsample((7, 4), mode="bilinear"), IMAGE, "upsample"),
+    "upsampling of volumes": (
+        nn.Upsample(scale_factor=2, mode="trilinear", align_corners=True),
+        (2, 3, 2, 2),
+        "upsample",
+    ),
+    "upsampling, bicubic": (nn.Upsample(scale_factor=2, mode="bicubic"), IMAGE, "opaque"),
+    "pixels": (
+        nn.Sequential(nn.PixelUnshuffle(2), nn.PixelShuffle(2)),
+        IMAGE,
+        "pixel_unshuffle pixel_shuffle",
+    ),
+    "transposed convolution": (
+        nn.ConvTranspose2d(2, 3, 3, (3, 2), (0, 1), (2, 1), dilation=2),
+        IMAGE,
+        "conv_transposed",
+    ),
+    "transposed convolution of signals": (
+        nn.ConvTranspose1d(2, 4, 3, 2),
+        (2, 5),
+        "conv_transposed",
+    ),
+    "transposed convolution of volumes": (
+        nn.ConvTranspose3d(2, 4, 2, groups=2),
+        (2, 3, 2, 2),
+        "conv_transposed",
+    ),
     "concatenation": (
         Wired(lambda m, x: m.d(torch.cat([F.relu(x), x], 1)), d=nn.Linear(6, 2)),
         (3,),

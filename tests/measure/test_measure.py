@@ -39,6 +39,12 @@ def test_effective_multiply_adds_count_nonzeros_at_every_window():
     assert (cost.macs, cost.effective_macs) == (36 * 9, 9)  # 3 x 3 windows
 
 
+def test_multiply_adds_of_a_transposed_convolution_are_those_of_its_inputs():
+    model = nn.ConvTranspose1d(2, 3, 4, stride=3)
+    (cost,) = layer_costs(ez.trace(model, torch.zeros(1, 2, 5)))
+    assert (cost.weights, cost.macs) == (24, 24 * 5)
+
+
 def test_packed_bytes_are_those_of_a_file(tmp_path):
     network = ez.trace(convnet(), torch.zeros(1, 2, 6, 6))
     size = size_of(network, network)

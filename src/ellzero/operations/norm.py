@@ -88,6 +88,7 @@ class OfLastAxes(Norm):
     """A normalization over the last `count` axes of an example; scale and shift are of these."""
 
     count: Size = 1
+    ANY_LAYOUT: ClassVar[bool] = True
 
     def weight_axes(self, rank: int) -> range:
         return range(rank - self.count, rank)
