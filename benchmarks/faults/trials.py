@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -205,6 +206,8 @@ class Command:
         with self._said.open("wb") as said:
             os.dup2(said.fileno(), 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)  # a script in the background may ignore them
         os.chdir(folder)
         sys.argv = ["ellzero", *arguments]
         first()

@@ -1,5 +1,9 @@
 """The worker's process by itself."""
 
+import errno
+import io
+import os
+import re
 import subprocess
 import sys
 import threading
@@ -47,7 +51,10 @@ def test_a_stop_that_a_cell_drops_still_ends_the_worker(how):
     time.sleep(0.3)  # so that it waits, for what only a signal ends
     if how == "SIGTERM":
         process.terminate()
-    out, err = process.communicate(timeout=80)  # which closes its input
+    try:
+        out, err = process.communicate(timeout=80)  # which closes its input
+    finally:
+        process.kill()
     assert (process.returncode, out, err) == (0, "", "")
 
 
@@ -80,6 +87,24 @@ def test_a_cell_that_another_process_keeps_is_left_alone(tmp_path, monkeypatch, 
     assert (cell / "record.json").read_bytes() == before
     assert worker._warning(order) is None  # its record says it
     assert "no_such" in str(RunFolder.at(cell).error)
+
+
+def test_a_full_disk_ends_a_cell_with_a_sentence_and_no_worker(tmp_path, monkeypatch, table):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = io.StringIO()
+    monkeypatch.setattr(log, "write", full)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        patch.setattr(sys, "stderr", log)
+        warning = worker._warning({"folder": str(tmp_path / "cell"), "recipe": table})
+    assert warning is not None
+    assert re.fullmatch(
+        rf"{tmp_path}/cell failed: .*no_such.*; its record does not say so: "
+        rf"cannot write {tmp_path}/cell/record\.json: No space left on device",
+        warning,
+    )
 
 
 def test_a_cell_that_another_process_kept_and_lets_go_of_has_not_failed(

@@ -14,12 +14,13 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from ellzero.data.data import Data
-from ellzero.errors import BudgetError, BusyError, InputError
+from ellzero.errors import BudgetError, BusyError, InputError, WriteError
 from ellzero.factories import build_data, build_model
 from ellzero.recipe import Factory, Recipe
 from ellzero.run_folder import (
@@ -69,6 +70,8 @@ def _warning(order: dict[str, Any]) -> str | None:
         run_cell(Path(order["folder"]), order["recipe"])
     except InputError as error:
         return f"{order['folder']} is left alone: {error}"
+    except WriteError as error:
+        return str(error)
     return None
 
 
@@ -88,6 +91,7 @@ def run_cell(folder: Path, table: dict[str, Any]) -> str | None:
 
     Raises:
         BusyError: another process is at work in the cell, which is left alone.
+        WriteError: it failed and its record cannot say so, as on a full disk.
     """
     try:
         recipe = Recipe.parse(table)
@@ -101,10 +105,15 @@ def run_cell(folder: Path, table: dict[str, Any]) -> str | None:
     except BusyError:
         raise
     except Exception as error:
-        traceback.print_exc()
+        with suppress(OSError):  # a full disk takes no log either
+            traceback.print_exc()
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        # another try would miss the budget again
-        fail(folder, message, "missed" if isinstance(error, BudgetError) else "failed")
+        try:  # another try would miss the budget again
+            fail(folder, message, "missed" if isinstance(error, BudgetError) else "failed")
+        except WriteError as reason:
+            raise WriteError(
+                f"{folder} failed: {message}; its record does not say so: {reason}"
+            ) from error
         return message
     return None
 
