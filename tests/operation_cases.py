@@ -384,6 +384,14 @@ def recurrent() -> dict[str, OperationCase]:
             weights,
             traced=False,
         )
+
+    def with_kept(x: Tensor) -> Tensor:
+        outputs, (_, kept) = layers["lstm"](x)
+        return torch.cat([outputs, kept.transpose(0, 1)], 1)
+
+    op = ops.Recurrent(cell="lstm", kept=True)
+    weights = table["lstm"].weights
+    table["lstm, kept"] = OperationCase(op, SIGNAL, Own(with_kept), weights, traced=False)
     return table
 
 

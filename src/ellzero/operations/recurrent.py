@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -34,12 +35,14 @@ class Recurrent(Operation):
     As in `torch.nn.LSTM`, `GRU` and `RNN`: weight_ih (gates * units, in) multiplies the input,
     weight_hh (gates * units, units) the state before, bias_ih and bias_hh (gates * units,) are
     added. Further inputs are the first state (N, units), of an LSTM also what it keeps (N, units);
-    without them it is zero. `reverse` begins at the last step.
+    without them it is zero. `reverse` begins at the last step. With `kept` what an LSTM keeps after
+    all steps follows as one more.
     """
 
     kind: Literal["recurrent"] = "recurrent"
     cell: CellName
     reverse: bool = False
+    kept: bool = False
     REQUIRED = ("weight_ih", "weight_hh")
     OPTIONAL = ("bias_ih", "bias_hh")
     ARITY: ClassVar[int | None] = None
@@ -63,7 +66,7 @@ class Recurrent(Operation):
         # of what no input changes there is one example
         states = [state.expand(x.shape[0], units).unsqueeze(0) for state in first]
         parameters = [weights["weight_ih"], weights["weight_hh"], *_both_biases(weights)]
-        outputs, *_ = cell.layer(
+        outputs, _, *kept = cell.layer(
             x.flip(1) if self.reverse else x,
             states if cell.states > 1 else states[0],
             parameters,
@@ -74,7 +77,8 @@ class Recurrent(Operation):
             False,  # bidirectional
             True,  # batch first
         )
-        return outputs.flip(1) if self.reverse else outputs
+        outputs = outputs.flip(1) if self.reverse else outputs
+        return torch.cat([outputs, kept[0].transpose(0, 1)], 1) if self.kept else outputs
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         cell = CELLS[self.cell]
@@ -91,7 +95,9 @@ class Recurrent(Operation):
             expect(weights.get(role, (rows,)), (rows,), role)
         for state in inputs[1:]:
             expect(state, (units,), "the first state")
-        return (steps, units)
+        if self.kept and cell.states == 1:
+            raise InputError(f"a {self.cell} keeps nothing but what it gives")
+        return (steps + self.kept, units)
 
     def axes(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
@@ -99,9 +105,9 @@ class Recurrent(Operation):
         rows = {"weight_ih": "(k u) i", "weight_hh": "(k u) u", "bias_ih": "(k u)"}
         return Axes(
             ("t i", *["u"] * (len(inputs) - 1)),
-            "t u",
+            "s u",
             {**rows, "bias_hh": rows["bias_ih"]},
-            whole="t k",
+            whole="t k s",
             reads={"weight_ih": "i", "weight_hh": "u"},
             sizes={"k": CELLS[self.cell].gates},
         )
@@ -110,7 +116,7 @@ class Recurrent(Operation):
         return True
 
     def repeats(self, inputs: Sequence[Shape], output: Shape) -> int:
-        return output[0]
+        return inputs[0][0]
 
     def known(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         """Known is what a unit gives if it gives it at each step, however many there are.
@@ -131,7 +137,8 @@ class Recurrent(Operation):
         states = after(torch.stack(first) if first else x.new_zeros(cell.states, units))
         while ((stays := (after(states) == states).all(0)) < ~states.isnan().any(0)).any():
             states = states.masked_fill(~stays, torch.nan)
-        return states[:1].expand(len(x), units).unsqueeze(0)
+        outputs = states[:1].expand(len(x), units)
+        return (torch.cat([outputs, states[1:]]) if self.kept else outputs).unsqueeze(0)
 
     def c_state(self, output: Shape) -> int:
         return CELLS[self.cell].states * output[1]
@@ -161,7 +168,12 @@ class Recurrent(Operation):
         )
         given = [f"state[{n * units} + u] = x{n + 2}[u];" for n in range(len(context.inputs) - 1)]
         begin = loop("u", units, "\n".join(given)) + "\n" if given else ""
-        return begin + loop("t", steps, "\n".join(step))
+        text = begin + loop("t", steps, "\n".join(step))
+        if self.kept:
+            row = f"y[{steps * units} + u]"
+            last = context.finish(f"state[{units} + u]", row, str(steps))
+            text += f"\n{loop('u', units, last)}"
+        return text
 
     def _biases(self, context: Context, places: np.ndarray) -> str:
         """C expression of what sum `i` begins with."""
@@ -214,17 +226,19 @@ def _recurrent(call: Call) -> Recognized | None:
     count = call["num_layers"] * len(directions)
     if layout is None or len(layout.dims) != 3 or layout.dims[batch] != (None,):
         return None
-    if len(call["params"]) != count * len(roles) or call.part > 1:
-        return None  # it projects its outputs, or what an LSTM keeps is asked for
-    parameters = iter(call["params"])
-    first = _first_states(call, count)
+    if len(call["params"]) != count * len(roles):
+        return None  # it projects its outputs
+    parameters, kept = iter(call["params"]), _is_used(call, 2)
+    first, steps = _first_states(call, count), layout.shape[0]
     layers: list[Recognized] = []
     source: fx.Node | Recognized = call["input"]
     for number in range(call["num_layers"]):
         name = f"{call.path}.l{number}" if call["num_layers"] > 1 else call.path
         pair = [
             Recognized(
-                Recurrent(cell=_CELL_OF[call.fx_node.target], reverse=direction == "reverse"),
+                Recurrent(
+                    cell=_CELL_OF[call.fx_node.target], reverse=direction == "reverse", kept=kept
+                ),
                 [source, *first[len(layers) + place]],
                 {role: next(parameters) for role in roles},
                 name=f"{name}_{direction}" if direction else name,
@@ -232,13 +246,23 @@ def _recurrent(call: Call) -> Recognized | None:
             for place, direction in enumerate(directions)
         ]
         layers += pair
-        source = Recognized(Concat(axis=1), pair, name=name) if len(pair) > 1 else pair[0]
+        outputs = [_rows(layer, 0, steps, "outputs") if kept else layer for layer in pair]
+        source = Recognized(Concat(axis=1), outputs, name=name) if len(pair) > 1 else outputs[0]
     assert isinstance(source, Recognized)
-    if call.part == 1:
-        return _last_states(call, layers, layout.shape[0])
-    steps, units = layout.dims[1 - batch], (call.result.shape[2],)
-    dims = (steps, (None,), units) if batch else ((None,), steps, units)
-    return replace(source, layout=Layout(dims))
+    if call.part:
+        return _last_states(call, layers, steps)
+    dims, units = layout.dims[1 - batch], (call.result.shape[2],)
+    return replace(
+        source, layout=Layout((dims, (None,), units) if batch else ((None,), dims, units))
+    )
+
+
+def _is_used(call: Call, part: int) -> bool:
+    """Whether the network does anything with a part of the tuple that a call gives."""
+    return any(
+        user.target is operator.getitem and user.args[1] == part and user.users
+        for user in call.fx_node.users
+    )
 
 
 def _first_states(call: Call, count: int) -> list[list[Recognized]]:
@@ -249,7 +273,7 @@ def _first_states(call: Call, count: int) -> list[list[Recognized]]:
     units = result_of(states[0]).shape[2]
     return [
         [
-            Recognized(Reshape(size=(units,)), [_row(state, number, f"{name}_row")], name=name)
+            Recognized(Reshape(size=(units,)), [_row(state, number, name)], name=name)
             for role, state in zip(("state", "kept"), states, strict=False)
             for name in [f"{call.path}.{role}{number}"]
         ]
@@ -257,19 +281,27 @@ def _first_states(call: Call, count: int) -> list[list[Recognized]]:
     ]
 
 
-def _row(rows: fx.Node | Recognized, index: int, name: str) -> Recognized:
-    return Recognized(Slice(axis=0, start=index, stop=index + 1), [rows], name=name)
+def _row(states: fx.Node, index: int, name: str) -> Recognized:
+    return Recognized(Slice(axis=0, start=index, stop=index + 1), [states], name=f"{name}_row")
+
+
+def _rows(source: Recognized, start: int, stop: int, what: str) -> Recognized:
+    """Some of the steps of a layer."""
+    return Recognized(Slice(axis=0, start=start, stop=stop), [source], name=f"{source.name}_{what}")
 
 
 def _last_states(call: Call, layers: Sequence[Recognized], steps: int) -> Recognized:
-    """The state after the last step, of each layer and direction one behind the other."""
-    rows = [
-        _row(layer, 0 if call["bidirectional"] and number % 2 else steps - 1, f"{layer.name}_last")
-        for number, layer in enumerate(layers)
-    ]
-    whole = Recognized(Concat(axis=0), rows, name=f"{call.path}_last") if len(rows) > 1 else rows[0]
+    """The state after all steps, of each layer and direction one behind the other."""
+    what = ("last", "kept")[call.part - 1]
+    rows = []
+    for number, layer in enumerate(layers):
+        is_reverse = bool(call["bidirectional"] and number % 2)
+        at = steps if what == "kept" else 0 if is_reverse else steps - 1
+        rows.append(_rows(layer, at, at + 1, what))
+    name = f"{call.path}_{what}"
+    whole = Recognized(Concat(axis=0), rows, name=name) if len(rows) > 1 else rows[0]
     _, _, units = call.result.shape
-    return replace(whole, layout=Layout(((len(rows),), (None,), (units,))), part=1)
+    return replace(whole, layout=Layout(((len(rows),), (None,), (units,))), part=call.part)
 
 
 def _given_states(call: Call) -> list[fx.Node]:
@@ -282,14 +314,17 @@ def _given_states(call: Call) -> list[fx.Node]:
 
 def _cell(call: Call) -> Recognized | None:
     """One step alone: a sequence of one."""
-    features = call.shape_of("input")
-    if call.part or len(call.shape) != 1 or len(features) != 1:
+    features, units = call.shape_of("input"), call.shape
+    if len(units) != 1 or len(features) != 1:
         return None
-    given = (call["w_ih"], call["w_hh"], call["b_ih"], call["b_hh"])
+    given, kept = (call["w_ih"], call["w_hh"], call["b_ih"], call["b_hh"]), _is_used(call, 1)
     sequence = Recognized(Reshape(size=(1, *features)), [call["input"]], name=f"{call.path}.step")
     layer = Recognized(
-        Recurrent(cell=_CELL_OF[call.fx_node.target]),
+        Recurrent(cell=_CELL_OF[call.fx_node.target], kept=kept),
         [sequence, *_given_states(call)],
         dict(zip(_ROLES, given, strict=True)),
+        name=call.path,
     )
-    return Recognized(Reshape(size=call.shape), [layer], name=f"{call.path}.state")
+    what = ("state", "kept")[call.part]
+    row = _rows(layer, call.part, call.part + 1, what) if kept else layer
+    return Recognized(Reshape(size=units), [row], name=f"{call.path}.{what}", part=call.part)

@@ -116,6 +116,8 @@ class _Builder:
         if isinstance(node.op, Recurrent):
             if node.op.reverse:
                 raise _NeedsAllError(f"{node.name} begins at the last frame")
+            if node.op.kept:
+                raise _NeedsAllError(f"{node.name} gives what it keeps after all frames")
             if len(node.inputs) > 1:
                 raise _NeedsAllError(f"{node.name} begins at a state that is computed")
             return node
