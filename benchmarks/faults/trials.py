@@ -86,6 +86,8 @@ def options(
     if chosen.folder is None:
         chosen.folder = Path(tempfile.mkdtemp(prefix=f"ellzero-{name}-"))
     chosen.folder.mkdir(parents=True, exist_ok=True)
+    if any(chosen.folder.iterdir()):
+        parser.error(f"{chosen.folder} is in use; name a new folder")
     torch.set_num_threads(1)
     _import_all()
     return chosen
