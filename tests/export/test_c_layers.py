@@ -97,6 +97,11 @@ def odd_ones() -> dict[str, Network]:
         b.add(ops.Affine(), scale=torch.full((4,), 150.0), shift=torch.zeros(4))  # exp overflows
         b.add(ops.Softmax(log=log))
         networks[f"softmax_{'log' if log else 'plain'}"] = b.network()
+    b = Builder((3, 37))
+    steps = torch.tensor([0.0, 0.5, 1.0])  # equal values, and some far from 0
+    b.add(ops.Affine(), scale=steps, shift=torch.tensor([1234.567, 30.1, 0.0]))
+    b.add(ops.InstanceNorm())
+    networks["normalized"] = b.network()
     b = Builder((6, 2, 2))
     b.add(ops.Select(), indices=torch.tensor([0, 3, 4]))
     b.linear(3, density=1.0)

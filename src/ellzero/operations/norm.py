@@ -56,7 +56,10 @@ class Norm(Operation):
         return channel
 
     def c_body(self, context: Context) -> str:
-        """The mean first, then the squares of what is left, so that no digits cancel."""
+        """The mean first, then the squares of what is left, so that no digits cancel.
+
+        The mean is taken of distances from a run's first value: that of equal values is exact.
+        """
         size = self.run_size(context.shape)
         channel = _channel(context.shape, size)
         left = "x[i] - mean" if self.CENTERED else "x[i]"
@@ -64,7 +67,10 @@ class Norm(Operation):
         for role, sign in (("scale", "*"), ("shift", "+")):
             if role in context.weights:
                 value += f" {sign} {context.vector(role)}[{self.c_entry(channel)}]"
-        mean = f"float mean = 0.0f;\n{loop('i', size, 'mean += x[i];')}\nmean /= {size}.0f;\n"
+        mean = (
+            f"float mean = 0.0f;\n{loop('i', size, 'mean += x[i] - x[0];')}\n"
+            f"mean = x[0] + mean / {size}.0f;\n"
+        )
         squares = loop("i", size, f"const float v = {left};\ntotal += v * v;")
         factor = f"const float factor = 1.0f / sqrtf(total / {size}.0f + {c_float(self.eps)});"
         stores = loop("i", size, context.finish(value, "y[i]", channel))
