@@ -160,6 +160,11 @@ SEQUENCES: dict[str, tuple[Own, tuple[int, ...], set[str]]] = {
         (5, 12),
         {"linear"},
     ),
+    "one value of each example": (
+        Own(lambda m, x: m.d(x.mean(1)).squeeze(1) + x[:, 0, 0], d=nn.Linear(12, 1)),
+        (5, 12),
+        {"slice", "add"},
+    ),
     "a largest value": (Own(lambda m, x: x.max(1).values), (5, 12), {"reduce"}),
 }
 
@@ -224,6 +229,17 @@ def test_several_inputs_of_several_kinds():
     names = list(network.graph.inputs)
     named = network(words, **{names[1]: numbers})
     assert torch.equal(named, network(words, numbers))
+
+
+def test_an_input_of_one_value():
+    class Timed(nn.Module):
+        def forward(self, x: Tensor, time: Tensor) -> Tensor:
+            return x * time.unsqueeze(1)
+
+    network = ez.trace(Timed(), [torch.zeros(2, 3), torch.zeros(2)])
+    assert kinds(network)[-1] == "multiply"
+    x, time = torch.randn(4, 3), torch.randn(4)
+    assert torch.equal(network(x, time), Timed()(x, time))
 
 
 def test_inputs_by_name():

@@ -153,7 +153,7 @@ CASES: dict[str, Case] = {
     "slopes of what has no channels": (
         Wired(lambda m, x: m.p(x[:, 0])[:, None], p=nn.PReLU()),
         (3,),
-        "opaque opaque opaque",
+        "slice opaque",
     ),
     "max pool": (nn.MaxPool2d(3, 2, 1, ceil_mode=True), IMAGE, "pool"),
     "max pool as a function": (Wired(lambda m, x: F.max_pool2d(x, (2, 3))), IMAGE, "pool"),
@@ -178,7 +178,7 @@ CASES: dict[str, Case] = {
     "mean": (Wired(lambda m, x: x.mean([2, 3])), IMAGE, "pool flatten"),
     "mean, dimensions kept": (Wired(lambda m, x: x.mean((-1, -2), keepdim=True)), IMAGE, "pool"),
     "mean of rows": (Wired(lambda m, x: x.mean(3)), IMAGE, "reduce reshape"),
-    "mean of all channels": (Wired(lambda m, x: x.mean((1, 2, 3))), IMAGE, "opaque"),
+    "mean of all channels": (Wired(lambda m, x: x.mean((1, 2, 3))), IMAGE, "reduce reshape"),
     "flatten": (nn.Flatten(), IMAGE, "flatten"),
     "flatten of a flat input": (nn.Flatten(), (3,), ""),
     "view": (Wired(lambda m, x: x.view(x.size(0), -1)), IMAGE, "flatten"),
@@ -287,7 +287,7 @@ CASES: dict[str, Case] = {
     "one value an example": (
         Wired(lambda m, x: m.d(x).squeeze(1), d=nn.Linear(3, 1)),
         (3,),
-        "linear opaque",
+        "linear reshape",
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,6 +23,11 @@ def plane(values: Sequence[int], row: int = 1) -> tuple[int, int]:
     """
     height, width = values if len(values) > 1 else (row, *values)
     return height, width
+
+
+def copied(context: Context) -> str:
+    """The body of a function that gives its input."""
+    return loop("i", math.prod(context.shape), "y[i] = x[i];")
 
 
 def padded(context: Context) -> str:

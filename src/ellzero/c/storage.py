@@ -38,6 +38,11 @@ class Values:
     table: Array | None = None
     scale: float | None = None
 
+    @property
+    def arrays(self) -> list[Array]:
+        """The entries, and the table where there is one."""
+        return [self.entries, *([] if self.table is None else [self.table])]
+
     def read(self, entry: str) -> str:
         """C expression of an entry as float, before `finish`."""
         if self.table is not None:
@@ -110,8 +115,7 @@ class Storage:
     @property
     def all_arrays(self) -> list[Array]:
         """Every array, the values first."""
-        table = [] if self.values.table is None else [self.values.table]
-        return [self.values.entries, *table, *self.arrays]
+        return [*self.values.arrays, *self.arrays]
 
     @property
     def size_bytes(self) -> int:

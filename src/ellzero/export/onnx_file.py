@@ -23,7 +23,7 @@ from ellzero.files import write_atomically
 from ellzero.graph import Network, trace
 from ellzero.graph.graph import Output, free_name
 from ellzero.graph.network import outputs_of
-from ellzero.graph.trace import Example, quiet
+from ellzero.graph.trace import Example, batches_of, quiet
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -141,9 +141,7 @@ def _inputs(network: Network, size: int, example: Example | None) -> tuple[Tenso
     random = network.examples(size, torch.Generator().manual_seed(size))
     if example is None:
         return random
-    given = [example] if isinstance(example, Tensor) else example
-    values = list(given.values()) if isinstance(given, Mapping) else list(given)
-    repeated = [value.cpu()[torch.arange(size) % len(value)] for value in values]
+    repeated = [x.cpu()[torch.arange(size) % len(x)] for x in batches_of(example)]
     return tuple(
         x.to(value.dtype) if value.is_floating_point() else value
         for x, value in zip(random, repeated, strict=True)
@@ -155,7 +153,10 @@ def _converted(network: Network, inputs: tuple[Tensor, ...]) -> ModelProto:
     dynamic = {"inputs": tuple({0: batch} for _ in inputs)}
     names = (list(network.graph.inputs) if len(inputs) > 1 else ["input"], _output_names(network))
     # names that nothing else in the model has; torch does not look whether one is taken
-    own = [[f"{part}{n}_of_network" for n in range(len(known))] for part, known in zip("xy", names)]
+    own = [
+        [f"{part}{number}_of_network" for number in range(len(known))]
+        for part, known in zip("xy", names, strict=True)
+    ]
     plain = tuple(Output(node=output.node) for output in network.graph.outputs)  # a tuple of them
     weights = {name: network.weight(name) for name in network.graph.weight_names()}
     network = Network(network.graph.model_copy(update={"outputs": plain}), weights).eval()

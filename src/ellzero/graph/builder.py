@@ -125,7 +125,7 @@ class GraphBuilder:
                 self._call(fx_node)
             elif fx_node.op == "output":
                 results = list(self._results(fx_node))
-        names = [self.result[fx_node] for fx_node in results]
+        names = [self._given(fx_node) for fx_node in results]
         nodes = tuple(_needed(self.nodes, names))
         outputs = [
             Output(node=node, name=name)
@@ -154,9 +154,16 @@ class GraphBuilder:
         if not isinstance(output, fx.Node) or self.result.get(output, "") in self.constants:
             raise InputError("the network's output does not depend on its input")
         layout = self.values.layouts.get(output)
-        if layout is None or layout.dims[0] != (None,):
+        if layout is None or not (layout.is_single or layout.dims[0] == (None,)):
             raise InputError("the network's output is no tensor whose dimension 0 is the batch")
         return output
+
+    def _given(self, output: fx.Node) -> str:
+        """The node that gives an output; one value an example loses its axis."""
+        name = self.result[output]
+        if not self.values.layouts[output].is_single or not self.shapes[name]:
+            return name
+        return self._add(Reshape(size=()), [name], {}, f"{output.name}_single", output)
 
     def _placeholder(self, fx_node: fx.Node) -> None:
         if fx_node.name in self.keys:
@@ -170,8 +177,11 @@ class GraphBuilder:
         elif isinstance(value := fx_node.meta.get("val"), Tensor):
             self.values.batch = value.shape[0] if self.values.batch is None else self.values.batch
             layout = Layout.plain(tuple(value.shape[1:]))
-            op = Input(size=layout.shape, dtype=Input.dtype_of(value.dtype))
-            self.result[fx_node] = self._add(op, [], {}, path_of(fx_node), fx_node)
+            op = Input(size=tuple(value.shape[1:]), dtype=Input.dtype_of(value.dtype))
+            name = self._add(op, [], {}, path_of(fx_node), fx_node)
+            if layout.is_single:
+                name = self._add(Reshape(size=layout.shape), [name], {}, f"{name}_axis", fx_node)
+            self.result[fx_node] = name
             self.values.layouts[fx_node] = layout
 
     def _call(self, fx_node: fx.Node) -> None:
@@ -225,8 +235,11 @@ class GraphBuilder:
             if said is None or said.part != part or not self._fits(said):
                 continue
             layout = self._layout(call, said)
-            if layout is None or not layout.shape or layout.shape != self._shape(said):
+            if layout is None or layout.shape != self._shape(said):
                 continue
+            if layout != layout.simplified():
+                layout = layout.simplified()
+                said = Recognized(Reshape(size=layout.shape), [said])
             self.result[fx_node] = self._said(call, said, fx_node)
             self.values.layouts[fx_node] = layout
             return True
@@ -370,7 +383,8 @@ class GraphBuilder:
         arguments = map_arg((fx_node.args, fx_node.kwargs), stand_in)
         # a view of what a clone, left out as an identity, would have made contiguous
         target: Any = aten.reshape.default if fx_node.target in VIEWS else fx_node.target
-        batch = 0 if layout is None else layout.dims.index((None,))
+        is_first = layout is None or layout.is_single
+        batch = 0 if is_first else layout.dims.index((None,))
 
         def call(inputs: Sequence[Any], given: Mapping[str, Tensor]) -> Any:
             traced = [
@@ -380,6 +394,8 @@ class GraphBuilder:
             values = {**dict(enumerate(traced)), **given}
             args, kwargs = tree_map_only(_Ref, lambda ref: values[ref.key], arguments)
             result = target(*args, **kwargs)
+            if layout is not None and layout.is_single:
+                return result.unsqueeze(1)
             return result.movedim(batch, 0) if batch else result
 
         op = Opaque(

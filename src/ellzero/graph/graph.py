@@ -8,7 +8,15 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from ellzero.errors import InputError
-from ellzero.operations import OPERATIONS, Input, Opaque, Operation, how_to_register, is_registered
+from ellzero.operations import (
+    OPERATIONS,
+    Input,
+    Opaque,
+    Operation,
+    Reshape,
+    how_to_register,
+    is_registered,
+)
 from ellzero.preprocess import Preprocess
 from ellzero.tensors import Shape
 
@@ -194,7 +202,7 @@ class Graph(BaseModel, frozen=True, extra="forbid"):
         for name in node.inputs:
             if name not in known:
                 raise InputError(f"{node.name} reads {name!r}, which is not before it")
-            if not known[name] and not isinstance(op, Opaque):
+            if not known[name] and not isinstance(op, Opaque | Reshape):
                 raise InputError(f"{node.name} reads {name!r}, which is no tensor")
         for role, name in node.weights.items():
             if role not in (*op.REQUIRED, *op.OPTIONAL) and not isinstance(op, Opaque):

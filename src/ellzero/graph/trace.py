@@ -31,6 +31,13 @@ Example = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 """A batch of a network's input; of several inputs a list of batches, or a dictionary by name."""
 
 
+def batches_of(example: Example) -> list[Tensor]:
+    """The batches of an example, in order."""
+    if isinstance(example, Tensor):
+        return [example]
+    return list(example.values() if isinstance(example, Mapping) else example)
+
+
 def trace(
     model: nn.Module,
     example: Example | None = None,

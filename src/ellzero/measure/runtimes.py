@@ -123,11 +123,10 @@ def onnx_bound(network: Network, batch: Inputs, threads: int) -> Call:
 def compiled_c(network: Network, batch: Inputs) -> Call:
     """Generated C for this machine, called once for each example."""
     with tempfile.TemporaryDirectory() as folder:
-        export_c(network, Path(folder) / "c", example=batch[0], storage="fastest")
+        export_c(network, Path(folder) / "c", example=batch, storage="fastest")
         compiled = compile_c(Path(folder) / "c")
-    (x,) = batch
-    inputs = np.ascontiguousarray(x.numpy())
-    outputs = np.empty((len(x), compiled.outputs), np.float32)
+    inputs = torch.cat([x.flatten(1).float() for x in batch], 1).numpy()
+    outputs = np.empty((len(inputs), compiled.outputs), np.float32)
     return compiled.bound(inputs, outputs)
 
 

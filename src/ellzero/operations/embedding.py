@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ellzero.c.arrays import floats
 from ellzero.c.kernel import Context
+from ellzero.c.storage import Matrix
 from ellzero.c.text import loop
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call, aten
@@ -53,17 +54,18 @@ class Embedding(Operation):
         return "it looks rows up by tokens"
 
     def c_body(self, context: Context) -> str:
-        """Tokens are floats here: whole numbers up to 2^24 are exact."""
-        features = context.weights["weight"].shape[1]
-        name = context.array(
-            floats(f"{context.name}_weight", context.weights["weight"].cpu().numpy())
-        )
-        count = math.prod(context.inputs[0])
-        channel = f"t / {math.prod(context.inputs[0][1:])}"
-        row = f"const float *row = {name} + (int)x[t] * {features};\n"
-        return loop(
-            "t", count, row + loop("e", features, context.finish("row[e]", "*y++", channel))
-        )
+        """Each row dense, in the fewest bytes; tokens are floats, exact up to 2^24."""
+        weight = context.weights["weight"]
+        matrix = Matrix(f"{context.name}_weight", weight)
+        places = np.arange(weight.numel())
+        ways = matrix.values(np.where(matrix.nonzero.ravel(), places, -1))
+        values = min(ways, key=lambda way: sum(array.size_bytes for array in way.arrays))
+        context.arrays += values.arrays
+        shape, features = context.inputs[0], weight.shape[1]
+        entry = values.finish(values.read(f"{values.entries.name}[row + e]"))
+        store = context.finish(entry, "*y++", f"t / {math.prod(shape[1:])}")
+        row = f"const int row = (int)x[t] * {features};\n"
+        return loop("t", math.prod(shape), row + loop("e", features, store))
 
 
 def _embedding(call: Call) -> Recognized | None:

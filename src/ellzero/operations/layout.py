@@ -34,6 +34,11 @@ class Layout:
 
     dims: tuple[tuple[int | None, ...], ...]
 
+    def __post_init__(self) -> None:
+        # one value an example has an axis of size 1 beside the batch, for an example has axes
+        if self.dims == ((None,),):
+            object.__setattr__(self, "dims", ((None, 1),))
+
     @classmethod
     def plain(cls, shape: Sequence[int]) -> Layout:
         """The batch first, then the axes of an example."""
@@ -119,6 +124,18 @@ class Layout:
         middle = (*[slower] * (slower > 1), None, *[faster] * (faster > 1))
         before, after = Layout.of_weight(sizes[:at]), Layout.of_weight(sizes[at + 1 :])
         return Layout((*before.dims, middle, *after.dims))
+
+    def simplified(self) -> Layout:
+        """Without axes of size 1 beside the batch, where an example has others."""
+        if self.is_single:
+            return self
+        dims = [tuple(n for n in dim if n != 1) if None in dim else dim for dim in self.dims]
+        return Layout(tuple(dims))
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is one value an example."""
+        return self.dims == ((None, 1),)
 
     def restored(self, batch: Tensor) -> Tensor:
         """A batch of examples (N, ...) as the network's code has it."""

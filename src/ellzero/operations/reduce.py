@@ -110,6 +110,4 @@ def _reduced(call: Call, function: str, dims: Sequence[int] | None) -> Recognize
         return reduced
     for dim in sorted((dim % len(layout.dims) for dim in dims), reverse=True):
         kept = kept.without(dim)
-    if not kept.shape:
-        return None
     return Recognized(Reshape(size=kept.shape), [reduced], name=f"{call.name}_flat", layout=kept)

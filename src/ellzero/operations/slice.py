@@ -139,8 +139,6 @@ def _one(call: Call, dim: int, index: int) -> Recognized | None:
     if layout is None or axis is None or not isinstance(index, int):
         return None
     start, after = index % layout.shape[axis], layout.without(dim)
-    if not after.shape:
-        return None
     one = Recognized(Slice(axis=axis, start=start, stop=start + 1), [call["self"]])
     inputs = [call["self"] if layout.shape[axis] == 1 else one]
     return Recognized(Reshape(size=after.shape), inputs, layout=after, part=call.part)

@@ -10,6 +10,8 @@ from ellzero.c.arrays import floats
 from ellzero.errors import InputError
 from ellzero.export.c.plan import with_preprocessing
 from ellzero.graph import Network
+from ellzero.graph.network import outputs_of
+from ellzero.graph.trace import Example, batches_of
 from ellzero.preprocess import Preprocess
 
 EXAMPLES = 8
@@ -19,21 +21,27 @@ TOLERANCE = 1e-4
 """How far the C may be from PyTorch, relative to the largest output or 1."""
 
 
-def examples_of(network: Network, example: Tensor | None) -> tuple[Tensor, Tensor]:
+def examples_of(network: Network, example: Example | None) -> tuple[Tensor, Tensor]:
     """Raw inputs (N, inputs) and PyTorch's outputs (N, outputs) for them, float32.
+
+    Of several inputs or outputs the values of one lie behind those of the one before.
 
     Raises:
         InputError: an example that is not finite, or whose outputs are not.
     """
     prepare = network.graph.preprocess
     if example is None:
-        generator = torch.Generator().manual_seed(0)
-        example = torch.randn((2, *network.graph.input_shape), generator=generator)
-    raw = _unprepared(example[:EXAMPLES].detach().cpu().float(), prepare)
+        batches = list(network.examples(2, torch.Generator().manual_seed(0)))
+    else:
+        batches = batches_of(example)
+    batches = [batch[:EXAMPLES].detach().cpu() for batch in batches]
+    given = [x.float() if x.is_floating_point() else x for x in batches]
+    given[0] = _unprepared(given[0], prepare)
     whole = with_preprocessing(network).float().cpu().eval()
     with torch.no_grad():
-        outputs = whole(raw)
-    raw, outputs = raw.flatten(1), outputs.flatten(1)
+        results = outputs_of(whole(*given))
+    raw = torch.cat([x.flatten(1).float() for x in given], 1)
+    outputs = torch.cat([y.flatten(1) for y in results], 1)
     for what, values in (("has", raw), ("gives", outputs)):
         bad = (~values.isfinite()).any(1).nonzero()
         if len(bad):
@@ -70,10 +78,20 @@ _STEPS = """        static {name}_state state;
 """
 
 
-def program(inputs: Tensor, outputs: Tensor, name: str, *, streams: bool = False) -> str:
-    """A C program that says whether the network's C does what PyTorch does."""
+def program(
+    inputs: Tensor, outputs: Tensor, name: str, *, first: int, streams: bool = False
+) -> str:
+    """A C program that says whether the network's C does what PyTorch does.
+
+    Args:
+        inputs: raw ones (N, inputs).
+        outputs: PyTorch's (N, outputs).
+        name: the network's.
+        first: how many values the first output has, among which the largest is looked for.
+        streams: whether it takes frames one by one, too.
+    """
     upper = name.upper()
-    classes = outputs.argmax(1).tolist()
+    classes = outputs[:, :first].argmax(1).tolist()
     steps = _STEPS.format(name=name, upper=upper) if streams else ""
     arrays = "\n".join(
         floats(what, tensor.numpy()).source()

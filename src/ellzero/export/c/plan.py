@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ellzero.c.kernel import After, Kernel
-from ellzero.c.layer import padded
+from ellzero.c.layer import copied, padded
 from ellzero.errors import InputError
 from ellzero.export.c.stream import NoStream, Stream, stream
-from ellzero.graph import Graph, Network, Node
+from ellzero.graph import Network, Node
 from ellzero.graph.graph import free_name
-from ellzero.operations import OPERATIONS, Affine, Flatten, Select, how_to_register, is_registered
+from ellzero.operations import (
+    OPERATIONS,
+    Affine,
+    Constant,
+    Flatten,
+    Input,
+    Select,
+    how_to_register,
+    is_registered,
+)
 from ellzero.tensors import Shape
 
 
@@ -28,6 +37,7 @@ class Plan:
         places: of each value, by the node that gives it, a C expression of where it is.
         memory: of each kernel, by its result, of where its state and its work are.
         scratch: floats.
+        constants: values that no input changes, by their nodes.
         state: the first floats of them, which stay from frame to frame.
         stream: how the network works frame by frame, or why it does not; None where it has nothing
             that it would keep.
@@ -37,6 +47,7 @@ class Plan:
     places: dict[str, str]
     memory: dict[str, list[str]]
     scratch: int
+    constants: dict[str, Tensor] = field(default_factory=dict)
     state: int = 0
     stream: Stream | NoStream | None = None
 
@@ -49,8 +60,9 @@ def plan(network: Network) -> Plan:
     """
     unknown = [
         node.named + (how_to_register(node.op) or node.op.c_lacks())
-        for node in network.graph.nodes[1:]
-        if node.op.C == "none" or node.op.c_lacks() or not is_registered(node.op)
+        for node in network.graph.nodes
+        if not isinstance(node.op, Input | Constant)
+        and (node.op.C == "none" or node.op.c_lacks() or not is_registered(node.op))
     ]
     if unknown:
         known = ", ".join(kind for kind, operation in OPERATIONS.items() if operation.C != "none")
@@ -58,7 +70,7 @@ def plan(network: Network) -> Plan:
             f"there is no C for {'; '.join(unknown[:3])}; replace the layer by one of: {known}; or "
             "export ONNX"
         )
-    network = with_preprocessing(network)
+    network = with_preprocessing(_with_constants(network))
     streamed = stream(network)
     if not isinstance(streamed, Stream):
         kernels, same = _kernels(network)
@@ -68,6 +80,29 @@ def plan(network: Network) -> Plan:
         kernel.keeps = kernel.state > 0
     kernels.sort(key=lambda kernel: kernel.name not in streamed.each)
     return replace(_placed(kernels, streamed.network, same), stream=streamed)
+
+
+def _with_constants(network: Network) -> Network:
+    """The network with what no input changes computed beforehand."""
+    values: dict[str, Tensor] = {}
+    nodes, weights = [], {}
+    for node in network.graph.nodes:
+        if not isinstance(node.op, Input) and values.keys() >= set(node.inputs):
+            own = {role: network.weight(name).detach() for role, name in node.weights.items()}
+            values[node.name] = node.op.run([values[name] for name in node.inputs], own)
+    read = {name for n in network.graph.nodes if n.name not in values for name in n.inputs}
+    for node in network.graph.nodes:
+        if node.name in values and node.name in read:
+            name = f"{node.name}.value"
+            weights[name] = values[node.name][0]
+            nodes.append(Node(name=node.name, op=Constant(), weights={"value": name}))
+        elif node.name not in values:
+            nodes.append(node)
+    graph = network.graph.model_copy(update={"nodes": tuple(nodes)})
+    for name in graph.weight_names():
+        if name not in weights:
+            weights[name] = network.weight(name)
+    return Network(graph, {name: weights[name] for name in graph.weight_names()}).eval()
 
 
 def with_preprocessing(network: Network) -> Network:
@@ -100,7 +135,12 @@ def with_preprocessing(network: Network) -> Network:
     node = Node(name=name, op=Affine(), inputs=(before.name,), weights=roles)
     later = [n.reading({before.name: name}) for n in graph.nodes[at + 1 :]]
     nodes = (*graph.nodes[: at + 1], node, *later)
-    return Network(Graph(nodes=nodes, classes=graph.classes), weights)
+    outputs = [
+        output.model_copy(update={"node": name}) if output.node == before.name else output
+        for output in graph.outputs
+    ]
+    changes = {"nodes": nodes, "outputs": tuple(outputs), "preprocess": None}
+    return Network(graph.model_copy(update=changes), weights)
 
 
 def _kernels(network: Network) -> tuple[list[Kernel], dict[str, str]]:
@@ -112,7 +152,9 @@ def _kernels(network: Network) -> tuple[list[Kernel], dict[str, str]]:
     kernels: dict[str, Kernel] = {}  # by the value that the kernel stores
     finishing: set[str] = set()  # those of them that can do more before they store
     readers = network.graph.consumers()
-    for node in network.graph.nodes[1:]:
+    for node in network.graph.nodes:
+        if not node.inputs:
+            continue
         op, (source, *_) = node.op, node.inputs
         if op.C == "same":
             same[node.name] = same.get(source, source)
@@ -146,10 +188,25 @@ def _kernels(network: Network) -> tuple[list[Kernel], dict[str, str]]:
         kernels[node.name] = kernel
         if op.FINISHES:
             finishing.add(node.name)
-    first, last = network.graph.nodes[0].name, network.graph.nodes[-1].name
-    if not kernels or same.get(last, last) == first:
+    computed = {same.get(name, name) for name in network.graph.results} & set(kernels)
+    if not computed:
         raise InputError("the network computes nothing; there is no C to write")
-    return list(kernels.values()), same
+    return [*kernels.values(), *_copies(network, same, computed)], same
+
+
+def _copies(network: Network, same: Mapping[str, str], computed: set[str]) -> Iterator[Kernel]:
+    """Kernels that copy outputs which another output is already, or that no kernel computes."""
+    given: set[str] = set()
+    for number, name in enumerate(network.graph.results):
+        source, shape = same.get(name, name), network.shapes[name]
+        if source in given or source not in computed:
+            result = _copy_name(number)
+            yield Kernel(result, "copy", {}, copied, [(source, shape)], shape, result)
+        given.add(source)
+
+
+def _copy_name(number: int) -> str:
+    return f"output {number}"
 
 
 def _as_c(node: Node, network: Network) -> dict[str, Tensor]:
@@ -175,8 +232,18 @@ def _padding(node: Node, source: tuple[str, Shape], margins: Shape) -> Kernel:
 
 def _placed(kernels: list[Kernel], network: Network, same: Mapping[str, str]) -> Plan:
     """The plan of kernels; values that are never alive together may share their memory."""
-    output = network.graph.nodes[-1].name
-    places = {network.graph.nodes[0].name: "input", same.get(output, output): "output"}
+    copied_to = {kernel.result for kernel in kernels if kernel.kind == "copy"}
+    constants = {
+        node.name: network.weight(node.weights["value"]).detach().cpu()
+        for node in network.graph.nodes
+        if isinstance(node.op, Constant)
+    }
+    inputs, results = list(network.graph.inputs), network.graph.results
+    places = dict(zip(inputs, _one_behind_the_other("input", inputs, network), strict=True))
+    places |= dict.fromkeys(constants, "")  # in arrays of their own
+    for number, place in enumerate(_one_behind_the_other("output", results, network)):
+        copy, value = _copy_name(number), same.get(results[number], results[number])
+        places[copy if copy in copied_to else value] = place
     last_read = {name: i for i, kernel in enumerate(kernels) for name, _ in kernel.inputs}
     memory: dict[str, list[str]] = {kernel.result: [] for kernel in kernels}
     total = 0
@@ -205,7 +272,15 @@ def _placed(kernels: list[Kernel], network: Network, same: Mapping[str, str]) ->
                 total = max(total, offset + size)
         for name in [name for name in alive if last_read[name] <= i]:
             del alive[name]
-    return Plan(kernels, places, memory, total, state=state[1])
+    return Plan(kernels, places, memory, total, constants, state=state[1])
+
+
+def _one_behind_the_other(memory: str, names: Sequence[str], network: Network) -> Iterator[str]:
+    """Where values lie that share memory, each behind the one before."""
+    offset = 0
+    for name in names:
+        yield f"{memory} + {offset}" if offset else memory
+        offset += math.prod(network.shapes[name])
 
 
 def _free_offset(taken: Iterable[tuple[int, int]], size: int) -> int:

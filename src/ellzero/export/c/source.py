@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from torch import Tensor, nn
+from torch import nn
 
 import ellzero
+from ellzero.c.arrays import Array, floats
 from ellzero.c.kernel import Function, written
 from ellzero.c.storage import StorageChoice
 from ellzero.c.text import comment, dimensions, indented
@@ -22,9 +23,12 @@ from ellzero.errors import InputError
 from ellzero.export.c.check import examples_of, program
 from ellzero.export.c.plan import Plan, plan
 from ellzero.export.c.stream import Stream, declared, defined
+from ellzero.export.c.tokens import checks, has_tokens
 from ellzero.files import write_atomically
 from ellzero.graph import Network, trace
 from ellzero.graph.graph import free_name
+from ellzero.graph.trace import Example
+from ellzero.tensors import Shape
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class CSource:
 def export_c(
     model: nn.Module,
     folder: str | Path,
-    example: Tensor | None = None,
+    example: Example | None = None,
     *,
     name: str = "net",
     storage: StorageChoice = "smallest",
@@ -94,8 +98,9 @@ def export_c(
     """Write a network as C99 that needs nothing but `math.h`: NAME.c, NAME.h and NAME_test.c.
 
     `int NAME_predict(const float *input, float *output)` takes one raw example (the network's
-    preprocessing is compiled in) and returns the index of the largest output. No memory is
-    allocated: working memory is static, or with `NAME_predict_in` the caller's. What is removed
+    preprocessing is compiled in) and returns the index of the largest output. Several inputs lie
+    one behind the other in memory, and so do several outputs; tokens are whole numbers. No memory
+    is allocated: working memory is static, or with `NAME_predict_in` the caller's. What is removed
     beforehand is what `ez.compact` removes; a warning names layers without a weight and outputs
     that are constant.
 
@@ -147,7 +152,11 @@ def export_c(
         f"{name}.h": _header(network, planned, name),
         f"{name}.c": _source(network, planned, functions, name),
         f"{name}_test.c": program(
-            inputs, outputs, name, streams=isinstance(planned.stream, Stream)
+            inputs,
+            outputs,
+            name,
+            first=math.prod(network.shapes[network.graph.results[0]]),
+            streams=isinstance(planned.stream, Stream),
         ),
     }
     for file, text in files.items():
@@ -156,7 +165,8 @@ def export_c(
         folder,
         name,
         tuple(_layers(functions)),
-        sum(array.size_bytes for f in functions for array in f.arrays),
+        sum(array.size_bytes for f in functions for array in f.arrays)
+        + sum(array.size_bytes for array in _constants(planned, name).values()),
         4 * planned.scratch,
         kept,
     )
@@ -204,6 +214,14 @@ def _functions(planned: Plan, prefix: str, choice: StorageChoice) -> list[Functi
     return functions
 
 
+def _constants(planned: Plan, name: str) -> dict[str, Array]:
+    """The arrays of values that no input changes, by their nodes."""
+    return {
+        node: floats(f"{name}_constant_{number}", value.float().numpy())
+        for number, (node, value) in enumerate(planned.constants.items())
+    }
+
+
 def _layers(functions: Sequence[Function]) -> Iterator[CLayer]:
     for function in functions:
         # what else the function has, such as its biases, is counted with the first weight
@@ -224,8 +242,10 @@ def _layers(functions: Sequence[Function]) -> Iterator[CLayer]:
 
 def _header(network: Network, planned: Plan, name: str) -> str:
     upper = name.upper()
-    inputs = math.prod(network.graph.input_shape)
-    outputs = math.prod(network.shapes[network.graph.nodes[-1].name])
+    sizes = {name: op.size for name, op in network.graph.inputs.items()}
+    results = [network.shapes[node] for node in network.graph.results]
+    names = [output.name or output.node for output in network.graph.outputs]
+    inputs, outputs = (sum(map(math.prod, shapes)) for shapes in (sizes.values(), results))
     classes = network.graph.classes
     named = ""
     if classes is not None:
@@ -235,11 +255,12 @@ def _header(network: Network, planned: Plan, name: str) -> str:
 #ifndef {upper}_H
 #define {upper}_H
 
-#define {upper}_INPUTS {inputs} /* {dimensions(network.graph.input_shape)} */
-#define {upper}_OUTPUTS {outputs}
+#define {upper}_INPUTS {inputs} /* {_described(list(sizes.values()), list(sizes))} */
+#define {upper}_OUTPUTS {outputs} /* {_described(results, names)} */
 #define {upper}_SCRATCH {max(planned.scratch, 1)} /* floats of working memory */
 {named}
-/* Outputs of one raw example, its last index fastest; returns the index of the largest output.
+/* Outputs of one raw example, its last index fastest; returns the index of the largest
+   output{_several(network)}.
    Its working memory is static: one call at a time. Left out if {upper}_NO_STATIC is defined. */
 int {name}_predict(const float *input, float *output);
 
@@ -250,14 +271,35 @@ int {name}_predict_in(const float *input, float *output, float *scratch);
 """
 
 
-def _predict(calls: Iterable[str], planned: Plan, name: str) -> str:
-    """The function that goes through all kernels."""
+def _described(shapes: Sequence[Shape], names: Sequence[str]) -> str:
+    """The shapes of values that lie one behind the other, with their names if they are several."""
+    if len(shapes) == 1:
+        return dimensions(shapes[0])
+    pairs = zip(names, shapes, strict=True)
+    return ", then ".join(f"{comment(name)} {dimensions(shape)}" for name, shape in pairs)
+
+
+def _several(network: Network) -> str:
+    """What a header says of the index that is returned, where there is more to say."""
+    text = " of the first" if len(network.graph.results) > 1 else ""
+    if has_tokens(network):
+        text += ", or -1 where a token is none that the network\n   knows; tokens are whole numbers"
+    return text
+
+
+def _predict(calls: Iterable[str], planned: Plan, name: str, first: int, checks: str) -> str:
+    """The function that goes through all kernels.
+
+    Args:
+        first: values of the first output.
+        checks: C that goes before all else.
+    """
     unused = "" if planned.scratch else "    (void)scratch;\n"
     return f"""int {name}_predict_in(const float *input, float *output, float *scratch)
 {{
     int best = 0;
-{unused}{indented(chr(10).join(calls))}
-    for (int i = 1; i < {name.upper()}_OUTPUTS; ++i) {{
+{unused}{indented(chr(10).join([*[checks] * bool(checks), *calls]))}
+    for (int i = 1; i < {first}; ++i) {{
         if (output[i] > output[best]) best = i;
     }}
     return best;
@@ -268,16 +310,21 @@ def _predict(calls: Iterable[str], planned: Plan, name: str) -> str:
 def _source(network: Network, planned: Plan, functions: Sequence[Function], name: str) -> str:
     upper = name.upper()
     calls: dict[str, str] = {}
+    constants = _constants(planned, name)
+    where = {**planned.places, **{node: array.name for node, array in constants.items()}}
     for function in functions:
         kernel = function.kernel
         values = [*(value for value, _ in kernel.inputs), kernel.result]
-        places = [*(planned.places[value] for value in values), *planned.memory[kernel.result]]
+        places = [*(where[value] for value in values), *planned.memory[kernel.result]]
         calls[kernel.name] = f"{function.name}({', '.join(places)});"
-    kernels = "\n".join(function.source() for function in functions)
+    kernels = "".join(array.source() for array in constants.values())
+    kernels += "\n".join(function.source() for function in functions)
     if isinstance(planned.stream, Stream):
         predict = defined(planned.stream, calls, planned.state, name)
     else:
-        predict = _predict(calls.values(), planned, name)
+        outputs = [math.prod(network.shapes[node]) for node in network.graph.results]
+        first = f"{upper}_OUTPUTS" if len(outputs) == 1 else str(outputs[0])
+        predict = _predict(calls.values(), planned, name, first, checks(network, where))
     return f"""/* {name}: a network, written by ellzero {ellzero.__version__}. */
 #include "{name}.h"
 
