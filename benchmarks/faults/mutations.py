@@ -1,11 +1,11 @@
 """Files that were damaged or made up, by the thousand: only ellzero's own errors may come of them.
 
-`python benchmarks/faults/mutations.py [COUNT] [SEED] [KIND ...]`: makes a small run and a study of
-such runs, changes records, metrics, recipes, studies and model files, COUNT of each kind, and
-opens, tabulates, draws and traces what they are then. Prints a table, then one line of JSON. It
-fails at the first file of which anything else comes than a result or an `EllzeroError` of readable
-length, or that takes more than LIMIT_S seconds; that file is kept. `tests/test_mutations.py` does
-some hundreds.
+`python benchmarks/faults/mutations.py [--count N] [--minutes M] [--seed S] [--folder F]
+[KIND ...]`: makes a small run and a study of such runs, changes records, metrics, recipes, studies
+and model files, N of each kind, and opens, tabulates, draws and traces what they are then. Prints a
+table, then one line of JSON. It fails at the first file of which anything else comes than a result
+or an `EllzeroError` of readable length, or that takes more than LIMIT_S seconds; that file is kept.
+`tests/test_mutations.py` does some hundreds.
 """
 
 import json
@@ -403,27 +403,28 @@ def mutate(name: str, count: int, seed: int, drawn: int = DRAWN) -> Iterator[tup
     shutil.rmtree(copy.parent)
 
 
-def main(count: int = COUNT, seed: int = 0, names: tuple[str, ...] = tuple(KINDS)) -> None:
+def main() -> None:
     """Print what became of the files."""
-    torch.set_num_threads(1)
+    from trials import options  # which the tests of this script do without
+
+    chosen = options(__doc__, COUNT, "mutations", KINDS)
+    end = time.monotonic() + 60 * chosen.minutes
+    tempfile.tempdir = str(chosen.folder)
     warnings.simplefilter("ignore")  # of what is drawn, not of what is read
     summary = {}
     print(f"{'kind':12}{'used':>8}{'refused':>8}{'longest, s':>12}")
-    for name in names:
+    for name in chosen.kinds:
         outcomes: Counter[str] = Counter()
         longest = 0.0
-        for outcome, taken in mutate(name, count, seed):
+        for outcome, taken in mutate(name, chosen.count, chosen.seed):
             outcomes[outcome] += 1
             longest = max(longest, taken)
+            if time.monotonic() > end:
+                break
         print(f"{name:12}{outcomes['used']:8}{outcomes['refused']:8}{longest:12.2f}", flush=True)
         summary[name] = {**outcomes, "longest_s": round(longest, 2)}
     print(json.dumps(summary))
 
 
 if __name__ == "__main__":
-    arguments = dict(enumerate(sys.argv))
-    main(
-        int(arguments.get(1, COUNT)),
-        int(arguments.get(2, 0)),
-        tuple(sys.argv[3:]) or tuple(KINDS),
-    )
+    main()
