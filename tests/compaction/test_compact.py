@@ -337,6 +337,12 @@ def flattened_constants() -> Case:
     return Case(model, (1, 4, 4), expected)
 
 
+def cropped() -> Case:
+    """Pixels that are cut off are the input's own, and stay there."""
+    model = with_weights(Wired(lambda m, x: m.conv(x[:, :, 1:6, 2:]), conv=nn.Conv2d(1, 2, 3)))
+    return Case(model, (1, 8, 8), {"conv.weight": (2, 1, 3, 3)})
+
+
 def concatenated() -> Case:
     """Each branch loses what is not read of it; of the second one unit is a constant."""
     model = with_weights(
@@ -516,6 +522,7 @@ CASES = (
     slopes,
     flattened,
     flattened_constants,
+    cropped,
     concatenated,
     concatenated_and_added,
     gated,

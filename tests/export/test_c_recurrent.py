@@ -25,8 +25,10 @@ from c_programs import (
     succeed,
 )
 from ellzero import operations as ops
+from ellzero.compaction.compact import Removed
 from ellzero.export.c.stream import NoStream, Stream, stream
 from ellzero.graph import Graph, Network
+from ellzero.networks.audio import audio_gru
 from recurrent_networks import random_recurrent, recurrent
 
 pytestmark = [needs_gcc, pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")]
@@ -266,3 +268,35 @@ def test_the_test_beside_the_c_goes_frame_by_frame_too(tmp_path, right, wrong):
     (tmp_path / "net.c").write_text(text.replace(right, wrong))
     succeed(command, tmp_path)
     assert subprocess.run([tmp_path / "net_test"], capture_output=True).returncode == 1
+
+
+def test_the_gru_of_the_networks_goes_all_the_way(tmp_path):
+    """Pruned, compacted, quantized, packed, in C: each step gives what the one before gives."""
+    torch.manual_seed(0)
+    model, x = audio_gru(hidden=16).eval(), torch.randn(4, 12, 40)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    first = model.get_parameter("gru.weight_ih_l0")
+    first.data[:, 5] *= 1e-3  # a feature that pruning leaves nothing of
+    masks = ez.prune(model, sparsity=0.9)
+    assert set(masks) == {"gru.weight_ih_l0", "gru.weight_hh_l0", "fc.weight"}
+    traced = ez.trace(model, x)
+    assert torch.equal(traced(x), model(x))
+    compacted = ez.compact(traced)
+    read = int(first.any(0).sum())
+    assert read < 40
+    assert Removed("gru", "inputs", 40, read) in compacted.removed
+    small = compacted.model
+    torch.testing.assert_close(small(x), model(x), rtol=1e-5, atol=1e-5)
+    quantized = ez.quantize(small, bits=4)
+    assert set(quantized) == set(masks)
+    expected = small(x)
+    assert ez.pack(small, tmp_path / "gru.ellz").self_contained
+    loaded = ez.load(tmp_path / "gru.ellz")
+    assert torch.equal(loaded(x), expected)
+    source = ez.export_c(loaded, tmp_path / "c", x)
+    layers = {layer.name: layer for layer in source.layers}
+    for role in ("weight_ih", "weight_hh"):
+        assert layers[f"gru.{role}"].nonzeros == int(small.weight(f"gru.{role}_l0").count_nonzero())
+        assert layers[f"gru.{role}"].values in ("codebook", "float32")
+    assert_close(ez.compile_c(source)(x), expected.double(), "C")
