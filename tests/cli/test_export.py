@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import ellzero as ez
+from activation_cases import Own
 from ellzero.graph import Network
 from small import blobs, images
 
@@ -124,27 +125,32 @@ def test_preprocessing_and_classes_go_into_the_files(ellzero, project):
     assert torch.allclose(ez.compile_c("p")(raw), network(prepared), atol=1e-4)
 
 
+SUMS = (
+    "from torch import nn\n"
+    "class Sums(nn.Module):\n"
+    "    def forward(self, x):\n"
+    "        return x.cumsum(1)\n"
+)
+
+
 @pytest.mark.filterwarnings("always::ellzero.EllzeroWarning")
-@pytest.mark.parametrize("normed", [False, True])
-def test_a_dead_layer_is_said_once(normed, ellzero, run, project):
+@pytest.mark.parametrize("summed", [False, True])
+def test_a_dead_layer_is_said_once(summed, ellzero, run, project):
     """With the counts of the network as given, whatever was cut off it before it is written."""
     model = trained(run)
     with torch.no_grad():
         model.get_parameter("2.weight").zero_()
-    if normed:  # it cannot be compacted, and no C is to be had
+    if summed:  # it cannot be compacted, and no C is to be had
         assert isinstance(model, nn.Sequential)
-        model.append(nn.LayerNorm(3))
-        (project / "normalized.py").write_text(
-            "from torch import nn\n"
-            "network = lambda: nn.Sequential("
-            "nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3), nn.LayerNorm(3))\n"
+        model.append(Own(lambda x: x.cumsum(1)))
+        (project / "summed.py").write_text(
+            SUMS + "network = lambda: nn.Sequential("
+            "nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3), Sums())\n"
         )
-        text = (
-            (project / "mine.toml").read_text().replace("own_project:network", "normalized:network")
-        )
+        text = (project / "mine.toml").read_text().replace("own_project:network", "summed:network")
         (run / "recipe.toml").write_text(text)
     ez.save(model, run / "model.safetensors")
-    files = ("--ellz", "d.ellz", "--onnx", "d.onnx", *(() if normed else ("--c", "d")))
+    files = ("--ellz", "d.ellz", "--onnx", "d.onnx", *(() if summed else ("--c", "d")))
     (line,) = ellzero("export", run, "--trust", *files).err.splitlines()
     assert line.startswith("ellzero: warning: 2.weight has 0 of 48 weights left")
 
@@ -191,29 +197,28 @@ def test_a_mistake_is_one_line_and_nothing_is_written(options, expected, ellzero
 
 
 @pytest.fixture
-def layer_norm(ellzero, project) -> Path:
+def sums(ellzero, project) -> Path:
     """A run of a network that has a layer which is no data."""
-    (project / "norm.py").write_text(
-        "from torch import nn\n"
-        "network = lambda: nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3))\n"
+    (project / "sums.py").write_text(
+        SUMS + "network = lambda: nn.Sequential(nn.Linear(6, 8), Sums(), nn.Linear(8, 3))\n"
     )
-    text = (project / "mine.toml").read_text().replace("own_project:network", "norm:network")
-    (project / "norm.toml").write_text(text)
-    return Path(json.loads(ellzero("run", "norm.toml", "--json").out)["folder"])
+    text = (project / "mine.toml").read_text().replace("own_project:network", "sums:network")
+    (project / "sums.toml").write_text(text)
+    return Path(json.loads(ellzero("run", "sums.toml", "--json").out)["folder"])
 
 
-def test_what_there_is_no_c_for_is_named_before_anything_is_written(ellzero, layer_norm):
-    line = ellzero("export", layer_norm, "--ellz", "a.ellz", "--c", "c").says()
-    assert "layer_norm" in line
+def test_what_there_is_no_c_for_is_named_before_anything_is_written(ellzero, sums):
+    line = ellzero("export", sums, "--ellz", "a.ellz", "--c", "c").says()
+    assert "cumsum" in line
     assert not Path("a.ellz").exists()
     assert not Path("c").exists()
 
 
-def test_weights_alone_are_a_model_beside_their_recipe(ellzero, layer_norm):
-    file = layer_norm / "w.ellz"
-    done = ellzero("export", layer_norm, "--ellz", file)
+def test_weights_alone_are_a_model_beside_their_recipe(ellzero, sums):
+    file = sums / "w.ellz"
+    done = ellzero("export", sums, "--ellz", file)
     assert (done.code, done.err) == (0, "")
-    assert "weights alone: 1 (aten.layer_norm" in " ".join(done.out.split())
+    assert "weights alone: 1 (aten.cumsum" in " ".join(done.out.split())
     assert ellzero("export", file, "--onnx", "w.onnx").code == 0
     assert ellzero("inspect", file).code == 0
     assert ellzero("evaluate", file).code == 0

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+import ellzero as ez
+from c_programs import check_networks, needs_gcc
 from ellzero.networks.audio import audio_conv, audio_gru
 from network_cases import (
     assert_close,
@@ -50,6 +52,24 @@ def test_audio_conv_takes_audio_of_any_length_from_1021_samples():
         assert network(torch.randn(2, 1, samples)).isfinite().all()
     with pytest.raises(RuntimeError, match="output size: 0"):
         network(torch.randn(2, 1, 1020))
+
+
+@pytest.mark.slow
+@needs_gcc
+def test_audio_conv_goes_all_the_way_to_c(tmp_path):
+    torch.manual_seed(0)
+    network = lively(audio_conv()).float()
+    for layer in (network.conv1, network.conv2, network.conv3, network.conv4, network.fc):
+        ez.prune(layer, sparsity=0.9)
+    with torch.no_grad():
+        network.conv2.weight[:, 5] = 0
+    small = ez.compact(network, torch.zeros(1, 1, 8000)).model
+    assert small.weight("conv1.weight").shape[0] < 32
+    ez.pack(small, tmp_path / "net.ellz")
+    loaded = ez.load(tmp_path / "net.ellz")
+    x = torch.randn(2, 1, 8000)
+    torch.testing.assert_close(loaded(x), network(x), rtol=1e-4, atol=1e-5)
+    check_networks(tmp_path, {"net": loaded}, "smallest")
 
 
 def sigmoid(x):
