@@ -302,10 +302,10 @@ def norms_and_places() -> dict[str, OperationCase]:
     uneven: Any = {"stride": (3, 1), "padding": (1, 0), "output_padding": (2, 0)}
     return {
         "layer norm": scaled(ops.LayerNorm(eps=1e-3), SIGNAL, nn.LayerNorm(9, eps=1e-3)),
-        "layer norm of all": scaled(ops.LayerNorm(count=3), IMAGE, nn.LayerNorm(IMAGE)),
+        "layer norm of all": scaled(ops.LayerNorm(count=3), IMAGE, nn.LayerNorm(list(IMAGE))),
         "layer norm of values": scaled(ops.LayerNorm(), VALUES, nn.LayerNorm(6, bias=False)),
         "layer norm, plain": scaled(
-            ops.LayerNorm(count=2), IMAGE, nn.LayerNorm((6, 6), elementwise_affine=False)
+            ops.LayerNorm(count=2), IMAGE, nn.LayerNorm([6, 6], elementwise_affine=False)
         ),
         "rms norm": scaled(ops.RMSNorm(eps=1e-3), SIGNAL, nn.RMSNorm(9, eps=1e-3)),
         "group norm": scaled(ops.GroupNorm(groups=2), IMAGE, nn.GroupNorm(2, 6)),

@@ -17,10 +17,9 @@ def random(*layers: nn.Module) -> Any:
     model: Any = nn.Sequential(*layers).double().eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter)
-    for module in model:
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    for norm in (module for module in model if isinstance(module, nn.BatchNorm2d)):
+        norm.running_mean = torch.randn(norm.num_features, dtype=torch.float64)
+        norm.running_var = torch.rand(norm.num_features, dtype=torch.float64) + 0.5
     return model
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -58,7 +60,7 @@ def test_audio_conv_takes_audio_of_any_length_from_1021_samples():
 @needs_gcc
 def test_audio_conv_goes_all_the_way_to_c(tmp_path):
     torch.manual_seed(0)
-    network = lively(audio_conv()).float()
+    network: Any = lively(audio_conv()).float()
     for layer in (network.conv1, network.conv2, network.conv3, network.conv4, network.fc):
         ez.prune(layer, sparsity=0.9)
     with torch.no_grad():
@@ -66,7 +68,7 @@ def test_audio_conv_goes_all_the_way_to_c(tmp_path):
     small = ez.compact(network, torch.zeros(1, 1, 8000)).model
     assert small.weight("conv1.weight").shape[0] < 32
     ez.pack(small, tmp_path / "net.ellz")
-    loaded = ez.load(tmp_path / "net.ellz")
+    loaded: Any = ez.load(tmp_path / "net.ellz")
     x = torch.randn(2, 1, 8000)
     torch.testing.assert_close(loaded(x), network(x), rtol=1e-4, atol=1e-5)
     check_networks(tmp_path, {"net": loaded}, "smallest")
