@@ -76,6 +76,18 @@ def test_the_count_of_nonzeros_is_the_one_asked_for(prune, left):
         assert torch.equal(mask, result.model.get_parameter(name) != 0)
 
 
+@pytest.mark.parametrize("more", [{}, {"rounds": 2}, {"gradual": {}}])
+def test_each_layer_keeps_as_many_weights_as_are_asked_for(more):
+    model = mlp()
+    with torch.no_grad():
+        model[-1].weight /= 100  # a global ranking would empty it
+    prune = {"nonzeros": 20, "keep_per_layer": 9, **more}
+    result = ez.compress(model, classification(), recipe(prune=prune, train={"epochs": 1}))
+    counts = [int(mask.sum()) for mask in result.masks.values()]
+    assert sum(counts) == 20
+    assert min(counts) >= 9
+
+
 def test_a_layer_wise_gradual_run_counts_as_arrived_where_its_layers_are():
     # 11 + 11 weights at 0.4: each layer keeps 7, all in all 14, and not the 13 of one large layer
     model = nn.Sequential(nn.Linear(11, 1, bias=False), nn.Linear(1, 11, bias=False))

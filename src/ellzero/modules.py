@@ -24,3 +24,25 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """No dropout inside the block, of the layers that are dropout and of those that have it.
+
+    Afterwards recurrent layers and attention have theirs again; dropout layers stay in evaluation
+    mode, until the network is put into training mode.
+    """
+    having = [m for m in model.modules() if isinstance(m, nn.RNNBase | nn.MultiheadAttention)]
+    # not evaluation mode: cuDNN trains recurrent layers in training mode alone
+    rates = [module.dropout for module in having]
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+    for module in having:
+        module.dropout = 0.0
+    try:
+        yield
+    finally:
+        for module, rate in zip(having, rates, strict=True):
+            module.dropout = rate

@@ -16,7 +16,7 @@ from torch import Tensor
 from ellzero.documents import brief, parse_toml, read_toml, require_plain
 from ellzero.errors import InputError
 from ellzero.penalties import Penalty
-from ellzero.pruning import Scope, kept_count
+from ellzero.pruning import Scope, kept_count, minimums
 from ellzero.recipe_fields import (
     BudgetTable,
     GatesTable,
@@ -185,6 +185,7 @@ class Prune(Table):
     rounds: int = Field(default=1, ge=1)
     gradual: Gradual = None
     scope: Scope = "global"
+    keep_per_layer: int | None = Field(default=None, ge=0)
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
@@ -221,9 +222,15 @@ class Prune(Table):
 
     def targets(self, weights: Collection[Tensor]) -> list[int]:
         """How many weights stay at the end, of each layer or of all; none under a budget."""
+        least = minimums(weights, self.keep_per_layer)
         if self.scope == "layer" and self.sparsity is not None:
-            return [kept_count(w.numel(), self.sparsity) for w in weights]
+            counts = [kept_count(w.numel(), self.sparsity) for w in weights]
+            return [max(pair) for pair in zip(counts, least, strict=True)]
         target = self.target(sum(w.numel() for w in weights))
+        if target is not None and sum(least) > target:
+            raise InputError(
+                f"prune.keep_per_layer keeps {sum(least)} weights, but {target} are to stay in all"
+            )
         return [] if target is None else [target]
 
 

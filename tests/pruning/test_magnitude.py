@@ -1,5 +1,6 @@
 """Pruning: exact counts, against an independent NumPy ranking."""
 
+import itertools
 from collections.abc import Sequence
 from contextlib import nullcontext
 from fractions import Fraction
@@ -381,3 +382,81 @@ def test_a_threshold_may_be_any_number():
     fill(model.weight, [0.09, 0.11, -0.5, 0.0])
     tenth: Any = Fraction(1, 10)
     assert ez.prune(model, threshold=tenth).nonzeros == 2
+
+
+# Layers that would lose everything
+
+
+def two_layers() -> tuple[nn.Module, Any]:
+    """A layer of large weights and one of small ones, which a global ranking empties."""
+    model: Any = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 2, bias=False))
+    fill(model[0].weight, [[9, -8, 7], [6, 5, -4]])
+    fill(model[1].weight, [[0.3, -0.1], [0.2, 0.4]])
+    return model, model
+
+
+def test_layers_of_which_nothing_is_left_are_named():
+    model, _ = two_layers()
+    with pytest.warns(ez.EllzeroWarning, match=r"1 of 2 layers have no weight left: 1\.weight;"):
+        ez.prune(model, nonzeros=4)
+
+
+@pytest.mark.parametrize(
+    ("keep", "first", "second"),
+    [
+        (1, [9, -8, 7, 0, 0, 0], [0, 0, 0, 0.4]),
+        (2, [9, -8, 0, 0, 0, 0], [0.3, 0, 0, 0.4]),
+    ],
+)
+def test_of_each_layer_the_largest_stay_and_the_count_is_exact(keep, first, second):
+    model, layers = two_layers()
+    assert ez.prune(model, nonzeros=4, keep_per_layer=keep).nonzeros == 4
+    assert layers[0].weight.flatten().tolist() == first
+    torch.testing.assert_close(layers[1].weight.flatten(), torch.tensor(second))
+
+
+def test_what_is_kept_of_layers_goes_with_every_way_to_prune():
+    model, layers = two_layers()
+    assert ez.prune(model, threshold=5.0, keep_per_layer=2).nonzeros == 4 + 2
+    assert layers[1].weight.count_nonzero() == 2
+    model, layers = two_layers()
+    ez.prune(model, sparsity=0.9, scope="layer", keep_per_layer=2)
+    assert [int(layer.weight.count_nonzero()) for layer in layers] == [2, 2]
+    model, layers = two_layers()
+    with torch.no_grad():
+        layers[1].weight[0] = 0
+    with pytest.warns(ez.EllzeroWarning, match="only 8 are nonzero"):  # all nonzeros of the small
+        ez.prune(model, nonzeros=9, keep_per_layer=3)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_with_least_counts_no_other_choice_has_larger_weights(seed):
+    """The sum of what stays is the largest of all choices that keep enough of each layer."""
+    torch.manual_seed(seed)
+    tensors = [torch.randn(4) * scale for scale in (1.0, 0.2, 0.05)]
+    count, least = 6, [seed % 3, (seed // 3) % 3, (seed // 9) % 3]
+    masks = largest(tensors, count, least)
+    assert sum(int(mask.sum()) for mask in masks) == count
+    best = 0.0
+    for numbers in itertools.product(range(5), repeat=3):
+        if sum(numbers) == count and all(n >= m for n, m in zip(numbers, least, strict=True)):
+            tops = (w.abs().topk(n).values.sum() for w, n in zip(tensors, numbers, strict=True))
+            best = max(best, float(sum(tops)))
+    kept = sum(float(w.abs()[mask].sum()) for w, mask in zip(tensors, masks, strict=True))
+    assert kept == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nonzeros": 3, "keep_per_layer": 2}, "3 weights are to stay, but 4 to be kept"),
+        ({"nonzeros": 3, "keep_per_layer": -1}, "keep_per_layer is -1; expected a whole number"),
+        ({"nonzeros": 3, "keep_per_layer": 1.0}, "keep_per_layer is 1.0; expected a whole number"),
+    ],
+)
+def test_numbers_to_keep_that_make_no_sense(options, message):
+    model, _ = two_layers()
+    before = model[0].weight.clone()
+    with pytest.raises(ez.InputError, match=message):
+        ez.prune(model, **options)
+    assert torch.equal(model[0].weight, before)

@@ -1,7 +1,17 @@
 """Pruning: masks, and the choice of the weights that go."""
 
 from ellzero.pruning.hold import Hold
-from ellzero.pruning.magnitude import Scope, kept_count, largest, least, prune, ranked
+from ellzero.pruning.magnitude import Scope, kept_count, largest, least, minimums, prune, ranked
 from ellzero.pruning.masks import Masks
 
-__all__ = ["Hold", "Masks", "Scope", "kept_count", "largest", "least", "prune", "ranked"]
+__all__ = [
+    "Hold",
+    "Masks",
+    "Scope",
+    "kept_count",
+    "largest",
+    "least",
+    "minimums",
+    "prune",
+    "ranked",
+]

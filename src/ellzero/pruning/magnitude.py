@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from numbers import Integral
 from typing import Literal, get_args
 
@@ -19,6 +19,8 @@ from ellzero.tensors import INTEGERS
 Scope = Literal["global", "layer"]
 
 CHUNK = 1 << 20  # weights looked at in one go, so that no copy of a large tensor is made
+LISTED = 10  # layers that a warning names
+
 DIGIT_BITS = 16  # of the radix selection: a histogram of 65,536 counts a pass
 
 
@@ -29,6 +31,7 @@ def prune(
     threshold: float | None = None,
     nonzeros: int | None = None,
     scope: Scope = "global",
+    keep_per_layer: int | None = None,
     weights: Selection | None = None,
 ) -> Masks:
     """Set the weights of smallest magnitude to zero, and return the masks of what is left.
@@ -36,7 +39,7 @@ def prune(
     Exactly one of the three says how far to go. The count is exact, ties included: among equal
     magnitudes those that come first in the network stay. Weights that are zero already are never
     kept; where fewer are nonzero than asked for, a warning says so and the mask is the nonzeros. A
-    sparse network can be pruned further.
+    sparse network can be pruned further. A warning names the layers of which nothing is left.
 
     Args:
         model: the network; its selected weights change in place.
@@ -45,6 +48,9 @@ def prune(
         nonzeros: count of weights that stay, at least 1.
         scope: `"global"` ranks all selected weights together; `"layer"` prunes each layer to the
             sparsity on its own.
+        keep_per_layer: of each layer at least so many weights stay, its largest, or all nonzeros of
+            a layer that has fewer; the others make up for it, so that the count stays exact (with a
+            threshold it grows).
         weights: what is pruned, from `ez.select`; by default what it selects by default.
 
     Returns:
@@ -52,7 +58,8 @@ def prune(
 
     Raises:
         InputError: none or several of the three; one out of range; a weight that is NaN; weights of
-            another network; fewer weights than weight normalization needs, one a row.
+            another network; fewer weights than weight normalization needs, one a row, or than are
+            to be kept of the layers.
 
     Example:
         >>> import torch, ellzero as ez
@@ -73,6 +80,8 @@ def prune(
     if scope not in get_args(Scope):
         raise InputError(f"scope is {scope!r}; expected 'global' or 'layer'")
 
+    least = minimums(weights.values(), keep_per_layer)
+
     for name, w in weights.items():
         # the smallest and the largest are NaN as soon as one weight is
         if w.numel() and not torch.stack(torch.aminmax(w.detach())).isfinite().all():
@@ -81,12 +90,17 @@ def prune(
     if threshold is not None:
         if not is_number(threshold) or not 0 <= threshold < math.inf:
             raise InputError(f"threshold is {threshold!r}; expected a finite number >= 0")
-        kept = [_above(w, float(threshold)) for w in ranked(weights)]
+        tensors = ranked(weights)
+        kept = [_above(w, float(threshold)) for w in tensors]
+        for index, count in enumerate(least):
+            if int(kept[index].count_nonzero()) < count:
+                kept[index] = largest([tensors[index]], count)[0]
         wanted = sum(int(mask.count_nonzero()) for mask in kept)
     elif scope == "layer":
         if sparsity is None:
             raise InputError("nonzeros counts over all layers; with scope='layer' give sparsity")
         counts = [kept_count(w.numel(), sparsity) for w in weights.values()]
+        counts = [max(pair) for pair in zip(counts, least, strict=True)]
         kept = [largest([w], n)[0] for w, n in zip(ranked(weights, *counts), counts, strict=True)]
         wanted = sum(counts)
     else:
@@ -97,7 +111,7 @@ def prune(
             raise InputError(
                 f"nonzeros is {wanted!r}; expected a whole number in 1..{weights.numel}"
             )
-        kept = largest(ranked(weights, wanted), wanted)
+        kept = largest(ranked(weights, wanted), wanted, least)
 
     masks = Masks(weights, dict(zip(weights, kept, strict=True)))
     if masks.nonzeros < wanted:
@@ -105,8 +119,31 @@ def prune(
             f"{wanted} weights were to be kept, but only {masks.nonzeros} are nonzero; "
             "the mask is those"
         )
+    empty = [name for name, mask in masks.items() if mask.numel() and not mask.any()]
+    if empty:
+        shown = ", ".join(empty[:LISTED]) + ", ..." * (len(empty) > LISTED)
+        warn(
+            f"{len(empty)} of {len(masks)} layers have no weight left: {shown}; what they give is "
+            "the same for every input. keep_per_layer=1 keeps a weight of each"
+        )
     masks.apply()
     return masks
+
+
+def minimums(weights: Collection[Tensor], keep_per_layer: int | None) -> list[int]:
+    """How many have to stay of each layer.
+
+    Raises:
+        InputError: a number that is none.
+
+    Example:
+        >>> minimums([torch.zeros(3, 2), torch.zeros(1, 2)], 4)
+        [4, 2]
+    """
+    count = 0 if keep_per_layer is None else keep_per_layer
+    if type(count) is not int or count < 0:
+        raise InputError(f"keep_per_layer is {count!r}; expected a whole number >= 0")
+    return [min(count, w.numel()) for w in weights]
 
 
 def kept_count(numel: int, sparsity: float) -> int:
@@ -169,8 +206,13 @@ def least(weights: Selection) -> list[int]:
 
 
 @torch.no_grad()
-def largest(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
+def largest(
+    tensors: Sequence[Tensor], count: int, least: Sequence[int] | None = None
+) -> list[Tensor]:
     """Masks of the `count` entries of largest magnitude among all tensors together.
+
+    Where a tensor is to keep at least so many, its largest ones count first, and what is left goes
+    to the others.
 
     Exact: ties go to the earlier tensor and the lower flat index. Zeros are never kept, so fewer
     than `count` are marked where fewer are nonzero. Nothing larger than a chunk is made beside the
@@ -179,10 +221,16 @@ def largest(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
     Args:
         tensors: of floating dtype and any shape; finite.
         count: how many to mark, >= 0.
+        least: how many at least of each tensor.
 
     Returns:
         Bool tensors of the shapes given, True = among the largest.
+
+    Raises:
+        InputError: fewer are to be marked than the tensors are to keep together.
     """
+    if least is not None and any(least):
+        return _largest_with(tensors, count, least)
     numel = sum(w.numel() for w in tensors)
     if count == 0 or numel == 0:
         return [_zeros(w) for w in tensors]
@@ -208,6 +256,24 @@ def largest(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
                 ties -= len(equal)
         masks.append(mask)
     return masks
+
+
+def _largest_with(tensors: Sequence[Tensor], count: int, least: Sequence[int]) -> list[Tensor]:
+    """As `largest`, but of each tensor at least so many."""
+    if sum(least) > count:
+        raise InputError(
+            f"{count} weights are to stay, but {sum(least)} to be kept of the layers; keep more in "
+            "all, or fewer of each layer"
+        )
+    fixed: dict[int, Tensor] = {}
+    while True:  # each pass fixes a tensor at least, or ends
+        free = [index for index in range(len(tensors)) if index not in fixed]
+        left = count - sum(least[index] for index in fixed)
+        masks = dict(zip(free, largest([tensors[index] for index in free], left), strict=True))
+        short = [i for i in free if least[i] and int(masks[i].count_nonzero()) < least[i]]
+        if not short:
+            return [(fixed | masks)[index] for index in range(len(tensors))]
+        fixed |= {index: largest([tensors[index]], least[index])[0] for index in short}
 
 
 def _above(w: Tensor, threshold: float) -> Tensor:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ellzero.data.data import Data
-from ellzero.modules import device_of
-from ellzero.pruning import Masks, kept_count, largest, ranked
+from ellzero.modules import device_of, without_dropout
+from ellzero.pruning import Masks, kept_count, largest, minimums, ranked
 from ellzero.recipe import Recipe
 from ellzero.record import EpochMetrics, Evaluation
 from ellzero.schedules import learning_rate
@@ -53,6 +53,7 @@ def epochs(
 
 def masks_for(state: State, recipe: Recipe, kept: int) -> Masks:
     """Masks that keep this many weights, by magnitude over the recipe's scope, and apply them."""
+    least = minimums(state.weights.values(), recipe.prune.keep_per_layer)
     if recipe.prune.scope == "layer":
         # at the end exactly the sparsity asked for, whatever its rounding over all layers was
         numel, asked = state.weights.numel, recipe.prune.sparsity
@@ -61,10 +62,11 @@ def masks_for(state: State, recipe: Recipe, kept: int) -> Masks:
         else:
             sparsity = 1 - kept / numel
         counts = [kept_count(w.numel(), sparsity) for w in state.weights.values()]
+        counts = [max(pair) for pair in zip(counts, least, strict=True)]
         tensors = ranked(state.weights, *counts)
         chosen = [largest([w], count)[0] for w, count in zip(tensors, counts, strict=True)]
     else:
-        chosen = largest(ranked(state.weights, kept), kept)
+        chosen = largest(ranked(state.weights, kept), kept, least)
     masks = Masks(state.weights, dict(zip(state.weights, chosen, strict=True)))
     masks.apply()
     return masks
@@ -84,11 +86,11 @@ def _train_epoch(
     total = running_sum(device)
     examples, rate = 0, 0.0
     model.train()
-    if step.stage == "finetune" and not recipe.finetune.dropout:
-        for module in model.modules():
-            if isinstance(module, nn.modules.dropout._DropoutNd):
-                module.eval()
-    with state.masks.hold(optimizer) if state.masks is not None else nullcontext():
+    drops = step.stage != "finetune" or recipe.finetune.dropout
+    with (
+        nullcontext() if drops else without_dropout(model),
+        state.masks.hold(optimizer) if state.masks is not None else nullcontext(),
+    ):
         batches = data.train.batches(table.batch_size, device, shuffle=True)
         for index, (inputs, targets) in enumerate(batches):
             progress = (state.epoch + index / batch_count) / step.epochs
