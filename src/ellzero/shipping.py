@@ -21,7 +21,7 @@ from ellzero.errors import InputError
 from ellzero.export.c.plan import plan
 from ellzero.export.c.source import CSource, check_name, check_storage, export_c
 from ellzero.export.onnx_file import OnnxFile, export_onnx
-from ellzero.graph import Network, trace
+from ellzero.graph import trace
 from ellzero.packed.pack import Packed, pack
 from ellzero.pruning.budget import Budget
 from ellzero.quantization.quantize import BITS, quantize

@@ -796,3 +796,33 @@ def test_weights_that_are_no_numbers_are_named(bad):
 def test_a_network_that_was_not_traced_needs_an_example():
     with pytest.raises(ez.InputError, match="needs an example"):
         ez.compact(nn.Linear(3, 2))
+
+
+# A tolerance
+
+
+def barely_alive() -> Any:
+    """A layer of which two units of four are read by weights of 1e-30 and 1e-8 alone."""
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[2].weight.copy_(torch.tensor([[1.0, 0.5, 1e-30, 0.0], [0.25, 2.0, 0.0, -1e-8]]))
+    return model
+
+
+@pytest.mark.parametrize(("tolerance", "units"), [(0.0, 4), (1e-20, 3), (1e-7, 2), (0.6, 1)])
+def test_a_tolerance_says_which_weights_count_as_zeros(tolerance, units):
+    model = barely_alive()
+    before = {name: w.clone() for name, w in model.state_dict().items()}
+    small = ez.compact(model, torch.zeros(1, 3), tolerance=tolerance).model
+    assert small.weight("0.weight").shape == (units, 3)
+    assert all(torch.equal(w, before[name]) for name, w in model.state_dict().items())
+    if tolerance < 0.1:
+        x = torch.randn(9, 3)
+        torch.testing.assert_close(small(x), model(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, 1.0, float("nan"), True, "1e-6"])
+def test_tolerances_that_are_none(tolerance):
+    with pytest.raises(ez.InputError, match=r"tolerance is .*; expected a number in \[0, 1\)"):
+        ez.compact(barely_alive(), torch.zeros(1, 3), tolerance=tolerance)

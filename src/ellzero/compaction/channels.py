@@ -292,7 +292,7 @@ class Channels:
 
     def reasons(self) -> Iterator[str]:
         """What could have left in principle, and why it stays."""
-        opaque = ", ".join(node.name for node in self.network.graph.opaque)
+        opaque = ", ".join(node.named for node in self.network.graph.opaque)
         if opaque:
             yield f"all channels that {opaque} read and give stay: they cannot be seen through"
         for node in self.nodes:

@@ -17,9 +17,10 @@ from ellzero.compaction.channels import Channels
 from ellzero.compaction.constants import along, bias_of, exact, times
 from ellzero.compaction.folding import Folded, folded, like, with_bias
 from ellzero.compaction.living import warn_if_dead
-from ellzero.errors import InputError
+from ellzero.errors import InputError, is_number
 from ellzero.graph import Graph, Network, Node, trace
 from ellzero.graph.graph import free_name
+from ellzero.graph.trace import Example
 from ellzero.modules import device_of
 from ellzero.operations import Opaque, Select
 from ellzero.tensors import Shape
@@ -67,7 +68,9 @@ class Compacted:
     kept: tuple[str, ...]
 
 
-def compact(model: nn.Module, example: Tensor | None = None) -> Compacted:
+def compact(
+    model: nn.Module, example: Example | None = None, *, tolerance: float = 0.0
+) -> Compacted:
     """Remove what cannot matter to a network's output: dead units and channels, batch norms.
 
     A unit or channel leaves if nothing reads it, or if it is constant and the biases after it can
@@ -79,9 +82,14 @@ def compact(model: nn.Module, example: Tensor | None = None) -> Compacted:
     Args:
         model: the network; it is not changed.
         example: a batch (N, ...) of its inputs, as for `ez.trace`; a traced network needs none.
+        tolerance: weights of layers count as zeros, and become zeros, where they are no larger than
+            this times the largest one of their layer. By default none do, so that the output stays;
+            1e-6 lets go what a weight of 1e-30 keeps alive, and changes float32 outputs hardly more
+            than rounding does.
 
     Raises:
-        InputError: a network that cannot be traced, or a weight that holds NaN or inf.
+        InputError: a network that cannot be traced, or a weight that holds NaN or inf; a tolerance
+            that is no number in [0, 1).
 
     Example:
         >>> import torch, ellzero as ez
@@ -93,10 +101,25 @@ def compact(model: nn.Module, example: Tensor | None = None) -> Compacted:
         >>> compacted.removed[0]
         Removed(layer='0', what='outputs', before=8, after=3)
     """
-    changed = folded(trace(model, example))
+    if not is_number(tolerance) or not 0 <= tolerance < 1:
+        raise InputError(f"tolerance is {tolerance!r}; expected a number in [0, 1)")
+    network = trace(model, example)
+    if tolerance:
+        _zero_small(network, tolerance)
+    changed = folded(network)
     compacted = compacted_of(changed)
     warn_if_dead(changed)
     return compacted
+
+
+@torch.no_grad()
+def _zero_small(network: Network, tolerance: float) -> None:
+    """Set the small weights of each layer to zero."""
+    for node in network.graph.nodes:
+        for name in node.layer_weights.values():
+            magnitudes = network.weight(name).abs()
+            small = magnitudes <= tolerance * magnitudes.max()
+            network.weight(name).masked_fill_(small, 0)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from ellzero.operations import (
     Constant,
     Flatten,
     Input,
+    Opaque,
     Select,
     how_to_register,
     is_registered,
@@ -62,6 +63,7 @@ def plan(network: Network) -> Plan:
         node.named + (how_to_register(node.op) or node.op.c_lacks())
         for node in network.graph.nodes
         if not isinstance(node.op, Input | Constant)
+        and (not isinstance(node.op, Opaque) or node in network.graph.opaque)
         and (node.op.C == "none" or node.op.c_lacks() or not is_registered(node.op))
     ]
     if unknown:
