@@ -93,8 +93,10 @@ class Run:
                 not trusted; a damaged file, or one of another network.
         """
         self._require_network()
-        if is_packed(self.file) and (self.recipe is None or read_packed(self.file)[0] is not None):
-            return load(self.file)  # which says so if it holds weights only
+        if is_packed(self.file):
+            graph, _ = read_packed(self.file)
+            if self.recipe is None or (graph is not None and not graph.opaque):
+                return load(self.file)  # which says so if the file does not hold all of it
         return self._network_of(self.file)
 
     def _require_network(self) -> None:

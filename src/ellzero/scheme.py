@@ -349,7 +349,8 @@ def _recorded(folder: Path | None, record: Record, state: State) -> Iterator[Non
 
 
 def _about(recipe: Recipe, data: Data) -> dict[str, Any]:
-    dtype = Input.dtype_of(data.train.example[0].dtype)
+    raw = data.train.example[0].dtype
+    dtype = "float" if data.preprocess is not None else Input.dtype_of(raw)
     return {
         "network": recipe.model and recipe.model.model_dump(),
         "data": recipe.data and recipe.data.model_dump(),

@@ -22,7 +22,7 @@ from ellzero.export.c.plan import plan
 from ellzero.export.c.source import CSource, check_name, check_storage, export_c
 from ellzero.export.onnx_file import OnnxFile, export_onnx
 from ellzero.graph import trace
-from ellzero.packed.pack import Packed, pack
+from ellzero.packed.pack import CodeWarning, Packed, pack
 from ellzero.pruning.budget import Budget
 from ellzero.quantization.quantize import BITS, quantize
 from ellzero.record import Evaluation
@@ -261,6 +261,9 @@ def ship(
     float32_bytes = 4 * sum(p.numel() for p in model.parameters())
     compacted = compacted_of(changed)
     network, kept = compacted.model, compacted.kept
+    if destinations.ellz is not None and network.graph.opaque:
+        name = network.graph.opaque[0].named
+        kept = (*kept, f"{name} is code: of it the packed file holds the name alone")
     shipped = Shipped(float32_bytes, kept)
     if quantization is not None:
         examples = _data(source, data) if quantization.needs_data else None
@@ -268,6 +271,7 @@ def ship(
     with warnings.catch_warnings():
         # what is dead has been said of the whole network; what was compacted has other counts
         warnings.simplefilter("ignore", DeadWarning)
+        warnings.simplefilter("ignore", CodeWarning)  # which `kept` says
         ellz = onnx = c = None
         if destinations.ellz is not None:
             ellz = pack(network, destinations.ellz)

@@ -815,7 +815,7 @@ def test_a_tolerance_says_which_weights_count_as_zeros(tolerance, units):
     model = barely_alive()
     before = {name: w.clone() for name, w in model.state_dict().items()}
     small = ez.compact(model, torch.zeros(1, 3), tolerance=tolerance).model
-    assert small.weight("0.weight").shape == (units, 3)
+    assert len(small.weight("0.weight")) == units
     assert all(torch.equal(w, before[name]) for name, w in model.state_dict().items())
     if tolerance < 0.1:
         x = torch.randn(9, 3)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ellzero.compaction.folding import folded
 from ellzero.compaction.living import warn_if_dead, warn_if_empty
-from ellzero.errors import InputError, warn
+from ellzero.errors import EllzeroWarning, InputError, warn
 from ellzero.files import PACKED_MAGIC, copied, write_atomically
 from ellzero.graph import Graph, Network, trace
 from ellzero.graph.trace import require_dense
@@ -51,6 +51,10 @@ class Packed:
     size_bytes: int
     parts: dict[str, int]
     self_contained: bool
+
+
+class CodeWarning(EllzeroWarning):
+    """Category of the warning that a packed file lacks code, and holds its name alone."""
 
 
 def pack(model: nn.Module, path: str | Path, example: Tensor | None = None) -> Packed:
@@ -119,7 +123,8 @@ def _contents(model: nn.Module, example: Tensor | None) -> tuple[Graph | None, d
     if opaque:
         warn(
             f"{opaque[0].named} cannot be written as data: the file holds its name alone, and "
-            "ez.load(path, model) needs a network of the class that it was made from"
+            "ez.load(path, model) needs a network of the class that it was made from",
+            CodeWarning,
         )
     warn_if_dead(folded(network))
     names = network.graph.weight_names()
