@@ -18,8 +18,15 @@ from ellzero.compaction.folding import folded
 from ellzero.compaction.living import DeadWarning, warn_if_dead
 from ellzero.data.data import Data
 from ellzero.errors import InputError
+from ellzero.export.c.blob import WeightsIn
 from ellzero.export.c.plan import plan
-from ellzero.export.c.source import CSource, check_name, check_storage, export_c
+from ellzero.export.c.source import (
+    CSource,
+    check_name,
+    check_storage,
+    check_weights,
+    export_c,
+)
 from ellzero.export.onnx_file import OnnxFile, export_onnx
 from ellzero.graph import trace
 from ellzero.packed.pack import CodeWarning, Packed, pack
@@ -41,6 +48,7 @@ class Destinations:
         c: folder for C source.
         name: name of the C files and functions.
         storage: how weights lie in C, as `export_c` takes it; "dense" is the network as it is.
+        c_weights: in "arrays" of the C, or in a "blob", a binary file beside it.
         overwrite: whether files that are there already may be replaced.
 
     Raises:
@@ -60,19 +68,22 @@ class Destinations:
     c: str | Path | None = None
     name: str = "net"
     storage: StorageChoice = "smallest"
+    c_weights: WeightsIn = "arrays"
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         check_storage(self.storage)
+        check_weights(self.c_weights)
         folders = [] if self.c is None else [Path(self.c)]
         for c in folders:
             check_name(self.name)
             if c.exists() and not c.is_dir():
                 raise InputError(f"{c} is a file; expected a folder for C source")
-        if not folders and (self.name, self.storage) != ("net", "smallest"):
+        of_c = (self.name, self.storage, self.c_weights)
+        if not folders and of_c != ("net", "smallest", "arrays"):
             raise InputError(
-                "name (--name) and storage (--storage) are those of C source; name its folder "
-                "(--c), or leave them out"
+                "name (--name), storage (--storage) and weights (--c-weights) are those of C "
+                "source; name its folder (--c), or leave them out"
             )
         if not self.files:
             raise InputError("nothing to write: name a packed file, an ONNX file or a C folder")
@@ -93,7 +104,8 @@ class Destinations:
     @property
     def files(self) -> list[Path]:
         """All that is written."""
-        ends = () if self.c is None else (".h", ".c", "_test.c")
+        ends = [] if self.c is None else [".h", ".c", "_test.c"]
+        ends += ["_weights.bin"] * (self.c is not None and self.c_weights == "blob")
         return self._single_files + [Path(self.c or "") / f"{self.name}{end}" for end in ends]
 
     @property
@@ -280,7 +292,13 @@ def ship(
         if destinations.c is not None:
             storage = destinations.storage
             of_c = whole if storage == "dense" else network
-            c = export_c(of_c, destinations.c, name=destinations.name, storage=storage)
+            c = export_c(
+                of_c,
+                destinations.c,
+                name=destinations.name,
+                storage=storage,
+                weights=destinations.c_weights,
+            )
     return replace(shipped, ellz=ellz, onnx=onnx, c=c)
 
 

@@ -186,9 +186,13 @@ class Function:
     arrays: list[Array]
     stored: dict[str, tuple[Matrix, Storage]]
 
-    def source(self) -> str:
-        """The arrays and the function."""
-        arrays = "".join(array.source() for array in self.arrays)
+    def source(self, definition: Callable[[Array], str] = Array.source) -> str:
+        """The arrays and the function.
+
+        Args:
+            definition: C of an array.
+        """
+        arrays = "".join(map(definition, self.arrays))
         # a kernel that works value by value may store where it reads: nothing is restrict there
         restrict = "" if self.kernel.in_place else "restrict "
         kernel = self.kernel

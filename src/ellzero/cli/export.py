@@ -22,6 +22,7 @@ def export(
     c: Path | None = None,
     name: str = "net",
     storage: Literal["smallest", "fastest", "dense"] = "smallest",
+    c_weights: Literal["arrays", "blob"] = "arrays",
     bits: int | None = None,
     int8: Flag = False,
     max_accuracy_drop: float | None = None,
@@ -48,6 +49,8 @@ def export(
         Name of the C files and functions.
     storage
         How weights lie in the C; dense is the network as it is, zeros and all, for comparison.
+    c_weights
+        Weights in arrays of the C, or in a blob: a binary file beside it, for large networks.
     bits
         Quantize to codebooks of 2^bits values a layer, 2 to 8.
     int8
@@ -65,7 +68,15 @@ def export(
     from ellzero.runs import open_run
     from ellzero.shipping import Destinations, Quantization, ship
 
-    files = Destinations(ellz=ellz, onnx=onnx, c=c, name=name, storage=storage, overwrite=overwrite)
+    files = Destinations(
+        ellz=ellz,
+        onnx=onnx,
+        c=c,
+        name=name,
+        storage=storage,
+        c_weights=c_weights,
+        overwrite=overwrite,
+    )
     quantization = None
     if bits is not None or int8 or max_accuracy_drop is not None or finetune:
         budget = None if max_accuracy_drop is None else Budget(max_accuracy_drop=max_accuracy_drop)

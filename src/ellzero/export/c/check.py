@@ -8,6 +8,7 @@ from torch import Tensor
 import ellzero
 from ellzero.c.arrays import floats
 from ellzero.errors import InputError
+from ellzero.export.c.blob import LOAD
 from ellzero.export.c.plan import with_preprocessing
 from ellzero.graph import Network
 from ellzero.graph.network import outputs_of
@@ -79,7 +80,13 @@ _STEPS = """        static {name}_state state;
 
 
 def program(
-    inputs: Tensor, outputs: Tensor, name: str, *, first: int, streams: bool = False
+    inputs: Tensor,
+    outputs: Tensor,
+    name: str,
+    *,
+    first: int,
+    streams: bool = False,
+    reads: bool = False,
 ) -> str:
     """A C program that says whether the network's C does what PyTorch does.
 
@@ -89,10 +96,13 @@ def program(
         name: the network's.
         first: how many values the first output has, among which the largest is looked for.
         streams: whether it takes frames one by one, too.
+        reads: whether the weights are in a file that the program has to read.
     """
     upper = name.upper()
     classes = outputs[:, :first].argmax(1).tolist()
     steps = _STEPS.format(name=name, upper=upper) if streams else ""
+    include = "#include <stdlib.h>\n" if reads else ""
+    load = LOAD.format(name=name, upper=upper) + "\n" if reads else ""
     arrays = "\n".join(
         floats(what, tensor.numpy()).source()
         for what, tensor in (("inputs", inputs), ("expected", outputs))
@@ -102,15 +112,16 @@ def program(
 
 #include <math.h>
 #include <stdio.h>
-
+{include}
 {arrays}
 static const int classes[{len(classes)}] = {{{", ".join(map(str, classes))}}};
 
-int main(void)
+{load}int main({"int count, char **words" if reads else "void"})
 {{
     static float output[{upper}_OUTPUTS];
     float worst = 0.0f;
     int wrong = 0;
+{"    if (load(count, words)) return 1;" if reads else ""}
     for (int n = 0; n < {len(classes)}; ++n) {{
         const float *const right = expected + n * {upper}_OUTPUTS;
         const int found = {name}_predict(inputs + n * {upper}_INPUTS, output);

@@ -43,8 +43,21 @@ class Compiled:
         (8, 4, torch.Size([5, 4]))
     """
 
-    def __init__(self, library: ctypes.CDLL, name: str, inputs: int, outputs: int) -> None:
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        name: str,
+        inputs: int,
+        outputs: int,
+        weights: np.ndarray | None = None,
+    ) -> None:
         self.name, self.inputs, self.outputs = name, inputs, outputs
+        self._weights = weights  # C reads them where they are
+        if weights is not None:
+            take = getattr(library, f"{name}_set_weights")
+            take.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+            if take(weights.ctypes.data, weights.nbytes):
+                raise InputError(f"{name}_weights.bin is not of {name}.c; write both again")
         self._predict = getattr(library, f"{name}_predict")
         self._predict.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
         self._predict.restype = ctypes.c_int
@@ -131,7 +144,13 @@ def compile_c(
         raise InputError(f"there is no {name}.c and {name}.h in {folder}; export_c writes them")
     text = header.read_text(encoding="utf-8", errors="replace")
     inputs, outputs = (_defined(text, name, what) for what in ("INPUTS", "OUTPUTS"))
-    return Compiled(load_c(source, compiler, flags), name, inputs, outputs)
+    weights = None
+    if f"#define {name.upper()}_WEIGHTS" in text:
+        blob = folder / f"{name}_weights.bin"
+        if not blob.is_file():
+            raise InputError(f"there is no {blob}, which {name}.c reads its weights from")
+        weights = np.fromfile(blob, np.uint8)
+    return Compiled(load_c(source, compiler, flags), name, inputs, outputs, weights)
 
 
 def load_c(source: Path, compiler: str | None = None, flags: Sequence[str] = FLAGS) -> ctypes.CDLL:

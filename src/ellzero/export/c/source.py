@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -20,6 +21,7 @@ from ellzero.compaction.compact import compacted_of
 from ellzero.compaction.folding import folded
 from ellzero.compaction.living import warn_if_dead
 from ellzero.errors import InputError
+from ellzero.export.c.blob import Blob, WeightsIn
 from ellzero.export.c.check import examples_of, program
 from ellzero.export.c.plan import Plan, plan
 from ellzero.export.c.stream import Stream, declared, defined
@@ -94,6 +96,7 @@ def export_c(
     *,
     name: str = "net",
     storage: StorageChoice = "smallest",
+    weights: WeightsIn = "arrays",
 ) -> CSource:
     """Write a network as C99 that needs nothing but `math.h`: NAME.c, NAME.h and NAME_test.c.
 
@@ -113,6 +116,9 @@ def export_c(
         storage: how weights lie: "smallest", in the fewest bytes; "fastest", for a processor with
             vector registers; "dense", every weight zero or not, which is what the others are
             measured against.
+        weights: in "arrays" of the C itself, or a "blob": a file NAME_weights.bin beside it, whose
+            bytes the program hands over by `NAME_set_weights`; a compiler takes seconds then, where
+            it would take minutes for the arrays of a large network.
 
     Returns:
         What was written, layer by layer.
@@ -132,6 +138,7 @@ def export_c(
     """
     check_name(name)
     check_storage(storage)
+    check_weights(weights)
     network, kept = trace(model, example), ()
     changed = folded(network)
     warn_if_dead(changed)
@@ -141,6 +148,7 @@ def export_c(
     planned = plan(network)
     functions = _functions(planned, name, storage)
     inputs, outputs = examples_of(network, example)
+    blob = Blob.of(_arrays(planned, functions, name)) if weights == "blob" else None
 
     folder = Path(folder)
     if not folder.parent.is_dir():
@@ -149,24 +157,26 @@ def export_c(
         raise InputError(f"cannot write into {folder}: it is a file; expected a folder")
     folder.mkdir(exist_ok=True)
     files = {
-        f"{name}.h": _header(network, planned, name),
-        f"{name}.c": _source(network, planned, functions, name),
+        f"{name}.h": _header(network, planned, name, blob),
+        f"{name}.c": _source(network, planned, functions, name, blob),
         f"{name}_test.c": program(
             inputs,
             outputs,
             name,
             first=math.prod(network.shapes[network.graph.results[0]]),
             streams=isinstance(planned.stream, Stream),
+            reads=blob is not None,
         ),
     }
+    if blob is not None:
+        write_atomically(folder / f"{name}_weights.bin", blob.content)
     for file, text in files.items():
         write_atomically(folder / file, text.encode())
     return CSource(
         folder,
         name,
         tuple(_layers(functions)),
-        sum(array.size_bytes for f in functions for array in f.arrays)
-        + sum(array.size_bytes for array in _constants(planned, name).values()),
+        sum(array.size_bytes for array in _arrays(planned, functions, name)),
         4 * planned.scratch,
         kept,
     )
@@ -187,6 +197,16 @@ def check_storage(storage: str) -> None:
     """
     if storage not in get_args(StorageChoice):
         raise InputError(f"storage is {storage!r}; expected 'smallest', 'fastest' or 'dense'")
+
+
+def check_weights(weights: str) -> None:
+    """Make sure that weights can be handed to C so.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if weights not in get_args(WeightsIn):
+        raise InputError(f"weights is {weights!r}; expected 'arrays' or 'blob'")
 
 
 def check_name(name: str) -> None:
@@ -222,6 +242,12 @@ def _constants(planned: Plan, name: str) -> dict[str, Array]:
     }
 
 
+def _arrays(planned: Plan, functions: Sequence[Function], name: str) -> list[Array]:
+    """All constant arrays of the C."""
+    of_functions = [array for function in functions for array in function.arrays]
+    return [*_constants(planned, name).values(), *of_functions]
+
+
 def _layers(functions: Sequence[Function]) -> Iterator[CLayer]:
     for function in functions:
         # what else the function has, such as its biases, is counted with the first weight
@@ -240,13 +266,14 @@ def _layers(functions: Sequence[Function]) -> Iterator[CLayer]:
             others = 0
 
 
-def _header(network: Network, planned: Plan, name: str) -> str:
+def _header(network: Network, planned: Plan, name: str, blob: Blob | None) -> str:
     upper = name.upper()
     sizes = {name: op.size for name, op in network.graph.inputs.items()}
     results = [network.shapes[node] for node in network.graph.results]
     names = [output.name or output.node for output in network.graph.outputs]
     inputs, outputs = (sum(map(math.prod, shapes)) for shapes in (sizes.values(), results))
     classes = network.graph.classes
+    include = "" if blob is None else "\n#include <stddef.h>\n"
     named = ""
     if classes is not None:
         listed = ", ".join(comment(c) for c in classes)
@@ -254,7 +281,7 @@ def _header(network: Network, planned: Plan, name: str) -> str:
     return f"""/* {name}: a network, written by ellzero {ellzero.__version__}. */
 #ifndef {upper}_H
 #define {upper}_H
-
+{include}
 #define {upper}_INPUTS {inputs} /* {_described(list(sizes.values()), list(sizes))} */
 #define {upper}_OUTPUTS {outputs} /* {_described(results, names)} */
 #define {upper}_SCRATCH {max(planned.scratch, 1)} /* floats of working memory */
@@ -266,7 +293,7 @@ int {name}_predict(const float *input, float *output);
 
 /* The same in working memory of the caller's, {upper}_SCRATCH floats. */
 int {name}_predict_in(const float *input, float *output, float *scratch);
-{declared(planned.stream, name)}
+{declared(planned.stream, name)}{"" if blob is None else blob.declared(name)}
 #endif
 """
 
@@ -307,7 +334,9 @@ def _predict(calls: Iterable[str], planned: Plan, name: str, first: int, checks:
 """
 
 
-def _source(network: Network, planned: Plan, functions: Sequence[Function], name: str) -> str:
+def _source(
+    network: Network, planned: Plan, functions: Sequence[Function], name: str, blob: Blob | None
+) -> str:
     upper = name.upper()
     calls: dict[str, str] = {}
     constants = _constants(planned, name)
@@ -317,14 +346,18 @@ def _source(network: Network, planned: Plan, functions: Sequence[Function], name
         values = [*(value for value, _ in kernel.inputs), kernel.result]
         places = [*(where[value] for value in values), *planned.memory[kernel.result]]
         calls[kernel.name] = f"{function.name}({', '.join(places)});"
-    kernels = "".join(array.source() for array in constants.values())
-    kernels += "\n".join(function.source() for function in functions)
+    definition = Array.source if blob is None else partial(blob.definition, name=name)
+    kernels = "" if blob is None else f"{blob.defined(name)}\n"
+    kernels += "".join(map(definition, constants.values()))
+    kernels += "\n".join(function.source(definition) for function in functions)
+    ready = "" if blob is None else f"if (!{name}_weights) return -1;"
     if isinstance(planned.stream, Stream):
-        predict = defined(planned.stream, calls, planned.state, name)
+        predict = defined(planned.stream, calls, planned.state, name, ready)
     else:
         outputs = [math.prod(network.shapes[node]) for node in network.graph.results]
         first = f"{upper}_OUTPUTS" if len(outputs) == 1 else str(outputs[0])
-        predict = _predict(calls.values(), planned, name, first, checks(network, where))
+        refused = "\n".join(filter(None, [ready, checks(network, where)]))
+        predict = _predict(calls.values(), planned, name, first, refused)
     return f"""/* {name}: a network, written by ellzero {ellzero.__version__}. */
 #include "{name}.h"
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ellzero.c.text import comment, indented, loop
+from ellzero.c.text import block, comment, indented, loop
 from ellzero.compaction.channels import axes_of
+from ellzero.export.c.tokens import checks
 from ellzero.graph import Graph, Network, Node
 from ellzero.graph.graph import free_name
 from ellzero.operations import Input, Recurrent, Slice
@@ -189,11 +190,18 @@ int {name}_step({name}_state *state, const float *frame, float *output);
 """
 
 
+def _of_frames(check: str, upper: str) -> str:
+    """C of a check of each frame."""
+    return block(f"for (int t = 0; t < {upper}_FRAMES; ++t)", check) if check else ""
+
+
 _OF_EACH = "The outputs for one more raw frame."
 _OF_LAST = "Outputs as of all frames since the reset, with one more raw frame."
 
 
-def defined(streamed: Stream, calls: Mapping[str, str], state: int, name: str) -> str:
+def defined(
+    streamed: Stream, calls: Mapping[str, str], state: int, name: str, ready: str = ""
+) -> str:
     """The functions, among them that of whole inputs, which takes their frames one by one.
 
     Args:
@@ -201,8 +209,13 @@ def defined(streamed: Stream, calls: Mapping[str, str], state: int, name: str) -
         calls: of each kernel, by its node, a line of C.
         state: the first floats of memory, which stay from frame to frame.
         name: the network's.
+        ready: C that returns -1 where the network cannot work yet.
     """
     upper = name.upper()
+    (first,) = streamed.network.graph.inputs
+    of_frame = checks(streamed.network, {first: "frame"})
+    of_frames = _of_frames(checks(streamed.network, {first: f"input + t * {upper}_FRAME"}), upper)
+    of_step, of_all = (f"{ready}\n{check}" for check in (of_frame, of_frames))
     each = [call for node, call in calls.items() if node in streamed.each]
     after = [call for node, call in calls.items() if node not in streamed.each]
     output, step, row = "", "", ""
@@ -243,12 +256,14 @@ void {name}_reset({name}_state *state)
 
 int {name}_step({name}_state *state, const float *frame, float *output)
 {{
+{indented(of_step)}
     {name}_each(frame, {step}state->memory);{last.replace("%s", "state->memory")}
     return {name}_largest(output, {upper}_STEP_OUTPUTS);
 }}
 
 int {name}_predict_in(const float *input, float *output, float *scratch)
 {{
+{indented(of_all)}
     {name}_begin(scratch);
     for (int t = 0; t < {upper}_FRAMES; ++t) {{
         {name}_each(input + t * {upper}_FRAME, {row}scratch);
