@@ -1,6 +1,6 @@
 """Spoken digits with each speaker held out in turn: the error pooled over all 3,000 recordings.
 
-    python benchmarks/speakers.py recipes/audio-gru-spoken-digits-10x.toml --folder runs/speakers --seeds 0 1 2 3 4
+    python benchmarks/speakers.py recipes/audio-gru-spoken-digits-10x.toml --folder runs/speakers
 
 Runs that are done already are not run again, so it can be stopped and started anew.
 """
@@ -35,6 +35,7 @@ def wrong(percent: float) -> int:
 
 
 def main() -> None:
+    """A row a seed, and their median."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--folder", type=Path, required=True)
