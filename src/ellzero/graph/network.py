@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ellzero.errors import InputError
 from ellzero.graph.graph import Graph
+from ellzero.operations import Embedding
 from ellzero.selection import Holder, Kind
 
 
@@ -63,7 +64,7 @@ class Network(Holder):
         }
         self._weights: dict[str, dict[str, tuple[nn.Module, str]]] = {}
         # from here on no attribute is set any more, for a weight may have its name
-        known = {**_kinds(graph), **(kinds or {})}
+        known: dict[str, Kind] = {**_kinds(graph), **(kinds or {})}
         for name, tensor in weights.items():
             _register(self, name, tensor, known.get(name, "other"))
         for node in graph.nodes:
@@ -111,10 +112,10 @@ class Network(Holder):
         results = tuple(values[name] for name in self.graph.results)
         if not self.graph.outputs:
             return results[0]
-        names = [output.name for output in self.graph.outputs]
-        if None in names:
+        names = [output.name for output in self.graph.outputs if output.name is not None]
+        if len(names) < len(results):
             return results
-        return Outputs(zip(names, results, strict=True))
+        return Outputs(dict(zip(names, results, strict=True)))
 
     def _inputs(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         expected = self.graph.inputs
@@ -158,7 +159,8 @@ class Network(Holder):
     def _tokens(self, name: str) -> int:
         """How many different tokens an input may have: as many as each embedding that reads it."""
         readers = self.graph.consumers()[name]
-        rows = [len(self.weight(n.weights["weight"])) for n in readers if n.op.kind == "embedding"]
+        tables = [n.weights["weight"] for n in readers if isinstance(n.op, Embedding)]
+        rows = [len(self.weight(name)) for name in tables]
         return min(rows, default=2)
 
     def __repr__(self) -> str:
@@ -178,10 +180,11 @@ def _kinds(graph: Graph) -> dict[str, Kind]:
     """Of what kind weights are by the operations that use them; an embedding's are no layer's."""
     kinds: dict[str, Kind] = {}
     for node in graph.nodes:
-        kind: Kind | None = "embedding" if node.op.kind == "embedding" else node.op.LAYER
-        names = node.weights.values() if kind == "embedding" else node.layer_weights.values()
-        for name in names if kind is not None else ():
-            kinds[name] = kind if kinds.get(name) != "embedding" else "embedding"
+        if isinstance(node.op, Embedding):
+            kinds[node.weights["weight"]] = "embedding"
+        elif node.op.LAYER is not None:
+            for name in node.layer_weights.values():
+                kinds.setdefault(name, node.op.LAYER)
     return kinds
 
 

@@ -314,11 +314,11 @@ def _several(network: Network) -> str:
     return text
 
 
-def _predict(calls: Iterable[str], planned: Plan, name: str, first: int, checks: str) -> str:
+def _predict(calls: Iterable[str], planned: Plan, name: str, first: str, checks: str) -> str:
     """The function that goes through all kernels.
 
     Args:
-        first: values of the first output.
+        first: C expression of how many values the first output has.
         checks: C that goes before all else.
     """
     unused = "" if planned.scratch else "    (void)scratch;\n"
