@@ -401,6 +401,22 @@ def test_a_traced_network_is_given_back_as_a_copy():
     assert ez.trace(traced, classes=["x", "y", "z"]).graph.classes == ("x", "y", "z")
 
 
+def test_a_length_of_a_batch_is_any_length():
+    """`len(x)` is a number as soon as it runs; an encoder keeps its layers all the same."""
+    encoder = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)
+    model = Wired(
+        lambda m, x: m.e(torch.cat([x, m.token.weight.expand(len(x), -1, -1)], 1)),
+        e=encoder,
+        token=nn.Embedding(1, 4),
+    ).eval()
+    network = ez.trace(model, torch.zeros(1, 3, 4))
+    assert not network.graph.opaque
+    for count in (1, 2, 5):
+        x = torch.randn(count, 3, 4)
+        torch.testing.assert_close(network(x), model(x))
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_dtypes_stay(dtype):
     traced = ez.trace(deep().to(dtype), torch.zeros(1, *IMAGE, dtype=dtype))

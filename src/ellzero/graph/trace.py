@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -206,7 +207,7 @@ def _exported(model: nn.Module, example: Example) -> ExportedProgram:
     shown = ", ".join(str(tuple(value.shape)) for value in (*inputs, *named.values()))
     with evaluating(model), torch.no_grad(), quiet("torch", logging.CRITICAL):
         try:
-            program = torch.export.export(model, tuple(batch), keywords, dynamic_shapes=dynamic)
+            program = _export(model, tuple(batch), keywords, dynamic)
             if not is_plain(program):
                 # operations that change things in place become others that do not; not done where
                 # it is not needed, as it takes far longer than the export itself
@@ -218,6 +219,28 @@ def _exported(model: nn.Module, example: Example) -> ExportedProgram:
                 f"{reason[0]}"
             ) from error
     return program
+
+
+def _export(
+    model: nn.Module, batch: tuple[Tensor, ...], keywords: dict[str, Tensor], dynamic: Any
+) -> ExportedProgram:
+    """What running its code shows; where that fixes the batch, as `len(x)` does, what reading shows.
+
+    To read Python (`strict`) takes longer, and what it does not know is refused.
+    """
+    from torch._dynamo.exc import UserError  # slow to import; torch.export needs it too
+
+    try:
+        return torch.export.export(model, batch, keywords, dynamic_shapes=dynamic)
+    except UserError as error:
+        is_fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # one call, which only running code avoids
+        try:
+            return torch.export.export(model, batch, keywords, dynamic_shapes=dynamic, strict=True)
+        except Exception:
+            raise error from None
+        finally:
+            torch.backends.mha.set_fastpath_enabled(is_fast)
 
 
 def _two_of(value: Tensor, device: torch.device) -> Tensor:
