@@ -64,7 +64,7 @@ class Recurrent(Operation):
         cell, units = CELLS[self.cell], weights["weight_hh"].shape[1]
         first = first or [x.new_zeros(1, units)] * cell.states
         # of what no input changes there is one example
-        states = [state.expand(x.shape[0], units).unsqueeze(0) for state in first]
+        states = [state.expand(x.shape[0], units).contiguous().unsqueeze(0) for state in first]
         parameters = [weights["weight_ih"], weights["weight_hh"], *_both_biases(weights)]
         outputs, _, *kept = cell.layer(
             x.flip(1) if self.reverse else x,
