@@ -14,6 +14,7 @@ from ellzero.compaction.folding import folded
 from ellzero.compaction.living import Living, living, sentences
 from ellzero.data.data import Data, negative_mse
 from ellzero.data.flags import flags as data_flags
+from ellzero.data.inputs import called, of_first
 from ellzero.data.tally import NOTHING, Tally
 from ellzero.errors import InputError
 from ellzero.files import write_tensors
@@ -37,7 +38,7 @@ def traced(model: nn.Module, data: Data) -> Network:
     """
     inputs = data.train.example[0]
     if data.preprocess is not None:
-        inputs = data.preprocess(inputs)
+        inputs = of_first(data.preprocess, inputs)
     return trace(model, inputs, preprocess=data.preprocess, classes=data.classes)
 
 
@@ -175,7 +176,7 @@ def _constant_outputs(network: nn.Module, data: Data) -> int:
     Judged by a batch of validation data; 0 where they are not.
     """
     inputs, _ = next(iter(data.validation.batches(BATCH, device_of(network))))
-    outputs = network(inputs)
+    outputs = called(network, inputs)
     if not isinstance(outputs, Tensor) or len(outputs) < 2 or (outputs != outputs[:1]).any():
         return 0
     return outputs[0].numel()

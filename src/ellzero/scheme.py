@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ellzero import model_file
 from ellzero.conclusion import conclude, finite, traced
@@ -349,13 +349,16 @@ def _recorded(folder: Path | None, record: Record, state: State) -> Iterator[Non
 
 
 def _about(recipe: Recipe, data: Data) -> dict[str, Any]:
-    raw = data.train.example[0].dtype
-    dtype = "float" if data.preprocess is not None else Input.dtype_of(raw)
+    inputs = data.train.example[0]
+    noted: dict[str, Any] = {}  # of several inputs the data tell, which make an example
+    if isinstance(inputs, Tensor):
+        dtype = "float" if data.preprocess is not None else Input.dtype_of(inputs.dtype)
+        noted = {"input_shape": list(inputs.shape[1:])}
+        noted |= {} if dtype == "float" else {"input_dtype": dtype}
     return {
         "network": recipe.model and recipe.model.model_dump(),
         "data": recipe.data and recipe.data.model_dump(),
         "preprocess": data.preprocess and asdict(data.preprocess),
         "classes": data.classes and list(data.classes),
-        "input_shape": list(data.train.example[0].shape[1:]),
-        **({} if dtype == "float" else {"input_dtype": dtype}),
+        **noted,
     }

@@ -325,3 +325,51 @@ def test_the_accuracy_of_a_single_output_is_refused():
     data = ez.Data((x, y % 2), (x, y % 2), loss=binary)
     with pytest.raises(InputError, match="score of your own"):
         data.check_fit(nn.Linear(6, 1))
+
+
+# several inputs
+
+TOKENS = torch.arange(24).view(12, 2)
+
+
+class Pairs(torch.utils.data.Dataset[Any]):
+    def __len__(self) -> int:
+        return len(Y)
+
+    def __getitem__(self, index: int) -> Any:
+        return (TOKENS[index], X[index]), Y[index]
+
+
+@pytest.mark.parametrize(
+    "examples",
+    [((TOKENS, X), Y), [[TOKENS, X], Y], Pairs(), DataLoader(Pairs(), 5, shuffle=True)],
+    ids=["tuple", "list", "Dataset", "DataLoader"],
+)
+def test_several_inputs_of_an_example_stay_together(examples):
+    data = ez.Data(
+        examples,
+        ((TOKENS, X), Y),
+        preprocess=ez.Preprocess(2.0, 1.0),
+        augment=lambda tokens: tokens + 100,
+    )
+    batches = list(data.train.batches(5, CPU, shuffle=True))
+    tokens, x, y = (torch.cat(part) for part in zip(*((*i, t) for i, t in batches), strict=True))
+    order = ((tokens - 1) / 2 - 100)[:, 0].long() // 2  # row n of the tokens is 2n, 2n + 1
+    assert sorted(order.tolist()) == list(range(12))
+    assert torch.equal(x, X[order])
+    assert torch.equal(y, Y[order])
+    (plain, _), _ = next(data.validation.batches(5, CPU))
+    assert torch.equal(plain, TOKENS[:5] * 2.0 + 1.0)
+
+
+def test_several_inputs_of_unequal_length_are_refused():
+    with pytest.raises(InputError, match="train data has 11 inputs and 12 targets"):
+        ez.Data(((X, TOKENS[1:]), Y), ((X, TOKENS), Y))
+    with pytest.raises(InputError, match="train inputs hold NaN or inf"):
+        ez.Data(((X, X / 0), Y), ((X, TOKENS), Y))
+
+
+def test_a_network_of_one_input_does_not_take_two():
+    shapes = r"inputs of torch.float32 \(1, 6\) and torch.int64 \(1, 2\)"
+    with pytest.raises(InputError, match=f"Sequential cannot take the data, {shapes}"):
+        ez.Data(((X, TOKENS), Y), ((X, TOKENS), Y)).check_fit(mlp())

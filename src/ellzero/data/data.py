@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ellzero.data.inputs import all_of, called, of_each, of_first
 from ellzero.data.part import Examples, Part
 from ellzero.errors import InputError, warn
 from ellzero.modules import device_of, evaluating
@@ -27,7 +28,9 @@ class Data:
 
     Each part is a pair of tensors `(inputs, targets)` of equal length (the fastest), a
     `torch.utils.data.Dataset` of such pairs, or an iterable of batches that can be iterated over
-    again, such as a `DataLoader` (which then sets batch size and shuffling itself).
+    again, such as a `DataLoader` (which then sets batch size and shuffling itself). The inputs of a
+    network that takes several are a tuple of tensors, `((tokens, numbers), targets)`; preprocessing
+    and augmentation are of the first one.
 
     Integer targets mean classification: cross-entropy and accuracy are the defaults. Floating
     targets mean regression: mean squared error, and its negative as the score (a warning says so
@@ -103,14 +106,17 @@ class Data:
             InputError: the network fails on a batch, or has fewer outputs than there are labels;
                 its outputs are not of the shape that the default loss compares with the targets.
         """
-        inputs, targets = (tensor.to(device_of(model)) for tensor in self.train.example)
+        device = device_of(model)
+        inputs, targets = self.train.example
+        inputs, targets = of_each(lambda x: x.to(device), inputs), targets.to(device)
+        prepared = inputs if self.preprocess is None else of_first(self.preprocess, inputs)
         try:
             with evaluating(model), torch.no_grad():
-                outputs = model(inputs if self.preprocess is None else self.preprocess(inputs))
+                outputs = called(model, prepared)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            shown = " and ".join(f"{x.dtype} {tuple(x.shape)}" for x in all_of(inputs))
             raise InputError(
-                f"{type(model).__name__} cannot take the data, inputs of {inputs.dtype} "
-                f"{tuple(inputs.shape)}: {error}"
+                f"{type(model).__name__} cannot take the data, inputs of {shown}: {error}"
             ) from error
         if not self._own_loss:
             self._check_outputs(outputs, targets)

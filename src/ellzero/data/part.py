@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ellzero.data.inputs import Inputs, all_of, of_each, of_first
 from ellzero.data.tally import NOTHING, Tally
 from ellzero.errors import InputError
 
-Examples = tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
+Examples = tuple[Inputs, Tensor] | Dataset[Any] | Iterable[Any]
 
 
 class Part:
@@ -42,8 +44,8 @@ class Part:
         self._examples: Examples = examples
         self.has_labels = not first[1].is_floating_point()
         """Whether the targets are class labels (integers)."""
-        self.example = (first[0][:1], first[1][:1])
-        """One raw input and its target, as a batch of one."""
+        self.example = (of_each(lambda x: x[:1], first[0]), first[1][:1])
+        """One example's raw inputs and its target, as a batch of one."""
 
     def limit_labels(self, classes: int) -> None:
         """Require labels in 0..classes-1, at once or (Dataset, iterable) batch by batch.
@@ -81,7 +83,7 @@ class Part:
 
     def batches(
         self, batch_size: int, device: torch.device, *, shuffle: bool = False
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Inputs, Tensor]]:
         """Preprocessed batches of (inputs, targets) on a device, each example once.
 
         Where a shuffled epoch would end in a batch of a single example, on which batch
@@ -90,7 +92,8 @@ class Part:
         from torch's global generator, which the training reseeds every epoch.
         """
         if isinstance(self._examples, tuple):
-            inputs, targets = (tensor.to(device) for tensor in self._examples)
+            inputs, targets = self._examples
+            inputs, targets = of_each(lambda x: x.to(device), inputs), targets.to(device)
             self._examples = (inputs, targets)  # moved to the device once
             batches = _slices(inputs, targets, batch_size, shuffle)
         elif isinstance(self._examples, Dataset):
@@ -107,11 +110,11 @@ class Part:
         else:
             batches = self._checked(self._examples, whole=True)
         for inputs, targets in batches:
-            inputs = inputs.to(device, non_blocking=True)
+            inputs = of_each(lambda x: x.to(device, non_blocking=True), inputs)
             if shuffle and self._augment is not None:
-                inputs = self._augmented(inputs, self._augment)
+                inputs = of_first(partial(self._augmented, augment=self._augment), inputs)
             if self._preprocess is not None:
-                inputs = self._preprocess(inputs)
+                inputs = of_first(self._preprocess, inputs)
             yield inputs, targets.to(device, non_blocking=True)
 
     def _augmented(self, inputs: Tensor, augment: Callable[[Tensor], Tensor]) -> Tensor:
@@ -131,10 +134,11 @@ class Part:
         else:
             yield from (targets for _, targets in self.batches(batch_size, device))
 
-    def _checked(self, batches: Iterable[Any], *, whole: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    def _checked(self, batches: Iterable[Any], *, whole: bool) -> Iterator[tuple[Inputs, Tensor]]:
         """Batches of what is no pair, which was checked when it was given; counted, too."""
         tally = NOTHING if self._tally is None else None
-        for inputs, targets in batches:
+        for batch, targets in batches:
+            inputs = _joined(batch)
             self._check_labels(targets)
             _require_finite(self.name, inputs, targets)
             if tally is not None:  # a device would have to be waited for
@@ -168,8 +172,8 @@ def _batch_count(examples: int, batch_size: int) -> int:
 
 
 def _slices(
-    inputs: Tensor, targets: Tensor, batch_size: int, shuffle: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
+    inputs: Inputs, targets: Tensor, batch_size: int, shuffle: bool
+) -> Iterator[tuple[Inputs, Tensor]]:
     if shuffle:
         order = torch.randperm(len(targets)).to(targets.device)
         chunks = list(order.split(batch_size))
@@ -177,27 +181,42 @@ def _slices(
             chunks[-2:] = [torch.cat(chunks[-2:])]
         for chosen in chunks:
             # several times as fast as indexing, which serves any number of dimensions
-            yield inputs.index_select(0, chosen), targets.index_select(0, chosen)
+            yield of_each(partial(_taken, chosen), inputs), targets.index_select(0, chosen)
     else:
-        yield from zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
+        for start in range(0, len(targets), batch_size):
+            part = slice(start, start + batch_size)
+            yield of_each(lambda x, part=part: x[part], inputs), targets[part]
 
 
-def _checked_pair(name: str, examples: Sequence[Any]) -> tuple[Tensor, Tensor]:
+def _taken(chosen: Tensor, x: Tensor) -> Tensor:
+    return x.index_select(0, chosen)
+
+
+def _checked_pair(name: str, examples: Sequence[Any]) -> tuple[Inputs, Tensor]:
     if len(examples) != 2:
         raise InputError(f"{name} data has {len(examples)} parts; expected (inputs, targets)")
     try:
-        inputs, targets = (torch.as_tensor(part) for part in examples)
+        inputs, targets = _joined(examples[0]), torch.as_tensor(examples[1])
+        inputs = inputs if isinstance(inputs, tuple) else torch.as_tensor(inputs)
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{name} data cannot be made into tensors: {error}") from None
-    if len(inputs) != len(targets):
-        raise InputError(f"{name} data has {len(inputs)} inputs and {len(targets)} targets")
+    for x in all_of(inputs):
+        if len(x) != len(targets):
+            raise InputError(f"{name} data has {len(x)} inputs and {len(targets)} targets")
     if not len(targets):
         raise InputError(f"{name} data is empty; expected at least one example")
     _require_finite(name, inputs, targets)
     return inputs, targets
 
 
-def _first_batch(name: str, examples: Any) -> tuple[Tensor, Tensor]:
+def _joined(inputs: Any) -> Any:
+    """Several inputs as a tuple, whether a list holds them or a tuple; what is else as it is."""
+    several = isinstance(inputs, tuple | list) and len(inputs) > 0
+    is_batches = several and all(isinstance(x, Tensor) and x.ndim for x in inputs)
+    return tuple(inputs) if is_batches else inputs
+
+
+def _first_batch(name: str, examples: Any) -> tuple[Inputs, Tensor]:
     loader = DataLoader(examples, 1) if isinstance(examples, Dataset) else examples
     try:
         len(loader)
@@ -210,21 +229,20 @@ def _first_batch(name: str, examples: Any) -> tuple[Tensor, Tensor]:
         ) from None
     except (StopIteration, IndexError):
         raise InputError(f"{name} data is empty; expected at least one example") from None
-    if not (
-        isinstance(batch, tuple | list)
-        and len(batch) == 2
-        and all(isinstance(part, Tensor) for part in batch)
-    ):
+    is_pair = isinstance(batch, tuple | list) and len(batch) == 2
+    inputs, targets = (_joined(batch[0]), batch[1]) if is_pair else (batch, None)
+    if not all(isinstance(tensor, Tensor) for tensor in (*all_of(inputs), targets)):
         raise InputError(
             f"a batch of the {name} data is {type(batch).__name__}; expected (inputs, targets), "
-            "both tensors"
+            "both tensors; of a network with several inputs a tuple of them"
         )
-    _require_finite(name, *batch)
-    return batch[0], batch[1]
+    assert isinstance(targets, Tensor)
+    _require_finite(name, inputs, targets)
+    return inputs, targets
 
 
-def _require_finite(name: str, inputs: Tensor, targets: Tensor) -> None:
-    for what, tensor in (("inputs", inputs), ("targets", targets)):
+def _require_finite(name: str, inputs: Inputs, targets: Tensor) -> None:
+    for what, tensor in (*(("inputs", x) for x in all_of(inputs)), ("targets", targets)):
         # the sum is NaN or inf as soon as one entry is, and takes no memory of the data's size
         if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float64)):
             raise InputError(f"{name} {what} hold NaN or inf; clean or drop those examples")

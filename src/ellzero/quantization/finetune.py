@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from ellzero.codebook import MAX_VALUES, Codebook, find_codebook, round_half, round_values
 from ellzero.data.data import Data
+from ellzero.data.inputs import Inputs, all_of
 from ellzero.errors import InputError, is_number
 from ellzero.modules import device_of, evaluating
 from ellzero.progress import is_shown, rich_bar
@@ -140,12 +141,12 @@ class Quantized(Mapping[str, Codebook]):
         books: list[_Trained],
         optimizer: torch.optim.Optimizer,
         data: Data,
-        inputs: Tensor,
+        inputs: Inputs,
         targets: Tensor,
     ) -> None:
         """One step on the factors alone; the network's own weights and gradients do not change."""
         shared = {book.name: book.weight() for book in books}
-        loss = data.loss(functional_call(self.model, shared, (inputs,)), targets)
+        loss = data.loss(functional_call(self.model, shared, all_of(inputs)), targets)
         factors = [book.factor for book in books]
         gradients = torch.autograd.grad(loss, factors, materialize_grads=True)
         for factor, gradient in zip(factors, gradients, strict=True):

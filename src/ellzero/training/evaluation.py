@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ellzero.data.data import Data
+from ellzero.data.inputs import called
 from ellzero.data.part import Part
 from ellzero.errors import InputError
 from ellzero.modules import device_of, evaluating
@@ -65,7 +66,7 @@ def _evaluate(model: nn.Module, data: Data, part: str, right: list[Tensor] | Non
     count = 0
     with evaluating(model):
         for inputs, targets in examples.batches(BATCH, device):
-            outputs = model(inputs)
+            outputs = called(model, inputs)
             score = score + data.score(outputs, targets) * len(targets)
             loss = loss + data.loss(outputs, targets) * len(targets)
             count += len(targets)

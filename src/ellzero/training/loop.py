@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ellzero.data.data import Data
+from ellzero.data.inputs import Inputs, called, of_each
 from ellzero.modules import device_of, without_dropout
 from ellzero.pruning import Masks, kept_count, largest, minimums, ranked
 from ellzero.recipe import Recipe
@@ -121,15 +122,19 @@ def _train_epoch(
     return float(total) / examples, rate
 
 
-def _loss(state: State, recipe: Recipe, data: Data, inputs: Tensor, targets: Tensor) -> Tensor:
-    if recipe.channels_last and inputs.ndim == 4:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
+def _loss(state: State, recipe: Recipe, data: Data, inputs: Inputs, targets: Tensor) -> Tensor:
+    if recipe.channels_last:
+        inputs = of_each(_channels_last, inputs)
     assert state.forward is not None
     if recipe.precision == "float32":
-        return data.loss(state.forward(inputs), targets)
-    with torch.autocast(inputs.device.type, torch.bfloat16):
-        outputs = state.forward(inputs)
+        return data.loss(called(state.forward, inputs), targets)
+    with torch.autocast(targets.device.type, torch.bfloat16):
+        outputs = called(state.forward, inputs)
     return data.loss(outputs.float(), targets)  # the loss itself keeps full precision
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def _metrics(

@@ -40,7 +40,7 @@ class State:
     epoch: int = 0
     optimizer: torch.optim.Optimizer | None = None
     regularizer: Regularizer | None = None
-    forward: Callable[[Tensor], Tensor] | None = None
+    forward: Callable[..., Tensor] | None = None
     """The network as the training calls it, compiled or as it is."""
     masks: Masks | None = None
     history: list[EpochMetrics] = field(default_factory=list)
