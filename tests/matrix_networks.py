@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class MatrixCase:
     dead: Mapping[str, Any]  # parts of weights to set to zero, so that units in front are dead
     smaller: Mapping[str, tuple[int, ...]]  # weights that compaction cuts then, and to which shapes
     not_selected: tuple[str, ...] = ()  # matrices that are not of layers, such as embeddings
-    refusals: Mapping[str, str] = field(default_factory=dict)  # stage -> the message, a pattern
+    refused: Mapping[str, str] = field(default_factory=dict)  # stage -> why, part of the message
 
     def model(self, seed: int = 0) -> nn.Module:
         """The network in evaluation mode, nothing in its normalizations as it starts."""
@@ -89,7 +90,7 @@ class ResNet18(nn.Module):
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(_basic(before, after), _basic(after, after))
-                for before, after in zip(widths, widths[1:], strict=False)
+                for before, after in pairwise(widths)
             )
         )
         self.fc = nn.Linear(widths[-1], classes)
@@ -341,7 +342,7 @@ MATRIX_NETWORKS = {
         (Numbers((1, 6, 6, 8)),),
         dead={"conv2.weight": np.s_[:, :2]},
         smaller={"conv1.weight": (4, 1, 3, 3, 3), "conv2.weight": (8, 4, 3, 3, 3)},
-        refusals={"C": "there is no C for conv1 .conv. in 3 dimensions"},
+        refused={"C": "there is no C for conv1 (conv) in 3 dimensions"},
     ),
     "LSTM": MatrixCase(
         LSTM,

@@ -153,7 +153,7 @@ def compact(case: MatrixCase, folder: Path) -> None:
 
 
 def quantize(case: MatrixCase, folder: Path) -> None:
-    """With 4 bits a weight has 16 values and zero at most; the outputs change little, with 8 less."""
+    """A weight of 4 bits has 16 values and zero at most; outputs change little, by 8 bits less."""
     network, inputs = traced(case), case.batches(16)
     names = list(ez.select(case.model()))
     with torch.no_grad():
@@ -220,6 +220,15 @@ STAGES: dict[str, Callable[[MatrixCase, Path], None]] = {
     "ONNX": onnx,
     "C": c,
 }
+
+
+def outcome(case: MatrixCase, stage: str, folder: Path) -> str:
+    """What comes of a cell: "yes", or the first clause with which the library refuses it."""
+    try:
+        STAGES[stage](case, folder)
+    except ez.InputError as error:
+        return str(error).split(";")[0]
+    return "yes"
 
 
 def example(inputs: list[Tensor]) -> Any:
