@@ -189,7 +189,11 @@ def _slice(node: Node, network: Network, channels: Channels, weights: dict[str, 
     }
     kept = {name: int(channels.kept((node.name, name)).sum()) for name in names}
     sizes = network.shapes[node.name]
-    left = tuple(int(channels.kept((node.name, place)).sum()) for place in range(len(sizes)))
+    places = [(node.name, place) for place in range(len(sizes))]
+    left = tuple(  # of an entry nothing leaves here: a selection behind the node takes what is kept
+        size if key in channels.entries else int(channels.kept(key).sum())
+        for key, size in zip(places, sizes, strict=True)
+    )
     node = node.model_copy(update={"op": node.op.narrowed(kept, left)})
     for role, columns in taken.items():
         constants = channels.column_constants(node, role).masked_fill(~columns, 0)

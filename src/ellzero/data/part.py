@@ -44,7 +44,7 @@ class Part:
         self._examples: Examples = examples
         self.has_labels = not first[1].is_floating_point()
         """Whether the targets are class labels (integers)."""
-        self.example = (of_each(lambda x: x[:1], first[0]), first[1][:1])
+        self.example: tuple[Any, Tensor] = (of_each(lambda x: x[:1], first[0]), first[1][:1])
         """One example's raw inputs and its target, as a batch of one."""
 
     def limit_labels(self, classes: int) -> None:
@@ -83,8 +83,8 @@ class Part:
 
     def batches(
         self, batch_size: int, device: torch.device, *, shuffle: bool = False
-    ) -> Iterator[tuple[Inputs, Tensor]]:
-        """Preprocessed batches of (inputs, targets) on a device, each example once.
+    ) -> Iterator[tuple[Any, Tensor]]:
+        """Preprocessed batches of (`Inputs`, targets) on a device, each example once.
 
         Where a shuffled epoch would end in a batch of a single example, on which batch
         normalization cannot be trained, that one joins the batch before it (tensors) or is left out
@@ -229,14 +229,15 @@ def _first_batch(name: str, examples: Any) -> tuple[Inputs, Tensor]:
         ) from None
     except (StopIteration, IndexError):
         raise InputError(f"{name} data is empty; expected at least one example") from None
-    is_pair = isinstance(batch, tuple | list) and len(batch) == 2
-    inputs, targets = (_joined(batch[0]), batch[1]) if is_pair else (batch, None)
+    inputs: Any = batch
+    targets: Any = None
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        inputs, targets = _joined(batch[0]), batch[1]
     if not all(isinstance(tensor, Tensor) for tensor in (*all_of(inputs), targets)):
         raise InputError(
             f"a batch of the {name} data is {type(batch).__name__}; expected (inputs, targets), "
             "both tensors; of a network with several inputs a tuple of them"
         )
-    assert isinstance(targets, Tensor)
     _require_finite(name, inputs, targets)
     return inputs, targets
 
