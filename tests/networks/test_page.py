@@ -37,12 +37,13 @@ def made(name: str) -> nn.Module:
 
 def batch(name: str, text: str) -> Tensor:
     """Two examples of a shape such as "(N, T, 40)"."""
-    shape = sizes(text)
+    shape = sizes(name, text)
     return torch.zeros(shape, dtype=torch.int64 if name == "gpt-small" else torch.float32)
 
 
-def sizes(text: str) -> tuple[int, ...]:
-    return tuple({"N": 2, "T": 9}.get(size) or int(size) for size in text.strip("()").split(", "))
+def sizes(name: str, text: str) -> tuple[int, ...]:
+    known = {"N": 2, "T": {"audio-gru": 61, "gpt-small": 128}.get(name, 0)}
+    return tuple(known.get(size) or int(size) for size in text.strip("()").split(", "))
 
 
 def test_every_network_has_a_row_and_a_case():
@@ -59,7 +60,7 @@ def test_its_recipe_names_a_network_with_options():
 def test_shapes_and_counts(name):
     given, gives, parameters, weights, *_ = ROWS[name]
     network = made(name)
-    assert network(batch(name, given)).shape == sizes(gives)
+    assert network(batch(name, given)).shape == sizes(name, gives)
     assert f"{parameter_count(network):,}" == parameters
     assert f"{ez.select(network).numel:,}" == weights
 
@@ -68,6 +69,4 @@ def test_shapes_and_counts(name):
 def test_multiply_adds(name):
     network = made(name)
     costs = layer_costs(ez.trace(network, batch(name, ROWS[name][0])))
-    all_counted = sum(cost.weights for cost in costs) >= ez.select(network).numel
-    macs = f"{sum(cost.macs for cost in costs):,}" if all_counted else "not counted"
-    assert macs == ROWS[name][4]
+    assert f"{sum(cost.macs for cost in costs):,}" == ROWS[name][4]

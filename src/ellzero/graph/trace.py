@@ -224,9 +224,10 @@ def _exported(model: nn.Module, example: Example) -> ExportedProgram:
 def _export(
     model: nn.Module, batch: tuple[Tensor, ...], keywords: dict[str, Tensor], dynamic: Any
 ) -> ExportedProgram:
-    """What running its code shows; where that fixes the batch, as `len(x)` does, what reading shows.
+    """The program that running the network shows, or else the one that reading its code shows.
 
-    To read Python (`strict`) takes longer, and what it does not know is refused.
+    A run fixes the batch where the code needs a number of it, as `len(x)` gives. To read (`strict`)
+    takes longer, and Python that the reader does not know is refused.
     """
     from torch._dynamo.exc import UserError  # slow to import; torch.export needs it too
 
