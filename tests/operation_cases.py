@@ -251,6 +251,9 @@ def cases() -> dict[str, OperationCase]:
         "permute of a sequence": OperationCase(
             ops.Permute(order=(1, 0)), SIGNAL, Own(lambda x: x.transpose(1, 2))
         ),
+        "expand": OperationCase(
+            ops.Expand(size=(6, 4, 1)), (6, 1, 1), Own(lambda x: x.expand(-1, -1, 4, -1))
+        ),
         "reduce, mean of channels": OperationCase(
             ops.Reduce(function="mean", over=(0,)), IMAGE, Own(lambda x: x.mean(1, keepdim=True))
         ),

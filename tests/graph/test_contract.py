@@ -45,7 +45,8 @@ each_kind = pytest.mark.parametrize(  # one activation stands for all of them
 
 def test_every_operation_has_a_case():
     tried = {type(case.op) for case in OPERATION_CASES.values()}
-    tried |= {ops.Constant, ops.Embedding}  # which read no floats: test_sequences.py
+    # which read or give no floats: test_sequences.py, test_masks.py
+    tried |= {ops.Constant, ops.Embedding, ops.Compare, ops.Where, ops.Cast}
     assert tried == {*ops.OPERATIONS.values(), ops.Opaque}
     assert all(kind == op.model_fields["kind"].default for kind, op in ops.OPERATIONS.items())
 

@@ -131,7 +131,7 @@ CASES: dict[str, Case] = {
     "numbers and integers": (
         Wired(lambda m, x: x * (x > 0).long().add(1)),
         (3,),
-        "opaque opaque opaque multiply",
+        "constant compare cast opaque multiply",
     ),
     "number with a factor": (Wired(lambda m, x: torch.add(x, 2, alpha=3)), (3,), "opaque"),
     "quotient rounded": (Wired(lambda m, x: x // 2), (3,), "opaque"),

@@ -83,7 +83,7 @@ def _followed(node: Node, network: Network, constants: Sequence[Tensor]) -> Tens
             value = value.masked_fill(hidden, 0)
         filled.append(value.unsqueeze(0))
     (values,) = node.op.known(filled, weights)
-    return _narrow(values)
+    return _narrow(values.double())  # indices and masks, too
 
 
 def _narrow(values: Tensor) -> Tensor:

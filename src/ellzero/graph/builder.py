@@ -19,7 +19,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_map_only
 
 from ellzero.errors import InputError
-from ellzero.graph.constants import constant_of
+from ellzero.graph.constants import computed_of, constant_of
 from ellzero.graph.graph import Graph, Node, Output, free_name
 from ellzero.operations import OPERATIONS, Constant, Input, Opaque, Operation, Reshape
 from ellzero.operations.call import (
@@ -31,6 +31,7 @@ from ellzero.operations.call import (
     path_of,
     result_of,
 )
+from ellzero.operations.cast import CASTS
 from ellzero.operations.layout import Layout, times
 from ellzero.operations.operation import Recognized, Recognizer
 from ellzero.tensors import Shape
@@ -47,15 +48,6 @@ IDENTITIES = {
     aten.lift_fresh_copy.default,
 }
 """Calls whose result is their argument."""
-
-CASTS = {
-    aten.to.dtype,
-    aten.to.device,
-    aten.to.dtype_layout,
-    aten._to_copy.default,
-    aten.type_as.default,
-}
-"""Calls whose result is their argument if its dtype stays."""
 
 VIEWS = {aten.view.default, aten._unsafe_view.default}
 """Calls that fail where the values do not lie as they expect."""
@@ -108,7 +100,15 @@ class GraphBuilder:
             and spec.target is not None
         }
         """Weights that the network changes whenever it runs."""
-        self._literals = set(signature.inputs_to_lifted_tensor_constants)
+        self._literals = {
+            *signature.inputs_to_lifted_tensor_constants,
+            *(
+                key
+                for key, name in signature.inputs_to_buffers.items()
+                if name in signature.non_persistent_buffers
+            ),
+        }
+        """Tensors that are no part of the state_dict, so that nothing but the code has them."""
 
     def graph(self) -> tuple[Graph, dict[str, Tensor]]:
         """The graph, its unused nodes left out, and its weights.
@@ -196,8 +196,8 @@ class GraphBuilder:
 
     def _part(self, fx_node: fx.Node) -> None:
         """A part of the tuple that a call gives."""
-        source: Any
-        source, index = fx_node.args
+        arguments: Any = fx_node.args
+        source, index = arguments
         if source in self.result or not self._recognized(fx_node, source, index):
             if source not in self.result:
                 self.result[source] = self._opaque(source, layout=None)
@@ -205,6 +205,7 @@ class GraphBuilder:
 
     def _same(self, fx_node: fx.Node, source: Any) -> None:
         """A call that gives what it is given."""
+        known: dict[Any, Any]
         for known in (self.result, self.lifted, self.values.weights, self.values.constants):
             if source in known:
                 known[fx_node] = known[source]
@@ -212,11 +213,16 @@ class GraphBuilder:
             self.values.layouts[fx_node] = self.values.layouts[source]
 
     def _is_constant(self, fx_node: fx.Node) -> bool:
-        """Whether a call's result is the same for every input, so that it need not be computed."""
-        found = constant_of(fx_node, self.values)
-        if found is not None:
-            self.values.constants[fx_node], self.values.layouts[fx_node] = found
-        return found is not None
+        """Whether no input changes a call's result, so that no node computes it."""
+        computed = computed_of(fx_node, self.values)
+        if computed is None:
+            return False
+        constant = constant_of(fx_node, computed, self.values.batch)
+        if constant is None:
+            self.values.counted[fx_node] = computed
+        else:
+            self.values.constants[fx_node], self.values.layouts[fx_node] = constant
+        return True
 
     def _recognized(self, fx_node: fx.Node, source: fx.Node, part: int) -> bool:
         """Add what a call does to the nodes, if it can be said as data; whether it can."""
@@ -383,8 +389,7 @@ class GraphBuilder:
         arguments = map_arg((fx_node.args, fx_node.kwargs), stand_in)
         # a view of what a clone, left out as an identity, would have made contiguous
         target: Any = aten.reshape.default if fx_node.target in VIEWS else fx_node.target
-        is_first = layout is None or layout.is_single
-        batch = 0 if is_first else layout.dims.index((None,))
+        batch = 0 if layout is None or layout.is_single else layout.dims.index((None,))
 
         def call(inputs: Sequence[Any], given: Mapping[str, Tensor]) -> Any:
             traced = [
@@ -423,6 +428,8 @@ class GraphBuilder:
     def _weight(self, weight: fx.Node | Tensor, new_name: str = "") -> str:
         """The name of a weight, which is now in use; a new tensor has none of its own yet."""
         if isinstance(weight, Tensor):
+            if hasattr(torch.nn.Module, new_name.split(".")[0]):  # a call such as "to"
+                new_name = f"_{new_name}"
             name = free_name(new_name, {**self.weights, **self.tensors})
             self.weights[name] = weight
         else:

@@ -8,17 +8,14 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from ellzero.operations.call import Values
+from ellzero.operations.call import BATCHES, Values
 from ellzero.operations.layout import Layout, times
 
 _WITHOUT_VALUES = {"aten::empty", "aten::empty_like", "aten::new_empty", "aten::empty_strided"}
 
-_BATCHES = (2, 3)
-"""Sizes of the batch for which it is computed: what differs between them is no constant."""
 
-
-def constant_of(fx_node: fx.Node, values: Values) -> tuple[Tensor, Layout] | None:
-    """One example of what a call gives, and how it lies, if no input and no weight changes it."""
+def computed_of(fx_node: fx.Node, values: Values) -> tuple[Tensor, ...] | None:
+    """What a call gives for batches of `BATCHES` examples, if no input and no weight changes it."""
     result, target = fx_node.meta.get("val"), fx_node.target
     if not isinstance(result, Tensor) or not isinstance(target, torch._ops.OpOverload):
         return None
@@ -30,18 +27,26 @@ def constant_of(fx_node: fx.Node, values: Values) -> tuple[Tensor, Layout] | Non
         or target._schema.name in _WITHOUT_VALUES
     ):
         return None
-    read = fx_node.all_input_nodes
-    if any(n not in values.constants and not _is_number(n.meta.get("val")) for n in read):
-        return None
+    for source in fx_node.all_input_nodes:
+        is_known = source in values.constants or source in values.counted
+        if not is_known and not _is_number(source.meta.get("val")):
+            return None
+    return tuple(_computed(fx_node, values, batch) for batch in BATCHES)
+
+
+def constant_of(
+    fx_node: fx.Node, computed: tuple[Tensor, ...], batch: Any
+) -> tuple[Tensor, Layout] | None:
+    """One example of what a call gives, and how it lies, if each example of each batch is that."""
     dims = [
         (size if isinstance(size, int) else None,)
-        for size in result.shape
-        if isinstance(size, int) or times(size, values.batch) == 1
+        for size in fx_node.meta["val"].shape
+        if isinstance(size, int) or times(size, batch) == 1
     ]
     layout = Layout(tuple(dims))
-    if len(dims) != result.ndim or dims.count((None,)) > 1:
+    few, more = computed
+    if len(dims) != more.ndim or dims.count((None,)) > 1:
         return None
-    few, more = (_computed(fx_node, values, batch) for batch in _BATCHES)
     if layout.has_batch:
         place = dims.index((None,))
         few, more = few.movedim(place, 0), more.movedim(place, 0)
@@ -60,6 +65,8 @@ def _computed(fx_node: fx.Node, values: Values, batch: int) -> Tensor:
     """What a call gives for a batch of this size."""
 
     def value_of(argument: fx.Node) -> Any:
+        if argument in values.counted:
+            return values.counted[argument][BATCHES.index(batch)]
         if argument in values.constants:
             layout, example = values.layouts[argument], values.constants[argument]
             if not layout.has_batch:

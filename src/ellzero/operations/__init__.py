@@ -4,12 +4,15 @@ from ellzero.operations.activation import Activation
 from ellzero.operations.add import Add
 from ellzero.operations.affine import Affine
 from ellzero.operations.attention import Attention
+from ellzero.operations.cast import Cast
+from ellzero.operations.compare import Compare
 from ellzero.operations.concat import Concat
 from ellzero.operations.constant import Constant
 from ellzero.operations.conv import Conv
 from ellzero.operations.conv_transposed import ConvTransposed
 from ellzero.operations.divide import Divide
 from ellzero.operations.embedding import Embedding
+from ellzero.operations.expand import Expand
 from ellzero.operations.flatten import Flatten
 from ellzero.operations.input import Input
 from ellzero.operations.linear import Linear
@@ -31,6 +34,7 @@ from ellzero.operations.slice import Slice
 from ellzero.operations.softmax import Softmax
 from ellzero.operations.subtract import Subtract
 from ellzero.operations.upsample import Upsample
+from ellzero.operations.where import Where
 
 OPERATIONS: dict[str, type[Operation]] = {
     "input": Input,
@@ -58,6 +62,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     "flatten": Flatten,
     "reshape": Reshape,
     "permute": Permute,
+    "expand": Expand,
     "pad": Pad,
     "slice": Slice,
     "concat": Concat,
@@ -65,6 +70,9 @@ OPERATIONS: dict[str, type[Operation]] = {
     "subtract": Subtract,
     "multiply": Multiply,
     "divide": Divide,
+    "compare": Compare,
+    "where": Where,
+    "cast": Cast,
     "softmax": Softmax,
 }
 """Every operation that is data, by its kind: what tracing recognizes, files hold and C may know.

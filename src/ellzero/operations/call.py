@@ -13,6 +13,9 @@ from ellzero.tensors import Shape
 
 aten = torch.ops.aten
 
+BATCHES = (2, 3)
+"""Sizes of the batch for which is computed what no input changes."""
+
 
 class ComputedWeightError(Exception):
     """A weight that the network computes has no values yet: its call is no operation's."""
@@ -28,6 +31,8 @@ class Values:
     """Of what stands for a weight, the weight."""
     constants: dict[Any, Tensor] = field(default_factory=dict)
     """Of what is the same for every input, one example: no weight, but a mask, or positions."""
+    counted: dict[Any, tuple[Tensor, ...]] = field(default_factory=dict)
+    """Of what only the batch's size changes, the values for batches of `BATCHES` examples."""
     layouts: dict[Any, Layout] = field(default_factory=dict)
     """Of all that operations can read: batches, weights and constants."""
 
@@ -91,6 +96,14 @@ class Call:
         """One example of an argument that is the same for every input and no weight, or None."""
         return self.values.constants.get(self[role])
 
+    def is_places_of_batch(self, argument: Any) -> bool:
+        """Whether an argument is 0, 1, 2 ... along the batch: what picks each example itself."""
+        counted = self.values.counted.get(argument, ())
+        return bool(counted) and all(
+            values.flatten().tolist() == list(range(batch))
+            for values, batch in zip(counted, BATCHES, strict=True)
+        )
+
     def viewed(self, role: str) -> Layout | None:
         """The layout of the result where its values are an argument's in the same order."""
         layout, result = self.layout(role), self.result
@@ -110,6 +123,12 @@ def result_of(fx_node: fx.Node, part: int = 0) -> Any:
     """What a call gives, as far as is known when it is traced; of a tuple a part."""
     value = fx_node.meta.get("val")
     return value[part] if isinstance(value, tuple | list) and part < len(value) else value
+
+
+def is_truth(source: Any) -> bool:
+    """Whether an argument is true or false at each place."""
+    value = result_of(source) if isinstance(source, fx.Node) else None
+    return isinstance(value, Tensor) and value.dtype == torch.bool
 
 
 def is_batch(value: Any) -> bool:

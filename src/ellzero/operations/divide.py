@@ -24,5 +24,5 @@ class Divide(Pairwise):
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return inputs[0] / inputs[1]
 
-    def c_pair(self, one: str, other: str) -> str:
-        return f"{one} / {other}"
+    def c_pair(self, *values: str) -> str:
+        return " / ".join(values)

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ellzero.operations.call import aten
-from ellzero.operations.operation import Recognizer
+from ellzero.operations.call import Call, aten, is_truth
+from ellzero.operations.operation import Recognized, Recognizer
 from ellzero.operations.pairwise import Pairwise, paired
 
 
@@ -19,7 +19,11 @@ class Multiply(Pairwise):
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:
-        return {aten.mul.Tensor: lambda call: paired(call, Multiply())}
+        both = aten.__and__.Tensor, aten.bitwise_and.Tensor, aten.logical_and.default
+        return {
+            aten.mul.Tensor: lambda call: paired(call, Multiply()),
+            **dict.fromkeys(both, _both),
+        }
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return inputs[0] * inputs[1]
@@ -29,5 +33,11 @@ class Multiply(Pairwise):
         zero = (inputs[0] == 0) | (inputs[1] == 0)
         return (inputs[0] * inputs[1]).masked_fill(zero, 0)
 
-    def c_pair(self, one: str, other: str) -> str:
-        return f"{one} * {other}"
+    def c_pair(self, *values: str) -> str:
+        return " * ".join(values)
+
+
+def _both(call: Call) -> Recognized | None:
+    """Of two truth values, whether both are true."""
+    is_logic = is_truth(call["self"]) and is_truth(call["other"])
+    return paired(call, Multiply()) if is_logic else None

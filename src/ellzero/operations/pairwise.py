@@ -1,18 +1,20 @@
-"""What the sum, the difference, the product and the quotient of two values have in common."""
+"""What operations of several values at the same place have in common, such as sums and products."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
-from ellzero.c.kernel import Context, strides
+from ellzero.c.kernel import Context, input_names, strides
 from ellzero.errors import InputError
 from ellzero.operations.axes import Axes
-from ellzero.operations.call import Call
+from ellzero.operations.call import Call, result_of
 from ellzero.operations.constant import Constant
 from ellzero.operations.layout import Layout
 from ellzero.operations.operation import CForm, Operation, Recognized
@@ -21,7 +23,7 @@ from ellzero.tensors import Shape
 
 
 class Pairwise(Operation):
-    """An operation of two values; an axis of size 1 goes with each index of the other's."""
+    """An operation of two values or three; an axis of size 1 goes with all of another's."""
 
     ANY_LAYOUT: ClassVar[bool] = True
     ARITY: ClassVar[int | None] = 2
@@ -32,12 +34,11 @@ class Pairwise(Operation):
     IN_PLACE: ClassVar[bool] = True
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
-        one, other = inputs
-        if len(one) != len(other) or any(
-            a != b and 1 not in (a, b) for a, b in zip(one, other, strict=True)
-        ):
-            raise InputError(f"values of {one} and of {other} do not go together")
-        return tuple(map(max, one, other))
+        sizes = [{1, *axis} for axis in zip_longest(*inputs)]
+        if len(set(map(len, inputs))) > 1 or any(len(axis) > 2 for axis in sizes):
+            shapes = " and of ".join(map(str, inputs))
+            raise InputError(f"values of {shapes} do not go together")
+        return tuple(map(max, *inputs))
 
     def axes(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
@@ -52,16 +53,17 @@ class Pairwise(Operation):
         return Axes(tuple(read), " ".join(names))
 
     @abstractmethod
-    def c_pair(self, one: str, other: str) -> str:
-        """C expression of the result of two values."""
+    def c_pair(self, *values: str) -> str:
+        """C expression of the result, of those of the values."""
 
     def c_body(self, context: Context) -> str:
-        if context.inputs[0] == context.inputs[1]:
-            return context.each_value(lambda at: self.c_pair(f"x{at('c')}", f"x2{at('c')}"))
+        read = input_names(len(context.inputs))
+        if len(set(context.inputs)) == 1:
+            return context.each_value(lambda at: self.c_pair(*(f"{x}{at('c')}" for x in read)))
 
         def value(indices: Sequence[str]) -> str:
-            one, other = (_place(indices, shape) for shape in context.inputs)
-            return self.c_pair(f"x[{one}]", f"x2[{other}]")
+            shapes = zip(read, context.inputs, strict=True)
+            return self.c_pair(*(f"{x}[{_place(indices, shape)}]" for x, shape in shapes))
 
         return context.each_place(value)
 
@@ -72,22 +74,26 @@ def _place(indices: Sequence[str], shape: Shape) -> str:
 
 
 def paired(
-    call: Call, operation: Pairwise, one: str = "self", other: str = "other"
+    call: Call, operation: Pairwise, *values: Any, numbers: bool = False
 ) -> Recognized | None:
-    """A call of two values as an operation; None where one is a number, or they do not align.
+    """A call of several values as an operation; None where they do not align.
 
     Values of torch align at their last dimensions, those of an example axis by axis; so a value
     with fewer dimensions gets axes of size 1.
+
+    Args:
+        call: of torch.
+        operation: what it is.
+        values: by default the arguments "self" and "other".
+        numbers: whether numbers may be among them.
     """
-    values = [_value(call, role) for role in (one, other)]
-    if None in values:
-        return None
-    layouts = [value[1] for value in values if value is not None]
-    common = _common(layouts)
-    if common is None:
+    pairs = [_value(call, value, numbers) for value in values or (call["self"], call["other"])]
+    known = [pair for pair in pairs if pair is not None]
+    common = _common([layout for _, layout in known])
+    if common is None or len(known) < len(pairs):
         return None
     inputs = []
-    for source, layout in (value for value in values if value is not None):
+    for source, layout in known:
         size = aligned(layout, common)
         if size is None:
             return None
@@ -96,13 +102,28 @@ def paired(
     return Recognized(operation, inputs, layout=common)
 
 
-def _value(call: Call, role: str) -> tuple[fx.Node | Recognized, Layout] | None:
-    """A value and its layout; a constant without dimensions gets one."""
-    layout, constant = call.layout(role), call.constant(role)
+def _value(call: Call, value: Any, numbers: bool) -> tuple[fx.Node | Recognized, Layout] | None:
+    """A value and its layout; a number, and a constant without dimensions, gets one."""
+    if not isinstance(value, int | float):
+        constant = call.values.constants.get(value)
+    elif numbers and math.isfinite(value):
+        constant = _beside(call, value)
+    else:
+        return None
     if constant is not None and not constant.ndim:
-        value = constant.detach().reshape(1)
-        return Recognized(Constant(), [], {"value": value}), Layout.of_weight((1,))
-    return None if layout is None or not layout.shape else (call[role], layout)
+        weight = constant.detach().reshape(1)
+        return Recognized(Constant(), [], {"value": weight}), Layout.of_weight((1,))
+    layout = call.values.layouts.get(value)
+    if not isinstance(value, fx.Node) or layout is None or not layout.shape:
+        return None
+    return value, layout
+
+
+def _beside(call: Call, number: float) -> Tensor:
+    """A number as torch computes with it beside the tensors that a call reads."""
+    read = [result_of(source) for source in call.fx_node.all_input_nodes]
+    floats = [x.dtype for x in read if isinstance(x, Tensor) and x.is_floating_point()]
+    return torch.tensor(number, dtype=floats[0] if floats else None)
 
 
 def _common(layouts: Sequence[Layout]) -> Layout | None:

@@ -12,7 +12,6 @@ from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, regrouped
 from ellzero.operations.call import Call, aten
 from ellzero.operations.flatten import Flatten
-from ellzero.operations.layout import Layout, times
 from ellzero.operations.operation import Operation, Recognized, Recognizer
 from ellzero.operations.shapes import Size
 from ellzero.tensors import Shape
@@ -40,7 +39,7 @@ class Reshape(Operation):
             aten.squeeze.dims,
             aten.unsqueeze.default,
         )
-        return {**dict.fromkeys(calls, _reshape), aten.expand.default: _expanded}
+        return dict.fromkeys(calls, _reshape)
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return inputs[0].reshape(-1, *self.size)
@@ -68,24 +67,3 @@ def _reshape(call: Call) -> Recognized | None:
     is_flat = layout.is_plain and before.is_plain and len(layout.shape) == 1
     operation = Flatten() if is_flat else Reshape(size=layout.shape)
     return Recognized(operation, [call["self"]], layout=layout)
-
-
-def _expanded(call: Call) -> Recognized | None:
-    """A constant that is repeated for each example, as a class token is; nothing else repeats."""
-    layout, result = call.layout("self"), call.result
-    if layout is None or len(result.shape) < len(layout.dims):
-        return None
-    missing = ((1,),) * (len(result.shape) - len(layout.dims))
-    dims: list[tuple[int | None, ...]] = []
-    for dim, size in zip((*missing, *layout.dims), result.shape, strict=True):
-        if isinstance(size, int) and dim != (size,):
-            return None
-        is_new = not isinstance(size, int) and dim == (1,)
-        if is_new and times(size, call.values.batch) != 1:
-            return None
-        dims.append((None,) if is_new else dim)
-    after = Layout(tuple(dims))
-    if sum(None in dim for dim in dims) > 1 or not after.shape:
-        return None
-    operation = None if after.shape == layout.shape else Reshape(size=after.shape)
-    return Recognized(operation, [call["self"]], layout=after)

@@ -10,7 +10,8 @@ from torch import Tensor, fx
 from ellzero.c.kernel import Context, strides
 from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, letters
-from ellzero.operations.call import Call, aten
+from ellzero.operations.call import Call, aten, result_of
+from ellzero.operations.layout import Layout
 from ellzero.operations.operation import Operation, Recognized, Recognizer
 from ellzero.operations.reshape import Reshape
 from ellzero.operations.shapes import Margin, Size
@@ -42,6 +43,7 @@ class Slice(Operation):
             aten.split.Tensor: _split,
             aten.split_with_sizes.default: _split,
             aten.chunk.default: _split,
+            aten.index.Tensor: _indexed,
         }
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
@@ -142,6 +144,38 @@ def _one(call: Call, dim: int, index: int) -> Recognized | None:
     one = Recognized(Slice(axis=axis, start=start, stop=start + 1), [call["self"]])
     inputs = [call["self"] if layout.shape[axis] == 1 else one]
     return Recognized(Reshape(size=after.shape), inputs, layout=after, part=call.part)
+
+
+def _indexed(call: Call) -> Recognized | None:
+    """Each example itself and a run of one axis's indices: how a mask of keys is looked up.
+
+    As in `mask[torch.arange(n).view(-1, 1), torch.arange(keys)]`, of a mask (n, keys).
+    """
+    layout, indices = call.layout("self"), call["indices"]
+    if layout is None or not layout.is_plain or len(indices) != 2 or None in indices:
+        return None
+    batch, run = indices
+    places = call.values.constants.get(run)
+    if places is None or not call.is_places_of_batch(batch):
+        return None
+    sizes, wide = result_of(batch).shape, result_of(run).shape
+    count = len(sizes) if len(sizes) > len(wide) else len(wide)
+    dims: list[tuple[int | None, ...]] = [(1,)] * count
+    for shape, size in ((sizes, None), (wide, places.numel())):
+        for dim, n in enumerate(reversed(shape), start=1):
+            if n != 1:
+                if dims[-dim] != (1,):
+                    return None
+                dims[-dim] = (size,)
+    values = places.flatten().tolist()
+    start, step = values[0], values[1] - values[0] if len(values) > 1 else 1
+    if start < 0 or step < 1 or values != list(range(start, values[-1] + 1, step)):
+        return None
+    after = Layout((*dims, *layout.dims[2:]))
+    value: Any = call["self"]
+    if len(values) < layout.shape[0]:
+        value = Recognized(Slice(axis=0, start=start, stop=values[-1] + 1, step=step), [value])
+    return Recognized(Reshape(size=after.shape), [value], layout=after)
 
 
 _ALL = [slice(start, stop, 1) for start in (None, 0) for stop in (None, 2**63 - 1)]

@@ -204,13 +204,12 @@ def _check_graph(graph: Graph, tensors: Mapping[str, Announced]) -> None:
         if isinstance(node.op, Input) and len(node.op.size) > MAX_DIMENSIONS:
             raise InputError(f"its input has {len(node.op.size)} dimensions")
     roles = [(node.name, role, name) for node in graph.nodes for role, name in node.weights.items()]
-    common = {tensors[name].dtype for _, role, name in roles if role != "indices"}
-    common.discard(torch.int64)
+    common = {dtype for _, _, name in roles if (dtype := tensors[name].dtype).is_floating_point}
     if len(common) > 1:
         raise InputError(f"its weights are of several types: {', '.join(map(str, common))}")
     for node, role, name in roles:
         dtype = tensors[name].dtype
-        if role == "value" and dtype == torch.int64:  # a constant of tokens
+        if role == "value":  # a constant may be tokens, or a mask
             continue
         if dtype != torch.int64 if role == "indices" else not dtype.is_floating_point:
             raise InputError(f"{node}: its {role} are {dtype}")

@@ -12,10 +12,20 @@ from torch import Tensor
 from ellzero.c.text import loop
 from ellzero.errors import InputError
 from ellzero.graph import Network
-from ellzero.operations import Constant, Embedding, Flatten, Input, Permute, Reshape, Select, Slice
+from ellzero.operations import (
+    Cast,
+    Constant,
+    Embedding,
+    Flatten,
+    Input,
+    Permute,
+    Reshape,
+    Select,
+    Slice,
+)
 
-MOVES = (Flatten, Permute, Reshape, Select, Slice)
-"""Operations whose result has the input's values, in other places."""
+MOVES = (Cast, Flatten, Permute, Reshape, Select, Slice)
+"""Operations whose result has the input's values, perhaps in other places."""
 
 
 def has_tokens(network: Network) -> bool:
