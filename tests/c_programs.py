@@ -20,6 +20,7 @@ from activation_cases import STEADY, activation
 from ellzero import operations as ops
 from ellzero.export.c.source import CSource
 from ellzero.graph import Graph, Network, Node
+from ellzero.operations.input import InputType
 from ellzero.tensors import Shape
 
 WARNINGS = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
@@ -28,6 +29,10 @@ SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 CORTEX_M4F = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
 
 needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+needs_clang = pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
+by_each_compiler = pytest.mark.parametrize(
+    "compiler", ["gcc", pytest.param("clang", marks=[pytest.mark.slow, needs_clang])]
+)
 needs_arm_gcc = pytest.mark.skipif(
     shutil.which("arm-none-eabi-gcc") is None, reason="gcc-arm-none-eabi is not installed"
 )
@@ -89,13 +94,15 @@ def write_program(folder: Path, names: list[str]) -> Path:
     return path
 
 
-def outputs_of(folder: Path, inputs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+def outputs_of(
+    folder: Path, inputs: Mapping[str, Tensor], compiler: str = "gcc"
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Outputs (N, outputs) and classes (N,) of each exported network for its raw inputs."""
     for name, x in inputs.items():
         (folder / f"{name}.in").write_bytes(np.ascontiguousarray(x, np.float32).tobytes())
     driver = write_program(folder, list(inputs))
     program = folder / "driver"
-    succeed(["gcc", *WARNINGS, *SANITIZERS, str(driver), "-o", str(program), "-lm"], folder)
+    succeed([compiler, *WARNINGS, *SANITIZERS, str(driver), "-o", str(program), "-lm"], folder)
     succeed([str(program)], folder)
     outputs = {}
     for name, x in inputs.items():
@@ -104,7 +111,9 @@ def outputs_of(folder: Path, inputs: Mapping[str, Tensor]) -> dict[str, tuple[Te
     return outputs
 
 
-def check_networks(folder: Path, networks: Mapping[str, Network], storage: Any) -> list[CSource]:
+def check_networks(
+    folder: Path, networks: Mapping[str, Network], storage: Any, compiler: str = "gcc"
+) -> list[CSource]:
     """Export all, run all in one program, and compare with PyTorch."""
     sources, inputs, expected = [], {}, {}
     for name, network in networks.items():
@@ -113,7 +122,7 @@ def check_networks(folder: Path, networks: Mapping[str, Network], storage: Any) 
             sources.append(ez.export_c(network, folder, name=name, storage=storage))
         inputs[name] = raw_inputs(network)
         expected[name] = predicted(network, inputs[name])
-    for name, (outputs, classes) in outputs_of(folder, inputs).items():
+    for name, (outputs, classes) in outputs_of(folder, inputs, compiler).items():
         assert_close(outputs, expected[name], f"{name}, {storage}")
         assert torch.equal(classes, outputs.argmax(1)), name
     return sources
@@ -121,8 +130,7 @@ def check_networks(folder: Path, networks: Mapping[str, Network], storage: Any) 
 
 def raw_inputs(network: Network) -> Tensor:
     """Three examples; the last one is all zeros."""
-    generator = torch.Generator().manual_seed(7)
-    x = torch.randn((3, *network.graph.input_shape), generator=generator)
+    x, *_ = network.examples(3, torch.Generator().manual_seed(7))
     x[-1] = 0
     return x
 
@@ -136,7 +144,7 @@ def predicted(network: Network, raw: Tensor) -> Tensor:
         network.graph, {n: w.double() if w.is_floating_point() else w for n, w in weights.items()}
     )
     with torch.no_grad():
-        return exact(x.double()).flatten(1)
+        return exact(x.double() if x.is_floating_point() else x).flatten(1)
 
 
 def assert_close(outputs: Tensor, expected: Tensor, what: str) -> None:
@@ -162,9 +170,9 @@ def succeed(command: list[str], folder: Path) -> str:
 class Builder:
     """A graph that grows node by node; weights are random, of a drawn density and kind."""
 
-    def __init__(self, shape: Shape, seed: int = 0) -> None:
+    def __init__(self, shape: Shape, seed: int = 0, dtype: InputType = "float") -> None:
         self.random = np.random.default_rng(seed)
-        self.nodes = [Node(name="input", op=ops.Input(size=shape))]
+        self.nodes = [Node(name="input", op=ops.Input(size=shape, dtype=dtype))]
         self.weights: dict[str, Tensor] = {}
         self.shapes = {"input": shape}
         self.last = "input"
@@ -179,7 +187,7 @@ class Builder:
         name = f"{op.kind}.{len(self.nodes)}"
         roles = {role: f"{name}.{role}" for role in weights}
         self.weights |= {roles[role]: tensor for role, tensor in weights.items()}
-        inputs = (self.last, *others)
+        inputs = () if op.ARITY == 0 else (self.last, *others)
         node = Node.model_validate({"name": name, "op": op, "inputs": inputs, "weights": roles})
         self.nodes.append(node)
         self.shapes[name] = op.shape(

@@ -11,6 +11,7 @@ from activation_cases import ACTIVATIONS, OF_POSITIVES
 from c_programs import (
     WARNINGS,
     Builder,
+    by_each_compiler,
     check_networks,
     needs_gcc,
     random_network,
@@ -157,17 +158,20 @@ def test_random_networks(tmp_path, storage):
 
 
 @pytest.mark.slow
+@by_each_compiler
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("batch", range(6))
-def test_many_random_networks(tmp_path, storage, batch):
+def test_many_random_networks(tmp_path, storage, batch, compiler):
     seeds = range(100 + 40 * batch, 140 + 40 * batch)
-    check_networks(tmp_path, {f"net{seed}": random_network(seed) for seed in seeds}, storage)
-    succeed(["gcc", *WARNINGS, "-O2", "-c", "driver.c"], tmp_path)  # optimizing warns of more
+    networks = {f"net{seed}": random_network(seed) for seed in seeds}
+    check_networks(tmp_path, networks, storage, compiler)
+    succeed([compiler, *WARNINGS, "-O2", "-c", "driver.c"], tmp_path)  # optimizing warns of more
 
 
-def test_activations(tmp_path):
+@by_each_compiler
+def test_activations(tmp_path, compiler):
     networks = every_activation()
-    check_networks(tmp_path, networks, "smallest")
+    check_networks(tmp_path, networks, "smallest", compiler)
     for name, network in networks.items():
         size = math.prod(network.graph.input_shape)
         np.full(size, np.nan, np.float32).tofile(tmp_path / f"{name}.in")
@@ -177,16 +181,18 @@ def test_activations(tmp_path):
         assert np.isnan(outputs).all(), name
 
 
-def test_pools(tmp_path):
-    check_networks(tmp_path, every_pool(), "smallest")
+@by_each_compiler
+def test_pools(tmp_path, compiler):
+    check_networks(tmp_path, every_pool(), "smallest", compiler)
 
 
+@by_each_compiler
 @pytest.mark.parametrize("storage", STORAGES)
-def test_odd_ones(tmp_path, storage):
+def test_odd_ones(tmp_path, storage, compiler):
     networks = odd_ones() | far_ones()
     if storage == "dense":
         del networks["selected"]  # half a megabyte of zeros
-    check_networks(tmp_path, networks, storage)
+    check_networks(tmp_path, networks, storage, compiler)
 
 
 def candidates(matrix: Matrix, offsets: np.ndarray, *, lanes: bool) -> list[Storage]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ from c_programs import (
     WARNINGS,
     Builder,
     assert_close,
+    by_each_compiler,
     check_networks,
+    needs_clang,
     needs_gcc,
     predicted,
     succeed,
@@ -33,7 +34,6 @@ from recurrent_networks import random_recurrent, recurrent
 
 pytestmark = [needs_gcc, pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")]
 STORAGES = ("smallest", "fastest", "dense")
-CLANG = pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
 
 # as many frames as come in, each one's outputs out; the struct ends where its memory ends
 STEPS = """
@@ -107,11 +107,12 @@ def test_random_networks(tmp_path, storage):
 
 
 @pytest.mark.slow
+@by_each_compiler
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("batch", range(4))
-def test_many_random_networks(tmp_path, storage, batch):
+def test_many_random_networks(tmp_path, storage, batch, compiler):
     seeds = range(100 + 30 * batch, 130 + 30 * batch)
-    check_networks(tmp_path, {f"net{n}": random_recurrent(n) for n in seeds}, storage)
+    check_networks(tmp_path, {f"net{n}": random_recurrent(n) for n in seeds}, storage, compiler)
 
 
 def check_steps(folder: Path, seeds: range, storage: Any, compiler: str = "gcc") -> None:
@@ -137,7 +138,7 @@ def test_steps_give_what_whole_sequences_give(tmp_path, storage):
 
 
 @pytest.mark.slow
-@CLANG
+@needs_clang
 @pytest.mark.parametrize("storage", STORAGES)
 def test_steps_by_another_compiler(tmp_path, storage):
     check_steps(tmp_path, range(50, 70), storage, "clang")
