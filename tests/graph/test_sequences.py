@@ -198,6 +198,15 @@ def test_a_mask_is_causal_only_where_it_is():
     check_same(model, network, (2, 5, 4))
 
 
+def test_a_mask_goes_with_each_index_of_the_axes_that_it_lacks():
+    model = Own(
+        lambda m, x: F.scaled_dot_product_attention(x, x, x, m.mask), mask=torch.randn(3, 5, 5)
+    )
+    network = ez.trace(model, torch.zeros(1, 2, 3, 5, 4))
+    assert "attention" in kinds(network)
+    check_same(model, network, (2, 3, 5, 4))
+
+
 def test_a_query_without_a_key_stays_as_the_network_has_it():
     mask = torch.full((5, 5), -math.inf).triu(1)
     mask[1] = -math.inf
