@@ -1,4 +1,4 @@
-"""Networks on sequences: tokens, attention, the batch in other places, several inputs and outputs."""
+"""Networks on sequences: tokens, attention, the batch elsewhere, several inputs and outputs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def check_same(model: nn.Module, network: Network, *shapes: tuple[int, ...]) -> 
 
 
 def test_a_layout_follows_what_code_does_to_a_value():
-    """Dimensions with the batch among them: what torch does to numbers says where each axis goes."""
+    """Where the batch is among the dimensions: torch's numbers say where each axis goes."""
     torch.manual_seed(0)
     batch = torch.randn(7, 4, 6)  # 7 examples of 4 x 6
     layout = Layout.plain((4, 6))
@@ -294,7 +294,7 @@ def test_random_examples_are_tokens_that_the_embedding_has():
     network(batch)
 
 
-Pair = namedtuple("Pair", "logits hidden")  # noqa: PYI024 - users have such ones, too
+Pair = namedtuple("Pair", "logits hidden")
 
 
 @dataclass

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +19,9 @@ from torch.utils._pytree import tree_map_only
 from ellzero.errors import InputError
 from ellzero.graph.constants import computed_of, constant_of
 from ellzero.graph.graph import Graph, Node, Output, free_name
-from ellzero.operations import OPERATIONS, Constant, Input, Opaque, Operation, Reshape
+from ellzero.graph.recognition import Recognition
+from ellzero.operations import Constant, Input, Opaque, Operation, Reshape
 from ellzero.operations.call import (
-    Call,
-    ComputedWeightError,
     Values,
     arguments_of,
     aten,
@@ -33,7 +30,7 @@ from ellzero.operations.call import (
 )
 from ellzero.operations.cast import CASTS
 from ellzero.operations.layout import Layout, times
-from ellzero.operations.operation import Recognized, Recognizer
+from ellzero.operations.operation import Recognized
 from ellzero.tensors import Shape
 
 IDENTITIES = {
@@ -73,7 +70,6 @@ class GraphBuilder:
         self, program: ExportedProgram, outputs: Sequence[str | None] | None = None
     ) -> None:
         self.program, self.outputs = program, outputs
-        self.recognizers = _recognizers()
         self.nodes: dict[str, Node] = {}
         self.shapes: dict[str, Shape] = {}  # of one example at each of them
         self.weights: dict[str, Tensor] = {}
@@ -81,6 +77,7 @@ class GraphBuilder:
         self.result: dict[Any, str] = {}  # fx node -> name of the node whose result it is
         self.lifted: dict[Any, str] = {}  # fx node -> name of the weight it stands for
         self.values = Values()
+        self.recognition = Recognition(self.values)
         self._raw: dict[Any, str] = {}  # fx node -> an opaque one, of what no input changes
         self._shared: dict[Any, str] = {}  # what is computed -> the node that computes it
         self.tensors: dict[str, Any] = {**program.state_dict, **program.constants}
@@ -226,109 +223,34 @@ class GraphBuilder:
 
     def _recognized(self, fx_node: fx.Node, source: fx.Node, part: int) -> bool:
         """Add what a call does to the nodes, if it can be said as data; whether it can."""
-        if source.target not in self.recognizers:
+        known = self.recognition.of(source, part)
+        if known is None:
             return False
-        call = Call(source, self.values, part)
-        for recognizer, any_layout in self.recognizers[source.target]:
-            if not any_layout and not self._lies_plainly(call):
-                continue
-            try:
-                said = recognizer(call)
-            except ComputedWeightError:
-                continue
-            if isinstance(said, fx.Node):
-                said = Recognized(None, [said], layout=self.values.layouts.get(said))
-            if said is None or said.part != part or not self._fits(said):
-                continue
-            layout = self._layout(call, said)
-            if layout is None or layout.shape != self._shape(said):
-                continue
-            if layout != layout.simplified():
-                layout = layout.simplified()
-                said = Recognized(Reshape(size=layout.shape), [said])
-            self.result[fx_node] = self._said(call, said, fx_node)
-            self.values.layouts[fx_node] = layout
-            return True
-        return False
+        said, self.values.layouts[fx_node] = known
+        self.result[fx_node] = self._said(said, path_of(source), fx_node)
+        return True
 
-    def _lies_plainly(self, call: Call) -> bool:
-        """Whether the batch comes first in all that a call reads and gives."""
-        layouts = [self.values.layouts.get(source) for source in call.fx_node.all_input_nodes]
-        return bool(call.shape) and all(
-            layout is None or not layout.has_batch or layout.is_plain for layout in layouts
-        )
-
-    def _layout(self, call: Call, said: Recognized) -> Layout | None:
-        """How the batch lies in what a call gives: as is said, or as in what it reads."""
-        if said.layout is not None:
-            return said.layout
-        if self._lies_plainly(call):
-            return Layout.plain(call.shape)
-        result = call.result
-        for source in call.fx_node.all_input_nodes:
-            before = self.values.layouts.get(source)
-            if before is not None and isinstance(result, Tensor):
-                return _relaid(before, tuple(result.shape), self.values.batch)
-        return None
-
-    def _fits(self, said: Recognized) -> bool:
-        """Whether all is there that an operation works on: values to read, weights as they are.
-
-        What the network computes from weights alone may be neither.
-        """
-        weights = [weight for weight in said.weights.values() if weight is not None]
-        return all(
-            self._fits(source) if isinstance(source, Recognized) else self._is_read(source)
-            for source in said.inputs
-        ) and all(isinstance(weight, Tensor) or weight in self.lifted for weight in weights)
-
-    def _is_read(self, source: Any) -> bool:
-        """Whether operations can read a value; weights of complex numbers they cannot."""
-        layout, weight = self.values.layouts.get(source), self.values.weights.get(source)
-        is_complex = weight is not None and weight.is_complex()
-        return layout is not None and bool(layout.shape) and not is_complex
-
-    def _shape(self, said: Recognized | fx.Node) -> Shape | None:
-        """Shape of one example of what was recognized, as its operations say; None if they refuse.
-
-        A result that lies in another way than the operation says would be wrong without a word.
-        """
-        if not isinstance(said, Recognized):
-            return self.values.layouts[said].shape
-        inputs = [shape for source in said.inputs if (shape := self._shape(source)) is not None]
-        if len(inputs) < len(said.inputs):
-            return None
-        if said.operation is None:
-            return inputs[0]
-        weights = {
-            role: tuple((w if isinstance(w, Tensor) else self.values.weights[w]).shape)
-            for role, w in said.weights.items()
-            if w is not None
-        }
-        try:
-            return said.operation.shape(inputs, weights)
-        except InputError:
-            return None
-
-    def _said(self, call: Call, said: Recognized | fx.Node, fx_node: fx.Node) -> str:
+    def _said(self, said: Recognized | fx.Node, path: str, fx_node: fx.Node) -> str:
         """The name of the node that gives what was recognized.
 
         Args:
-            fx_node: after which it goes, where the module's name is taken.
+            said: what it is.
+            path: of the module that calls it, by which it goes.
+            fx_node: by which it goes where that name is taken.
         """
         if not isinstance(said, Recognized):
             return self._read(said)
-        inputs = [self._said(call, source, fx_node) for source in said.inputs]
+        inputs = [self._said(source, path, fx_node) for source in said.inputs]
         if said.operation is None:
             return inputs[0]
         weights = {
-            role: self._weight(weight, f"{call.path}.{role}")
+            role: self._weight(weight, f"{path}.{role}")
             for role, weight in said.weights.items()
             if weight is not None
         }
         key = (said.operation, *inputs, *weights.items())
         if key not in self._shared:
-            name = said.name or call.path
+            name = said.name or path
             self._shared[key] = self._add(said.operation, inputs, weights, name, fx_node)
         return self._shared[key]
 
@@ -462,21 +384,6 @@ class GraphBuilder:
         return name
 
 
-def _relaid(layout: Layout, sizes: Sequence[Any], batch: Any) -> Layout | None:
-    """A layout with other sizes of the dimensions that are single axes."""
-    if len(sizes) != len(layout.dims):
-        return None
-    dims = []
-    for dim, size in zip(layout.dims, sizes, strict=True):
-        if isinstance(size, int) and len(dim) == 1 and None not in dim:
-            dims.append((size,))
-        elif None not in dim or times(size, batch) != math.prod(n for n in dim if n is not None):
-            return None
-        else:
-            dims.append(dim)
-    return Layout(tuple(dims))
-
-
 def _is_index(tensor: Tensor) -> bool:
     """Whether a tensor is no weight to compute with: indices, or a mask with infinities."""
     if isinstance(tensor, torch.nn.Parameter) or tensor.is_complex():
@@ -519,18 +426,6 @@ def _may_change(fx_node: Any) -> bool:
     arguments = arguments_of(fx_node)
     trains = arguments.get("train") or arguments.get("training")
     return bool(fx_node.target._schema.is_mutable or trains)
-
-
-def _recognizers() -> Mapping[Any, list[tuple[Recognizer, bool]]]:
-    """Who may recognize a call, by what it calls, and whether the batch may lie anywhere.
-
-    Operations registered last are asked first.
-    """
-    recognizers: dict[Any, list[tuple[Recognizer, bool]]] = defaultdict(list)
-    for operation in reversed(OPERATIONS.values()):
-        for target, recognizer in operation.recognizers().items():
-            recognizers[target].append((recognizer, operation.ANY_LAYOUT))
-    return recognizers
 
 
 def _sources(output: Any, lifted: Mapping[Any, str]) -> set[Any]:

@@ -21,7 +21,7 @@ from ellzero.graph.network import Network
 from ellzero.modules import device_of, evaluating
 from ellzero.operations import Opaque
 from ellzero.preprocess import Preprocess
-from ellzero.selection import named_weights
+from ellzero.selection import Kind, named_weights
 from ellzero.tensors import require_held, require_plain
 
 LARGEST_BATCH = 65_535
@@ -92,7 +92,8 @@ def trace(
             raise InputError(f"{type(model).__name__} needs an example, a batch of its inputs")
         program = _exported(unwrapped(model), example)
         graph, weights = GraphBuilder(program, _output_names(model, program)).graph()
-        kinds = {w.name: w.kind for _, w in named_weights(unwrapped(model)) if w.kind != "other"}
+        named = [weight for _, weight in named_weights(unwrapped(model))]
+        kinds: dict[str, Kind] = {w.name: w.kind for w in named if w.kind != "other"}
     _require_real(graph, weights)
     changes = {
         "preprocess": graph.preprocess if preprocess is None else preprocess,
@@ -116,9 +117,8 @@ def with_code(graph: Graph, model: nn.Module) -> Graph:
     nodes = []
     for node in graph.nodes:
         if isinstance(node.op, Opaque):
-            part = parts.get(node.name)
-            same = isinstance(part, Opaque) and part.target == node.op.target
-            if not same or part.size != node.op.size:
+            part, wanted = parts.get(node.name), (node.op.target, node.op.size)
+            if not isinstance(part, Opaque) or (part.target, part.size) != wanted:
                 raise InputError(
                     f"{type(model).__name__} has no part {node.named}, which the file needs of it; "
                     "give a network of the class that it was made from"
@@ -184,7 +184,8 @@ def _copies(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _exported(model: nn.Module, example: Example) -> ExportedProgram:
-    named = dict(example) if isinstance(example, Mapping) else {}
+    named: dict[str, Tensor] = dict(example) if isinstance(example, Mapping) else {}
+    inputs: list[Any]
     if isinstance(example, Tensor):
         inputs = [example]
     else:
@@ -261,9 +262,11 @@ def _output_names(model: nn.Module, program: ExportedProgram) -> list[str | None
         outputs = outputs._asdict()
     elif is_dataclass(outputs) and not isinstance(outputs, Mapping):
         outputs = vars(outputs)
+    names: list[str | None] = []
     if isinstance(outputs, Mapping):
         parts = {str(name): part for name, part in outputs.items() if part is not None}
-        names, values = list(parts), list(parts.values())
+        names.extend(parts)
+        values = list(parts.values())
     else:
         values = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
         names = [None] * len(values)

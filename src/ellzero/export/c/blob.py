@@ -12,7 +12,7 @@ import numpy as np
 from ellzero.c.arrays import Array
 
 WeightsIn = Literal["arrays", "blob"]
-"""Where weights and other constants lie: in arrays of the C itself, or in a binary file beside it."""
+"""Where weights and other constants lie: in arrays of the C, or in a binary file beside it."""
 
 ALIGNMENT = 4
 
