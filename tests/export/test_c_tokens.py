@@ -155,7 +155,9 @@ def test_a_table_read_by_what_is_computed_has_no_c(tmp_path):
             return self.e(x + x).sum(1)
 
     network = ez.trace(Shifted(), torch.zeros(1, 4, dtype=torch.int64))
-    with pytest.raises(ez.InputError, match=r"no C for e \(embedding\) of tokens that are computed"):
+    with pytest.raises(
+        ez.InputError, match=r"no C for e \(embedding\) of tokens that are computed"
+    ):
         ez.export_c(network, tmp_path)
     assert not list(tmp_path.iterdir())
 
