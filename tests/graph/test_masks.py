@@ -215,6 +215,16 @@ def test_what_numbers_the_examples_stays_as_the_network_has_it():
     assert torch.equal(network(x), Numbered()(x))
 
 
+@pytest.mark.parametrize("keys", [[2, 1, 0], [1, 1, 1], [-1], [0, 2, 1]], ids=str)
+def test_keys_that_are_looked_up_in_another_order_stay_so(keys):
+    class Turned(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[torch.arange(x.shape[0]).view(-1, 1), torch.tensor(keys)] * 2.0
+
+    x = torch.randn(4, 3)
+    assert torch.equal(ez.trace(Turned(), torch.zeros(1, 3))(x), x[:, keys] * 2)
+
+
 def test_what_is_rounded_by_a_cast_stays_as_the_network_has_it():
     """Of 2.7 an integer is 2; C, which has floats alone, would leave it."""
 
@@ -226,6 +236,25 @@ def test_what_is_rounded_by_a_cast_stays_as_the_network_has_it():
     assert network.graph.opaque
     x = torch.randn(4, 3) * 5
     assert torch.equal(network(x), Rounded()(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be written as data")
+def test_a_file_holds_integers_that_an_opaque_part_reads(tmp_path):
+    class Numbered(nn.Module):
+        kinds: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("kinds", torch.tensor([[2, 0, 1]]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.kinds.expand(len(x), -1).gather(1, (x > 0).long())
+
+    network = ez.trace(Numbered(), torch.zeros(1, 3))
+    assert network.graph.opaque
+    ez.pack(network, tmp_path / "net.ellz")
+    x = torch.randn(4, 3)
+    assert torch.equal(ez.load(tmp_path / "net.ellz", Numbered())(x), Numbered()(x))
 
 
 # Values that are repeated

@@ -32,8 +32,10 @@ class Where(Pairwise):
         }
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
-        condition, one, other = inputs
-        return torch.where(condition.bool(), one, other)
+        condition, one, other = inputs[0].bool(), *inputs[1:]
+        if one.dtype == other.dtype == torch.bool:  # of which onnxruntime can choose none
+            return (condition & one) | (~condition & other)
+        return torch.where(condition, one, other)
 
     def known(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         """Where nothing is known of the condition, both values have to be the same."""

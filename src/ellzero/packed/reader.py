@@ -16,7 +16,7 @@ from torch import Tensor
 from ellzero.errors import InputError
 from ellzero.files import PACKED_MAGIC, check_format
 from ellzero.graph import Graph
-from ellzero.operations import Input, Select
+from ellzero.operations import Constant, Input, Opaque, Select
 from ellzero.packed.entropy import Decoder
 from ellzero.packed.fields import Reader
 from ellzero.packed.tensor_fields import MAX_DIMENSIONS, Announced, announced
@@ -203,16 +203,16 @@ def _check_graph(graph: Graph, tensors: Mapping[str, Announced]) -> None:
     for node in graph.nodes:
         if isinstance(node.op, Input) and len(node.op.size) > MAX_DIMENSIONS:
             raise InputError(f"its input has {len(node.op.size)} dimensions")
-    roles = [(node.name, role, name) for node in graph.nodes for role, name in node.weights.items()]
+    roles = [(node, role, name) for node in graph.nodes for role, name in node.weights.items()]
     common = {dtype for _, _, name in roles if (dtype := tensors[name].dtype).is_floating_point}
     if len(common) > 1:
         raise InputError(f"its weights are of several types: {', '.join(map(str, common))}")
     for node, role, name in roles:
         dtype = tensors[name].dtype
-        if role == "value":  # a constant may be tokens, or a mask
+        if isinstance(node.op, Constant | Opaque):  # which may have tokens, or a mask
             continue
         if dtype != torch.int64 if role == "indices" else not dtype.is_floating_point:
-            raise InputError(f"{node}: its {role} are {dtype}")
+            raise InputError(f"{node.name}: its {role} are {dtype}")
     if graph.preprocess is not None:
         for numbers in (graph.preprocess.scale, graph.preprocess.shift):
             each = numbers if isinstance(numbers, tuple) else (numbers,)
