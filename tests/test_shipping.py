@@ -160,7 +160,7 @@ def test_destinations_that_are_refused(tmp_path):
         ({"onnx": tmp_path / "x", "c": tmp_path / "x"}, "two of the outputs are one path"),
         ({"ellz": tmp_path / "c" / "a.ellz", "c": tmp_path / "c"}, "there is no folder"),
         ({"c": tmp_path / "c", "storage": "speed"}, "storage is 'speed'; expected 'smallest'"),
-        ({"ellz": tmp_path / "x", "name": "own"}, r"name \(--name\) and storage"),
+        ({"ellz": tmp_path / "x", "name": "own"}, r"name \(--name\), storage"),
         ({"ellz": tmp_path / "x", "storage": "dense"}, r"name its folder \(--c\)"),
     ):
         with pytest.raises(InputError, match=expected):

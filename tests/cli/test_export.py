@@ -177,7 +177,7 @@ def test_nothing_is_overwritten_unasked(ellzero, run):
         (("--ellz", "a/b.ellz"), "there is no folder a"),
         (("--ellz", "a.ellz", "--bits", "9"), "bits (--bits) is 9"),
         (("--ellz", "a.ellz", "--bits", "4", "--data", "x"), "data (--data) are for a budget"),
-        (("--ellz", "a.ellz", "--name", "own"), "name (--name) and storage (--storage)"),
+        (("--ellz", "a.ellz", "--name", "own"), "name (--name), storage (--storage) and weights"),
         (("--ellz", "a.ellz", "--bits", "3", "--int8"), "give one"),
         (("--ellz", "a.ellz", "--finetune", "2"), "none of the three ways to quantize"),
         (("--ellz", "a.ellz", "--bits", "4", "--finetune", "-1"), "(--finetune) is -1"),
