@@ -78,7 +78,7 @@ def test_the_count_of_nonzeros_is_the_one_asked_for(prune, left):
 
 @pytest.mark.parametrize("more", [{}, {"rounds": 2}, {"gradual": {}}])
 def test_each_layer_keeps_as_many_weights_as_are_asked_for(more):
-    model = mlp()
+    model: Any = mlp()
     with torch.no_grad():
         model[-1].weight /= 100  # a global ranking would empty it
     prune = {"nonzeros": 20, "keep_per_layer": 9, **more}

@@ -387,7 +387,7 @@ def test_a_threshold_may_be_any_number():
 # Layers that would lose everything
 
 
-def two_layers() -> tuple[nn.Module, Any]:
+def two_layers() -> tuple[Any, Any]:
     """A layer of large weights and one of small ones, which a global ranking empties."""
     model: Any = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 2, bias=False))
     fill(model[0].weight, [[9, -8, 7], [6, 5, -4]])

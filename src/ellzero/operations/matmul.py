@@ -52,8 +52,7 @@ class MatMul(Operation):
         fits = len(one) > 1 and len(other) > 1 and one[-1] == other[-2]
         if not fits or {one[:-2], other[:-2]} - {before, ()}:
             raise InputError(f"a matrix product of {one} and {other}")
-        (*_, rows, _), (*_, columns) = one, other
-        return (*before, rows, columns)
+        return (*before, one[len(one) - 2], other[len(other) - 1])
 
     def axes(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
