@@ -23,7 +23,9 @@ class Opaque(Operation):
 
     kind: Literal["opaque"] = "opaque"
     target: str
-    call: Callable[[Sequence[Any], Mapping[str, Tensor]], Any] | None = Field(default=None, exclude=True)
+    call: Callable[[Sequence[Any], Mapping[str, Tensor]], Any] | None = Field(
+        default=None, exclude=True
+    )
     size: tuple[Margin, ...] = ()
     line: str = Field(default="", exclude=True)
     is_size: bool = False
