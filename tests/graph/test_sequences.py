@@ -180,6 +180,12 @@ def test_networks_on_sequences_leave_nothing_opaque(what):
     check_same(model, network, shape)
 
 
+def test_parts_without_an_index_stay_as_the_network_has_them():
+    model = Own(lambda m, x: torch.cat([x.narrow(2, 0, 0), x.split([0, 12], 2)[1]], 2))
+    network = ez.trace(model, torch.zeros(1, 5, 12))
+    check_same(model, network, (5, 12))
+
+
 def test_indices_of_the_largest_values_are_not_taken_for_the_values():
     network = ez.trace(Own(lambda m, x: x.max(1).indices * 1.0), torch.zeros(1, 5, 3))
     x = torch.randn(4, 5, 3)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor, fx
 
 from ellzero.errors import InputError
@@ -43,7 +44,7 @@ class Recognition:
                 continue
             try:
                 said = recognizer(call)
-            except ComputedWeightError:
+            except (ComputedWeightError, ValidationError):  # settings that it does not have
                 continue
             if isinstance(said, fx.Node):
                 said = Recognized(None, [said], layout=self.values.layouts.get(said))
