@@ -145,6 +145,17 @@ def test_tokens_that_a_table_does_not_have_are_refused(tmp_path):
         assert asked(tmp_path, *bad) == -1, bad
 
 
+@needs_gcc
+def test_from_python_an_unknown_token_is_an_error_that_says_where(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(4, 3), nn.Flatten(), nn.Linear(6, 2))
+    compiled = ez.compile_c(ez.export_c(model, tmp_path, torch.zeros(1, 2, dtype=torch.int64)))
+    tokens = torch.tensor([[0.0, 3.0], [1.0, 2.0], [3.0, 4.0]])
+    assert compiled(tokens[:2]).shape == (2, 2)
+    with pytest.raises(ez.InputError, match="net refuses example 2: a token is none"):
+        compiled(tokens)
+
+
 def test_a_table_read_by_what_is_computed_has_no_c(tmp_path):
     class Shifted(nn.Module):
         def __init__(self) -> None:

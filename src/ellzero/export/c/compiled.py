@@ -63,7 +63,11 @@ class Compiled:
         self._predict.restype = ctypes.c_int
 
     def __call__(self, x: Tensor | np.ndarray) -> Tensor:
-        """Outputs of raw inputs, one example after the other."""
+        """Outputs of raw inputs, one example after the other.
+
+        Raises:
+            InputError: another number of values; a token that the network does not know.
+        """
         values = x.detach().cpu().float().numpy() if isinstance(x, Tensor) else x
         batch = np.ascontiguousarray(values, dtype=np.float32)
         if not len(batch) or batch.size != len(batch) * self.inputs:
@@ -82,7 +86,8 @@ class Compiled:
             outputs: contiguous float32 (N, outputs); each call writes it.
 
         Returns:
-            A function that runs the network on each example.
+            A function that runs the network on each example; it raises an InputError where the
+            network does not know a token.
 
         Raises:
             InputError: arrays of another type or size, where C would read or write astray.
@@ -98,7 +103,12 @@ class Compiled:
 
         def call(_: object = kept) -> None:  # the arrays live as long as the function
             for x, y in places:
-                predict(x, y)
+                if predict(x, y) < 0:
+                    number = (x - first) // (4 * self.inputs)
+                    raise InputError(
+                        f"{self.name} refuses example {number}: a token is none that the network "
+                        "knows; expected whole numbers below the rows of its table"
+                    )
 
         return call
 
