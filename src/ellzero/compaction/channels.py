@@ -54,11 +54,13 @@ class Channels:
         self.axes = {name: None if name in tied else axes for name, axes in declared.items()}
         """How the axes of each node go together; None where all of them stay whole."""
         self._why_tied = dict.fromkeys(tied, "a weight of it is shared with another layer")
-        self._groups: dict[Key, set[Key]] = {}  # of axes that are one
+        self._same: dict[Key, Key] = {}  # an axis -> one that is the same, in the end itself
         self._made: dict[str, list[_Made]] = {}
         sizes = dict(self._join())
-        self._one = {key: min(group, key=str) for key, group in self._groups.items()}
-        self.entries = self._entries()
+        self._one = {key: self._first(key) for key in self._same}
+        self.entries = dict.fromkeys(self._entries())
+        """Axes whose indices are an input's own, in order, so that a selection has to leave any
+        out."""
         self._from_input = {self._one[key] for key in self.entries}
         self.taken = {
             node.name: {role: self._takes(node, role) for role in axes.matrices}
@@ -116,7 +118,7 @@ class Channels:
         for node in self.nodes:
             shape = self.network.shapes[node.name]
             for place, size in enumerate(shape):
-                self._groups[node.name, place] = {(node.name, place)}
+                self._same[node.name, place] = (node.name, place)
                 yield (node.name, place), size
             axes = self.axes[node.name]
             if axes is None:
@@ -124,7 +126,7 @@ class Channels:
             inputs = [self.network.shapes[name] for name in node.inputs]
             weights = _weight_shapes(node, self.network)
             for name, size in axes.sizes_of(inputs, shape, weights).items():
-                self._groups[node.name, name] = {(node.name, name)}
+                self._same[node.name, name] = (node.name, name)
                 yield (node.name, name), size
             self._made[node.name] = []
             for source, axis_list in zip(node.inputs, axes.read, strict=True):
@@ -136,17 +138,20 @@ class Channels:
         for place, axis in enumerate(axes):
             parts = tuple((node, name) for name in axis.names)
             if len(parts) == 1:
-                joint = self._groups[source, place] | self._groups[parts[0]]
-                self._groups.update(dict.fromkeys(joint, joint))
+                self._same[self._first((source, place))] = self._first(parts[0])
             elif parts:
                 made = _Made((source, place), parts, axis.joined, is_result)
                 self._made[node].append(made)
 
-    def _entries(self) -> list[Key]:
-        """Axes whose indices are an input's own, so that a selection has to leave any out.
+    def _first(self, key: Key) -> Key:
+        """The axis that stands for all those that are one with this one."""
+        while (other := self._same[key]) != key:
+            self._same[key] = self._same[other]  # a shorter way for whoever comes next
+            key = other
+        return key
 
-        They are an input's channels, and what flattens it: from there on, single values can leave.
-        """
+    def _entries(self) -> list[Key]:
+        """An input's channels, and what flattens it: from there on, single values can leave."""
         columns = {
             self._one[self._column(node, role)]
             for node in self.nodes
@@ -167,15 +172,38 @@ class Channels:
         return entries
 
     def _grow(self, *rules: Callable[[Node], Needs]) -> None:
-        """Keep what the nodes need, then what that needs, until nothing is added."""
+        """Keep what the nodes need, then what that needs, until nothing is added.
+
+        A node is asked again only where an axis of its own has grown since.
+        """
+        now = 0
+        asked: dict[str, int] = {}
+        grown: dict[Key, int] = {}  # when each axis grew last
+        axes_of_node = {node.name: self._axes_of(node) for node in self.nodes}
         grew = True
         while grew:
             grew = False
             for node in reversed(self.nodes):
+                last = max((grown.get(one, 0) for one in axes_of_node[node.name]), default=0)
+                if asked.get(node.name, -1) >= last:
+                    continue
+                asked[node.name] = now
                 for key, needed in (need for rule in rules for need in rule(node)):
                     keep = self.kept(key)
-                    grew |= bool((needed & ~keep).any())
-                    keep |= needed
+                    if (needed & ~keep).any():
+                        keep |= needed
+                        now += 1
+                        grown[self._one[key]] = now
+                        grew = True
+
+    def _axes_of(self, node: Node) -> set[Key]:
+        """All axes that a node has to do with."""
+        keys = {key for name in (node.name, *node.inputs) for key in self._value(name)}
+        if (axes := self.axes[node.name]) is not None:
+            values = (axes.result, *axes.read, *map(axes.of_weight, axes.weights))
+            names = {name for value in values for axis in value for name in axis.names}
+            keys.update((node.name, name) for name in names.union(axes.whole.split()))
+        return {self._one[key] for key in keys}
 
     def _follow(self, node: Node) -> Needs:
         """What a node's result is made of, but for what a weight says."""

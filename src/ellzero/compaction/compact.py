@@ -152,12 +152,15 @@ def _sliced(network: Network, channels: Channels) -> tuple[Graph, dict[str, Tens
     weights = {name: network.weight(name) for name in network.graph.weight_names()}
     nodes: list[Node] = []
     result: dict[str, str] = {}  # entry -> the selection of its channels
+    names = set(network.shapes)
     for node in network.graph.nodes:
         nodes.append(_slice(node, network, channels, weights).reading(result))
-        for key in channels.entries:
-            if key[0] == node.name and not channels.kept(key).all():
-                source, place = result.get(node.name, node.name), int(key[1])
-                name = free_name(f"{node.name}_select", {*network.shapes, *(n.name for n in nodes)})
+        for place in range(len(network.shapes[node.name])):
+            key = (node.name, place)
+            if key in channels.entries and not channels.kept(key).all():
+                source = result.get(node.name, node.name)
+                name = free_name(f"{node.name}_select", names)
+                names.add(name)
                 roles = {"indices": f"{name}.indices"}
                 kept = channels.kept(key).nonzero().view(-1)
                 weights[roles["indices"]] = kept.to(device_of(network))
@@ -173,7 +176,8 @@ def _slice(node: Node, network: Network, channels: Channels, weights: dict[str, 
     axes = channels.axes[node.name]
     if axes is None:
         return node
-    old, taken = dict(weights), channels.taken.get(node.name, {})
+    old = {name: weights[name] for name in node.weights.values()}
+    taken = channels.taken.get(node.name, {})
     for role, name in node.weights.items():
         values = old[name].detach().cpu()
         if role in taken:
