@@ -26,6 +26,7 @@ _PUBLIC = {
         "pruning": "Hold Masks prune",
         "pruning.budget": "Budget",
         "quantization.finetune": "Quantized",
+        "quantization.integer": "IntegerForm",
         "quantization.quantize": "quantize",
         "recipe": "Recipe",
         "record": "EpochMetrics Evaluation FinishedRecord Record",
@@ -37,6 +38,7 @@ _PUBLIC = {
         "scheme": "Result compress",
         "selection": "Selection select",
         "shipping": "Destinations Quantization Shipped ship",
+        "study.ray_cluster": "RayCluster",
         "study.results": "Results",
         "study.runner": "compare",
         "study.study": "Study",
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
     from ellzero.pruning import prune as prune
     from ellzero.pruning.budget import Budget as Budget
     from ellzero.quantization.finetune import Quantized as Quantized
+    from ellzero.quantization.integer import IntegerForm as IntegerForm
     from ellzero.quantization.quantize import quantize as quantize
     from ellzero.recipe import Recipe as Recipe
     from ellzero.record import EpochMetrics as EpochMetrics
@@ -111,6 +114,7 @@ if TYPE_CHECKING:
     from ellzero.shipping import Quantization as Quantization
     from ellzero.shipping import Shipped as Shipped
     from ellzero.shipping import ship as ship
+    from ellzero.study.ray_cluster import RayCluster as RayCluster
     from ellzero.study.results import Results as Results
     from ellzero.study.runner import compare as compare
     from ellzero.study.study import Study as Study

@@ -24,6 +24,7 @@ from ellzero.graph import Network, trace
 from ellzero.graph.graph import Output, free_name
 from ellzero.graph.network import outputs_of
 from ellzero.graph.trace import Example, batches_of, quiet
+from ellzero.operations.integer import is_integer
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -92,6 +93,10 @@ def export_onnx(model: nn.Module, path: str | Path, example: Example | None = No
     """
     _require_libraries()
     network = trace(model, example).cpu()
+    if any(is_integer(node.op) for node in network.graph.nodes):
+        raise InputError(
+            "there is no ONNX form of integer networks; export the network it was made of, or C"
+        )
     for name, tensor in network.state_dict().items():
         if not tensor.isfinite().all():
             raise InputError(f"{name} {tuple(tensor.shape)} holds NaN or inf; it is not exported")

@@ -16,6 +16,7 @@ from ellzero.operations import (
     Reshape,
     how_to_register,
     is_registered,
+    operation_of_kind,
 )
 from ellzero.preprocess import Preprocess
 from ellzero.tensors import Shape
@@ -37,12 +38,13 @@ def _operation(table: Any) -> Operation:
     kind = table.get("kind") if isinstance(table, dict) else None
     if kind == "opaque":
         return Opaque.model_validate(table)
-    if not isinstance(kind, str) or kind not in OPERATIONS:
+    known = operation_of_kind(kind) if isinstance(kind, str) else None
+    if known is None:
         raise ValueError(
             f"no operation is of the kind {str(kind)[:50]!r}; expected one of "
             f"{', '.join(OPERATIONS)}, or a registered one of your own"
         )
-    return OPERATIONS[kind].model_validate(table)
+    return known.model_validate(table)
 
 
 AnyOperation = Annotated[SerializeAsAny[Operation], BeforeValidator(_operation)]
@@ -149,10 +151,11 @@ class Graph(BaseModel, frozen=True, extra="forbid"):
         shapes: dict[str, Shape] = {}
         if not self.nodes or not isinstance(self.nodes[0].op, Input):
             raise InputError("the graph's first node is not an input")
+        count = len(self.inputs)
         for node in self.nodes:
             if node.name in shapes:
                 raise InputError(f"two nodes are named {node.name!r}")
-            if isinstance(node.op, Input) and len(shapes) >= len(self.inputs):
+            if isinstance(node.op, Input) and len(shapes) >= count:
                 raise InputError(f"the input {node.name!r} comes after other nodes")
             self._check(node, shapes, weights)
             inputs = [shapes[name] for name in node.inputs]

@@ -15,6 +15,7 @@ from ellzero.operations.embedding import Embedding
 from ellzero.operations.expand import Expand
 from ellzero.operations.flatten import Flatten
 from ellzero.operations.input import Input
+from ellzero.operations.integer import INTEGER_OPERATIONS
 from ellzero.operations.linear import Linear
 from ellzero.operations.matmul import MatMul
 from ellzero.operations.multiply import Multiply
@@ -81,9 +82,14 @@ One of your own joins them in a line: `OPERATIONS["global_max"] = GlobalMax`.
 """
 
 
+def operation_of_kind(kind: str) -> type[Operation] | None:
+    """The operation that is data by its kind, of integer networks or of others."""
+    return OPERATIONS.get(kind) or INTEGER_OPERATIONS.get(kind)
+
+
 def is_registered(operation: Operation) -> bool:
     """Whether its kind stands for its class, so that files and C mean what it is."""
-    return OPERATIONS.get(operation.kind) is type(operation)
+    return operation_of_kind(operation.kind) is type(operation)
 
 
 def how_to_register(operation: Operation) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
+import torch
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, fx
 
@@ -28,6 +29,13 @@ CForm = Literal["none", "same", "value", "body"]
 - value: as an expression of a value (`c_value`), on its own or on what the kernel before it stores;
 - body: as the body of a function (`c_body`).
 """
+
+
+COPY = 4
+"""Multiply-adds that take about as long as a copy of one value."""
+
+FUNCTION = 16
+"""Multiply-adds that take about as long as a function of one value, such as an exponential."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,8 @@ class Operation(BaseModel):
     """Roles of the weights that it must have."""
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
     """Roles of the weights that it may have."""
+    INTEGERS: ClassVar[Mapping[str, torch.dtype]] = {}
+    """Of weights that are not floats their type, by role."""
     ARITY: ClassVar[int | None] = 1
     """How many inputs it reads; None for any number."""
     ANY_LAYOUT: ClassVar[bool] = False
@@ -94,6 +104,11 @@ class Operation(BaseModel):
     before that."""
     IN_PLACE: ClassVar[bool] = False
     """Whether its C has read an input's value for the last time when it stores at its place."""
+    PER_VALUE: ClassVar[int | None] = None
+    """Multiply-adds, or as much time, for each value that it reads or gives, where that is its
+    work; see `FUNCTION` and `work`."""
+    VIEW: ClassVar[bool] = False
+    """Whether what `run` gives may be a view, which keeps the memory of what it is of."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
@@ -163,6 +178,27 @@ class Operation(BaseModel):
         """Of a layer: how often each entry of its weights multiplies an input, for one example."""
         return math.prod(output[1:])
 
+    def work(self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape) -> int:
+        """Multiply-adds for one example, and for what is none as many as take that time.
+
+        They bound how long a file of somebody else may take. Of a class that says nothing of them
+        every value is made of all that it reads.
+        """
+        values = sum(map(math.prod, inputs)) + math.prod(output)
+        if self.PER_VALUE is not None:
+            return self.PER_VALUE * values
+        if self.LAYER is not None:
+            entries = sum(math.prod(weights[role]) for role in self.REQUIRED)
+            return values + entries * self.repeats(inputs, output)
+        read = sum(map(math.prod, (*inputs, *weights.values())))
+        return math.prod(output) * read
+
+    def workspace(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> int:
+        """Values that `run` needs memory for beside what it reads and gives, for one example."""
+        return sum(map(math.prod, inputs)) + math.prod(output)
+
     def narrowed(self, kept: Mapping[str, int], output: Shape) -> Operation:
         """The same operation where of each name so many indices are left.
 
@@ -210,6 +246,7 @@ class Elementwise(Operation):
     C: ClassVar[CForm] = "value"
     FINISHES: ClassVar[bool] = True
     IN_PLACE: ClassVar[bool] = True
+    PER_VALUE: ClassVar[int | None] = FUNCTION
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         return inputs[0]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ellzero.errors import InputError
 from ellzero.files import PACKED_MAGIC, check_format
-from ellzero.graph import Graph
+from ellzero.graph import Graph, limits
 from ellzero.operations import Constant, Input, Opaque, Select
 from ellzero.packed.entropy import Decoder
 from ellzero.packed.fields import Reader
 from ellzero.packed.tensor_fields import MAX_DIMENSIONS, Announced, announced
+from ellzero.tensors import Shape
 
 VERSION = 1
 
@@ -70,20 +71,49 @@ class Announcement:
     graph: Graph | None
     tensors: dict[str, Announced]
     codes: bytes
+    size: int
 
     @property
     def memory_bytes(self) -> int:
-        """Memory that the weights take once they are loaded, or an example on its way if more."""
-        weights = sum(tensor.memory_bytes for tensor in self.tensors.values())
-        if self.graph is None:
-            return weights
-        shapes = self.graph.shapes({name: t.shape for name, t in self.tensors.items()})
-        return max(weights, 4 * max(math.prod(shape) for shape in shapes.values()))
+        """Memory that the weights take once they are loaded."""
+        return sum(tensor.memory_bytes for tensor in self.tensors.values())
 
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of one example at every node.
 
-def default_max_bytes(size: int) -> int:
-    """Memory that a packed file of this size may take unless more is allowed."""
-    return max(FREE_BYTES, EXPANSION * size)
+        Raises:
+            InputError: a graph that makes no sense with these weights.
+        """
+        sizes = {name: tensor.shape for name, tensor in self.tensors.items()}
+        return {} if self.graph is None else self.graph.shapes(sizes)
+
+    def require_bounded(self, max_bytes: int | None, max_macs: int | None) -> None:
+        """Refuse what takes more than it may: weights once loaded, or the graph once it runs.
+
+        Args:
+            max_bytes: by default 64 MiB or 4096 times the file's bytes for the weights, whichever
+                is more, and `limits.MAX_BYTES` for an example on its way.
+            max_macs: by default `limits.MAX_MACS`.
+
+        Raises:
+            InputError: it takes more.
+        """
+        limit = max(FREE_BYTES, EXPANSION * self.size) if max_bytes is None else max_bytes
+        if self.memory_bytes > limit:
+            raise InputError(
+                f"it takes {self.memory_bytes} bytes of memory, more than {limit}; if the file "
+                f"can be trusted: ez.load(path, max_bytes={self.memory_bytes}), or a command with "
+                "--trust"
+            )
+        if self.graph is not None:
+            limits.require_bounded(
+                self.graph,
+                self.shapes,
+                {name: (tensor.shape, tensor.dtype) for name, tensor in self.tensors.items()},
+                max_bytes=limits.MAX_BYTES if max_bytes is None else max_bytes,
+                max_macs=limits.MAX_MACS if max_macs is None else max_macs,
+            )
 
 
 def is_packed(path: Path) -> bool:
@@ -95,32 +125,28 @@ def is_packed(path: Path) -> bool:
 
 
 def read_packed(
-    path: Path, *, max_bytes: int | None = None
+    path: Path, *, max_bytes: int | None = None, max_macs: int | None = None
 ) -> tuple[Graph | None, dict[str, Tensor]]:
     """The graph of a packed file, where it holds one, and the weights by their names.
 
     Args:
         path: the file.
-        max_bytes: memory that the weights, or one example on its way, may take; by default 64 MiB
-            or 4096 times the file's bytes, whichever is more.
+        max_bytes: memory that the weights, and one example on its way, may take; see
+            `Announcement.require_bounded`.
+        max_macs: multiply-adds that one example may take.
 
     Raises:
-        InputError: a file that is damaged, hostile, of another version, or takes more memory.
+        InputError: a file that is damaged, hostile, of another version, or takes more.
     """
     content = path.read_bytes()
-    limit = default_max_bytes(len(content)) if max_bytes is None else max_bytes
     try:
         file = announcement(content)
-        if file.memory_bytes > limit:
-            raise InputError(
-                f"it takes {file.memory_bytes} bytes of memory, more than {limit}; if the file "
-                f"can be trusted: ez.load(path, max_bytes={file.memory_bytes})"
-            )
+        file.require_bounded(max_bytes, max_macs)
         decoder = Decoder(file.codes)
         tensors = {name: tensor.decode(decoder) for name, tensor in file.tensors.items()}
         decoder.finish()
         if file.graph is not None:
-            _check_indices(file.graph, tensors)
+            _check_indices(file.graph, file.shapes, tensors)
     except InputError as error:
         raise InputError(f"{path} cannot be loaded: {error}") from None
     return file.graph, tensors
@@ -149,7 +175,7 @@ def announcement(content: bytes) -> Announcement:
         tensors[name] = announced(reader)
     if graph is not None:
         _check_graph(graph, tensors)
-    return Announcement(graph, tensors, reader.take(reader.left))
+    return Announcement(graph, tensors, reader.take(reader.left), len(content))
 
 
 def _body(content: bytes) -> bytes:
@@ -211,17 +237,33 @@ def _check_graph(graph: Graph, tensors: Mapping[str, Announced]) -> None:
         dtype = tensors[name].dtype
         if isinstance(node.op, Constant | Opaque):  # which may have tokens, or a mask
             continue
-        if dtype != torch.int64 if role == "indices" else not dtype.is_floating_point:
+        expected = node.op.INTEGERS.get(role, torch.int64 if role == "indices" else None)
+        if not dtype.is_floating_point if expected is None else dtype != expected:
             raise InputError(f"{node.name}: its {role} are {dtype}")
+    # of halves torch rounds the numbers itself, most of them in float32
+    largest = torch.finfo(torch.float64 if torch.float64 in common else torch.float32).max
+    for node in graph.nodes:
+        for number in _floats(dict(node.op)):
+            if abs(number) > largest:
+                raise InputError(f"{node.named}: no float of its weights' type holds {number:g}")
     if graph.preprocess is not None:
-        for numbers in (graph.preprocess.scale, graph.preprocess.shift):
-            each = numbers if isinstance(numbers, tuple) else (numbers,)
-            if not all(map(math.isfinite, each)):
+        for number in _floats((graph.preprocess.scale, graph.preprocess.shift)):
+            if not abs(number) <= largest:
                 raise InputError(f"its preprocessing is {graph.preprocess}")
 
 
-def _check_indices(graph: Graph, tensors: Mapping[str, Tensor]) -> None:
-    shapes = graph.shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+def _floats(settings: object) -> Iterator[float]:
+    """All numbers in settings that are no integers."""
+    if isinstance(settings, float):
+        yield settings
+    elif isinstance(settings, tuple | dict):
+        for part in settings.values() if isinstance(settings, dict) else settings:
+            yield from _floats(part)
+
+
+def _check_indices(
+    graph: Graph, shapes: Mapping[str, Shape], tensors: Mapping[str, Tensor]
+) -> None:
     for node in graph.nodes:
         if "indices" in node.weights:
             indices = tensors[node.weights["indices"]]

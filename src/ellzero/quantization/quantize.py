@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from ellzero.errors import BudgetError, InputError, nearest
 from ellzero.progress import is_shown, rich_bar
 from ellzero.pruning.budget import Budget
 from ellzero.quantization.finetune import Quantized, write
+from ellzero.quantization.integer import IntegerForm, integer_form
 from ellzero.quantization.kmeans import kmeans
+from ellzero.quantization.ranges import RangeMethod
 from ellzero.record import Evaluation
 from ellzero.selection import Selection, selected
 from ellzero.training.evaluation import evaluate
@@ -27,6 +29,15 @@ BITS = range(2, 9)
 DEFAULT_BITS = 4
 
 
+@overload
+def quantize(
+    model: nn.Module,
+    *,
+    activations: Literal[8],
+    data: Data | Tensor,
+    ranges: RangeMethod = "mse",
+) -> IntegerForm: ...
+@overload
 def quantize(
     model: nn.Module,
     *,
@@ -36,7 +47,19 @@ def quantize(
     data: Data | None = None,
     budget: Budget | None = None,
     progress: bool | None = None,
-) -> Quantized:
+) -> Quantized: ...
+def quantize(
+    model: nn.Module,
+    *,
+    bits: int | Mapping[str, int] | None = None,
+    method: Method = "kmeans",
+    weights: Selection | None = None,
+    data: Data | Tensor | None = None,
+    budget: Budget | None = None,
+    activations: Literal[8] | None = None,
+    ranges: RangeMethod = "mse",
+    progress: bool | None = None,
+) -> Quantized | IntegerForm:
     """Let the weights of each layer share few values, in place.
 
     With `"kmeans"` the nonzero weights of a layer become the means of at most `2^bits` clusters;
@@ -48,25 +71,37 @@ def quantize(
 
     Compact a network first: what is merged or traced afterwards gets new values.
 
+    With `activations=8` the network stays as it is, and an `IntegerForm` holds one that computes
+    in integers alone: weights int8 with a scale for each output, symmetric; values int8 with a
+    scale and a zero point for each tensor, whose ranges the data show; biases and sums int32, which
+    one multiplication rounds to int8. It was folded and compacted before, so that it is the same
+    whether the given network was or not.
+
     Args:
-        model: the network; it changes in place.
+        model: the network; it changes in place, but for `activations=8`.
         bits: bits a weight for `"kmeans"`, 2 to 8: one number, or one for each name of the
             weights; by default 4, or what the budget allows.
         method: `"kmeans"` or `"int8"`.
         weights: what is quantized, from `ez.select`; by default what it selects by
             default.
-        data: judges, by its validation part, what the budget allows.
+        data: judges, by its validation part, what the budget allows. With `activations=8` what the
+            ranges are taken of: a batch of inputs, or the first 512 training examples.
         budget: what may be lost against the network as given. The fewest bits that all layers may
             have are found, then fewer for each layer, the one with the most nonzeros first.
+        activations: 8 for a network of integers; None for weights alone.
+        ranges: of its values: those of the least squared error (`"mse"`), all that there are
+            (`"minmax"`), or all but one in 10,000 at each end (`"percentile"`).
         progress: show a bar on standard error while the bits are chosen; by default if that is a
             terminal.
 
     Returns:
-        A mapping from the weights' names to their codebooks.
+        A mapping from the weights' names to their codebooks; with `activations=8` the network of
+        integers with its scales.
 
     Raises:
         InputError: bits, method or weights that make no sense; a weight that is NaN or infinite;
-            a budget without data, or beside bits or int8.
+            a budget without data, or beside bits or int8. With `activations=8`: what has no integer
+            form, by its name; a sum that int32 cannot hold; no data, or settings of weights.
         BudgetError: 8 bits lose more than the budget; the network is as it was.
 
     Example:
@@ -80,6 +115,10 @@ def quantize(
         >>> quantized.bits
         {'weight': 2}
     """
+    if activations is not None:
+        return _of_integers(model, activations, data, ranges, bits, method, weights, budget)
+    if isinstance(data, Tensor):
+        raise InputError("a batch of inputs judges no budget; give an ez.Data")
     weights = selected(model, weights)
     widths = _widths(weights, bits, method, budget)
     _check_budget(data, budget)
@@ -103,6 +142,26 @@ def quantize(
         raise
     errors = {name: _relative_error(w, originals[name]) for name, w in weights.items()}
     return Quantized(model, weights, errors)
+
+
+def _of_integers(
+    model: nn.Module,
+    activations: int,
+    data: Data | Tensor | None,
+    ranges: RangeMethod,
+    *of_weights: object,
+) -> IntegerForm:
+    """The network of integers, if what else was asked for goes with it."""
+    if activations != 8:
+        raise InputError(f"activations is {activations!r}; expected 8, or None for weights alone")
+    if data is None:
+        raise InputError("activations=8 takes the ranges of values from data; give data=")
+    bits, method, weights, budget = of_weights
+    if bits not in (None, 8) or method not in get_args(Method) or weights or budget:
+        raise InputError(
+            "with activations=8 all weights are int8; leave bits, weights and budget out"
+        )
+    return integer_form(model, data, ranges)
 
 
 def _vectors(model: nn.Module, weights: Selection) -> dict[str, Tensor]:

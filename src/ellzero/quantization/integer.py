@@ -1,0 +1,110 @@
+"""Integer networks: weights, values and sums of a network as integers, ranges from data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from ellzero.compaction.compact import compacted_of
+from ellzero.compaction.folding import folded
+from ellzero.compaction.living import warn_if_dead
+from ellzero.data.data import Data
+from ellzero.data.inputs import all_of
+from ellzero.errors import InputError
+from ellzero.graph import Graph, Network, trace
+from ellzero.operations.integer import is_integer
+from ellzero.quantization.converting import Converter, require_form
+from ellzero.quantization.ranges import RangeMethod, histograms
+from ellzero.quantization.rewriting import rewritten
+from ellzero.quantization.scales import scales_of
+
+CALIBRATION = 512
+"""Training examples that ranges are looked for on, at most."""
+
+_BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerForm:
+    """A network of integers that `quantize(..., activations=8)` made of another one.
+
+    Args:
+        model: takes and gives floats, and computes in between what the integer C computes, bit for
+            bit.
+        scales: of each value that is held as int8, by the node that gives it: (scale, zero point),
+            `x = scale * (q - zero)`.
+        left_out: what of the network its output lacks, a sentence each.
+
+    Example:
+        >>> import torch, ellzero as ez
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU())
+        >>> form = ez.quantize(model, activations=8, data=torch.randn(100, 3))
+        >>> [node.op.kind for node in form.model.graph.nodes]
+        ['input', 'quantize', 'integer_linear', 'dequantize']
+    """
+
+    model: Network
+    scales: Mapping[str, tuple[float, int]]
+    left_out: tuple[str, ...]
+
+
+def integer_form(model: nn.Module, data: Data | Tensor, ranges: RangeMethod = "mse") -> IntegerForm:
+    """What `quantize` gives with `activations=8`; it says more."""
+    if ranges not in get_args(RangeMethod):
+        raise InputError(f"ranges is {ranges!r}; expected 'mse', 'minmax' or 'percentile'")
+    batches = list(_calibration(data))
+    if isinstance(data, Data):
+        whole = trace(model, batches[0], preprocess=data.preprocess, classes=data.classes)
+    else:
+        whole = trace(model, batches[0])
+    if any(is_integer(node.op) for node in whole.graph.nodes):
+        raise InputError("the network is one of integers already; quantize the one it was made of")
+    _require_one(whole.graph)
+    changed = folded(whole.cpu().float())
+    warn_if_dead(changed)
+    network, left_out = rewritten(compacted_of(changed).model)
+    require_form(network)
+    seen = histograms(network, batches, network.shapes, counted=ranges != "minmax")
+    scales = scales_of(network, {name: seen[name].range(ranges) for name in network.shapes})
+    integer = Converter(network, scales).network()
+    held = {name: (s.scale, s.zero) for name, s in scales.items() if name in integer.shapes}
+    return IntegerForm(integer, held, tuple(left_out))
+
+
+def _require_one(graph: Graph) -> None:
+    if graph.opaque:
+        raise InputError(f"there is no integer form of {graph.opaque[0].named}")
+    for what, names in (("inputs", list(graph.inputs)), ("outputs", graph.results)):
+        if len(names) > 1:
+            raise InputError(
+                f"the network has {len(names)} {what} ({', '.join(names)}); one of integers has one"
+            )
+    name, first = next(iter(graph.inputs.items()))
+    if first.is_integer:
+        raise InputError(f"the input {name} is of tokens; there is no integer form of embeddings")
+
+
+def _calibration(data: Data | Tensor) -> Iterator[Tensor]:
+    """Batches of one input."""
+    if isinstance(data, Data):
+        left = CALIBRATION
+        for inputs, _ in data.train.batches(_BATCH, torch.device("cpu")):
+            batch, *others = all_of(inputs)
+            if others:
+                raise InputError(f"the data have {1 + len(others)} inputs; one of integers has one")
+            yield batch[:left].float()
+            left -= len(batch)
+            if left <= 0:
+                return
+    elif isinstance(data, Tensor) and data.ndim > 1 and len(data):
+        yield from data.detach().cpu().float().split(_BATCH)
+    else:
+        kind = tuple(data.shape) if isinstance(data, Tensor) else type(data).__name__
+        raise InputError(
+            f"the calibration data are {kind}; expected an ez.Data or a batch (N, ...) of inputs, "
+            "as the network takes them"
+        )

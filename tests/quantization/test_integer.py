@@ -1,0 +1,315 @@
+"""Integer networks in PyTorch: what they compute, from which ranges, and what they refuse."""
+
+import math
+import tempfile
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import ellzero as ez
+from ellzero.graph import Network
+from ellzero.operations.integer import (
+    IntegerAdd,
+    IntegerConv,
+    IntegerLinear,
+    IntegerPool,
+    Lookup,
+    Quantize,
+)
+from ellzero.operations.integer.fixed_point import fixed_point
+from small import images
+
+
+class Residual(nn.Module):
+    """Batch norms, a sum, a concatenation, a table, both poolings, padding, and a softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+        self.last_norm = nn.BatchNorm1d(8)
+        self.out = nn.Linear(8, 3)
+        for norm in (self.norm, self.last_norm):  # the last one stays a scale and a shift
+            nn.init.uniform_(norm.weight, 0.5, 2.0)
+            nn.init.normal_(norm.bias)
+            assert norm.running_var is not None
+            norm.running_var.uniform_(0.5, 2.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = torch.relu(self.norm(self.first(x)))
+        summed = torch.relu(first + self.second(first))
+        left = nn.functional.max_pool2d(nn.functional.hardswish(summed), 2)
+        right = nn.functional.avg_pool2d(nn.functional.pad(summed, (0, 1, 1, 0)), 3, 2)
+        left = nn.functional.adaptive_max_pool2d(left, 1).flatten(1)
+        both = torch.cat([left, right.mean((2, 3))], 1)
+        return torch.softmax(self.out(torch.relu(self.last_norm(both[:, :, None])).flatten(1)), 1)
+
+
+def residual(seed: int = 0) -> Residual:
+    torch.manual_seed(seed)
+    return Residual().eval()
+
+
+def half_up(value: Fraction) -> int:
+    return math.floor(value + Fraction(1, 2))
+
+
+def rounded(total: int, multiplier: int, zero: int, low: int = -128, high: int = 127) -> int:
+    """One rounding of the exact product, then the limits."""
+    return max(low, min(high, half_up(Fraction(total * multiplier, 2**32)) + zero))
+
+
+def test_layers_are_exact_sums_rounded_once():
+    """Against whole numbers of any size, at both ends of the zero points."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(-128, 128, (2, 7), generator=generator).to(torch.int8)
+    weight = torch.randint(-127, 128, (5, 7), generator=generator).to(torch.int8)
+    bias = torch.tensor([0, 2**30, -(2**30), 12345, -54321], dtype=torch.int32)
+    multiplier = torch.tensor([2**31 - 1, 1, 2**30, 2**20 + 1, 2**24 - 1], dtype=torch.int32)
+    weights = {"weight": weight, "bias": bias, "multiplier": multiplier}
+    for zero, output_zero in product((-128, 0, 127), repeat=2):
+        op = IntegerLinear(zero=zero, output_zero=output_zero, low=-100, high=90)
+        y = op.run([x], weights)
+        for n, row in product(range(2), range(5)):
+            values = zip(weight[row].tolist(), x[n].tolist(), strict=True)
+            total = int(bias[row]) + sum(w * (v - zero) for w, v in values)
+            expected = rounded(total, int(multiplier[row]), output_zero, -100, 90)
+            assert y[n, row] == expected, (zero, output_zero, row)
+
+
+def test_halves_are_rounded_up():
+    weights = {
+        "weight": torch.ones(1, 1, dtype=torch.int8),
+        "bias": torch.zeros(1, dtype=torch.int32),
+        "multiplier": torch.tensor([fixed_point(0.25)], dtype=torch.int32),
+    }
+    x = torch.tensor([[2], [-2], [6], [-6], [1], [-3]], dtype=torch.int8)
+    y = IntegerLinear(zero=0, output_zero=0).run([x], weights)
+    assert y.flatten().tolist() == [1, 0, 2, -1, 0, -1]
+
+
+@pytest.mark.parametrize("padded", [(0, 0), (1, 2)])
+def test_convolutions_are_exact_sums(padded):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randint(-128, 128, (1, 4, 9), generator=generator).to(torch.int8)
+    weight = torch.randint(-127, 128, (6, 2, 3), generator=generator).to(torch.int8)
+    bias = torch.randint(-999, 999, (6,), generator=generator).to(torch.int32)
+    multiplier = torch.full((6,), 2**23, dtype=torch.int32)
+    op = IntegerConv(
+        zero=-128,
+        output_zero=3,
+        stride=(2,),
+        before=padded[:1],
+        after=padded[1:],
+        dilation=(2,),
+        groups=2,
+    )
+    weights = {"weight": weight, "bias": bias, "multiplier": multiplier}
+    y = op.run([x], weights)
+    places = (9 + sum(padded) - 5) // 2 + 1
+    assert (
+        y.shape
+        == (1, 6, places)
+        == (1, *op.shape([(4, 9)], {n: w.shape for n, w in weights.items()}))
+    )
+    for out, place in product(range(6), range(places)):
+        total = int(bias[out])
+        for channel, k in product(range(2), range(3)):
+            at = place * 2 + k * 2 - padded[0]
+            value = int(x[0, out // 3 * 2 + channel, at]) if 0 <= at < 9 else -128
+            total += int(weight[out, channel, k]) * (value + 128)
+        assert y[0, out, place] == rounded(total, 2**23, 3)
+
+
+@pytest.mark.parametrize("count_padding", [True, False])
+@pytest.mark.parametrize("ceil", [True, False])
+def test_averages_are_of_as_many_values_as_pytorch_says(ceil, count_padding):
+    op = IntegerPool(
+        function="average",
+        kernel=(3, 2),
+        stride=(2, 2),
+        padding=(1, 1),
+        dilation=(1, 1),
+        ceil=ceil,
+        count_padding=count_padding,
+    )
+    x = torch.randint(-128, 128, (2, 3, 6, 6), generator=torch.Generator().manual_seed(0))
+    expected = nn.functional.avg_pool2d(x.double(), (3, 2), 2, 1, ceil, count_padding)
+    torch.testing.assert_close(op.sums(x.double()) / op.counts((6, 6)).double(), expected)
+
+
+def test_sums_of_two_scales():
+    op = IntegerAdd(zeros=(-128, 127), factors=(3, 2**21), shift=2, output_zero=-5)
+    x, y = torch.tensor([[-128, 0, 127]] * 2, dtype=torch.int8)[:, None], None
+    y = op.run([x[0], torch.tensor([[127, 127, 126]], dtype=torch.int8)], {})
+    # 0; 128 * 3 / 4; and far below
+    assert y.tolist() == [[-5, 91, -128]]
+
+
+def test_a_table_is_looked_up():
+    table = torch.arange(127, -129, -1).to(torch.int8)
+    assert Lookup().run(
+        [torch.tensor([[-128, 0, 127]]).to(torch.int8)], {"table": table}
+    ).tolist() == [[127, -1, -128]]
+
+
+def test_floats_become_the_nearest_integer_and_saturate():
+    op = Quantize(scale=0.5, zero=-3)
+    x = torch.tensor([[0.0, 0.24, 0.25, -0.25, -0.26, 1e30, -math.inf, math.nan]])
+    assert op.run([x], {}).tolist() == [[-3, -3, -2, -3, -4, 127, -128, -128]]
+
+
+@pytest.mark.parametrize("ranges", ["mse", "minmax", "percentile"])
+def test_an_integer_network_is_near_the_one_it_was_made_of(ranges):
+    model, x = residual(), torch.randn(64, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    form = ez.quantize(model, activations=8, data=x, ranges=ranges)
+    expected = model(x)
+    error = form.model(x).softmax(1) - expected
+    assert error.square().mean().sqrt() < 0.03 * expected.std()
+    assert form.left_out == ("softmax is left out: the output is what the softmax would read",)
+    kinds = [node.op.kind for node in form.model.graph.nodes]
+    assert {"integer_conv", "integer_linear", "integer_pool", "integer_add", "lookup"} <= set(kinds)
+    floats = [name for name, value in form.model.state_dict().items() if value.is_floating_point()]
+    assert floats == []
+
+
+def same(left: Network, right: Network) -> bool:
+    one, other = left.state_dict(), right.state_dict()
+    return left.graph == right.graph and all(torch.equal(one[n], other[n]) for n in one)
+
+
+def test_folded_and_compacted_before_or_after_is_the_same():
+    model, x = residual(), torch.randn(32, 2, 8, 8)
+    first = ez.quantize(model, activations=8, data=x).model
+    assert same(first, ez.quantize(ez.compact(model, x).model, activations=8, data=x).model)
+    assert same(first, ez.compact(first).model)
+
+
+def test_zeros_stay_zeros():
+    model, x = residual(), torch.randn(32, 2, 8, 8)
+    ez.prune(model, sparsity=0.6)
+    weight = ez.quantize(model, activations=8, data=x).model.state_dict()["second.weight"]
+    assert not weight[ez.compact(model, x).model.state_dict()["second.weight"] == 0].any()
+    assert weight.any()
+
+
+def test_saves_and_loads(tmp_path):
+    model, x = residual(), torch.randn(32, 2, 8, 8)
+    network = ez.quantize(model, activations=8, data=x).model
+    packed = ez.pack(network, tmp_path / "net.ellz")
+    assert packed.self_contained
+    loaded = ez.load(packed.path)
+    assert isinstance(loaded, Network)
+    assert same(network, loaded)
+    assert torch.equal(loaded(x), network(x))
+
+
+def test_data_give_ranges_and_preprocessing():
+    data = images(classes=list("ab"))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    network = ez.quantize(model, activations=8, data=data).model
+    assert network.graph.preprocess == data.preprocess
+    assert network.graph.classes == tuple("ab")
+    assert abs(ez.evaluate(network, data).loss - ez.evaluate(model, data).loss) < 0.05
+
+
+def test_outliers():
+    """One value in 10,000 is 100 times as large: only the extremes follow it."""
+    x = torch.rand(20_000, 4, generator=torch.Generator().manual_seed(0))
+    x[::5000, 0] = 100
+    scales = {
+        ranges: ez.quantize(nn.Linear(4, 2), activations=8, data=x, ranges=ranges).scales["input"]
+        for ranges in ("mse", "minmax", "percentile")
+    }
+    assert scales["minmax"] == (100 / 255, -128)
+    assert scales["percentile"][0] < 0.01
+    assert scales["mse"][0] < scales["minmax"][0]
+
+
+def test_constant_and_dead_layers():
+    first, last = nn.Linear(3, 4), nn.Linear(4, 2)
+    model = nn.Sequential(first, nn.ReLU(), last)
+    with torch.no_grad():
+        first.weight[:2].zero_()  # constant channels
+        first.bias[:2] = torch.tensor([5.0, -5.0])
+        last.weight[0].zero_()
+        last.bias[0] = 1e6  # beside a row a million times smaller
+    x = torch.randn(50, 3)
+    with pytest.warns(ez.EllzeroWarning, match="outputs is the same"):
+        form = ez.quantize(model, activations=8, data=x)
+    torch.testing.assert_close(form.model(x)[:, 0], torch.full((50,), 1e6), rtol=0.01, atol=0)
+    dead = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+    for parameter in dead.parameters():
+        nn.init.zeros_(parameter)
+    with pytest.warns(ez.EllzeroWarning, match="the same for every input"):
+        assert not ez.quantize(dead, activations=8, data=x).model(x).any()
+
+
+def test_a_sum_beyond_int32_is_refused_by_name():
+    model = nn.Sequential(ones := nn.Linear(140_000, 1, bias=False))
+    with torch.no_grad():
+        ones.weight.copy_(torch.tensor([1.0, -1.0]).repeat(70_000))  # of which the sum is small
+    with pytest.raises(ez.InputError, match=r"0 \(linear\): the sum of output 0 can reach 2\d{9}"):
+        ez.quantize(model, activations=8, data=torch.rand(4, 140_000))
+
+
+class Frames(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(3, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.recurrent(x)[0]
+
+
+class Cumulated(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cumsum(x, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "match"),
+    [
+        (Frames(), (5, 3), "there is no integer form of .*recurrent"),
+        (nn.LayerNorm(3), (3,), "there is no integer form of .*layer_norm"),
+        (nn.Conv3d(1, 1, 1), (1, 2, 2, 2), "of 3 dimensions"),
+        (Cumulated(), (3,), "there is no integer form of .*cumsum"),
+    ],
+)
+def test_what_has_no_integer_form_is_named(model, shape, match):
+    with pytest.raises(ez.InputError, match=match):
+        ez.quantize(model, activations=8, data=torch.randn(8, *shape))
+
+
+def test_settings_that_do_not_go_together():
+    model, x = nn.Linear(3, 2), torch.randn(8, 3)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"activations": 4, "data": x}, "activations is 4; expected 8"),
+        ({"activations": 8}, "ranges of values from data"),
+        ({"activations": 8, "data": x, "bits": 4}, "leave bits"),
+        ({"activations": 8, "data": x, "ranges": "max"}, "ranges is 'max'"),
+        ({"activations": 8, "data": [1.0]}, "expected an ez.Data or a batch"),
+        ({"activations": 8, "data": torch.full((2, 3), math.nan)}, "NaN or inf"),
+        ({"data": x}, "a batch of inputs judges no budget"),
+    ]
+    for options, match in wrong:
+        with pytest.raises(ez.InputError, match=match):
+            ez.quantize(model, **options)
+    form = ez.quantize(model, activations=8, data=x)
+    with pytest.raises(ez.InputError, match="of integers already"):
+        ez.quantize(form.model, activations=8, data=x)
+    with pytest.raises(ez.InputError, match="no weights selected"):
+        ez.quantize(form.model)
+
+
+def test_onnx_refuses_integers():
+    form = ez.quantize(nn.Linear(3, 2), activations=8, data=torch.randn(8, 3))
+    with pytest.raises(ez.InputError, match="there is no ONNX form of integer networks"):
+        ez.export_onnx(form.model, Path(tempfile.mkdtemp()) / "net.onnx")
