@@ -89,7 +89,11 @@ def _content(
 
 
 def load(
-    path: str | Path, model: nn.Module | None = None, *, max_bytes: int | None = None
+    path: str | Path,
+    model: nn.Module | None = None,
+    *,
+    max_bytes: int | None = None,
+    max_macs: int | None = None,
 ) -> nn.Module:
     """Load a network from a packed file, or a network's weights from a file into it.
 
@@ -101,7 +105,9 @@ def load(
             holds its architecture needs none; of one with parts that are code (a compacted network
             with an opaque node) the network lends the code, and stays as it is.
         max_bytes: memory that a packed file may take; by default 64 MiB or 4096 times the file's
-            bytes, whichever is more.
+            bytes, whichever is more, for its weights, and 1 GiB for one example on its way.
+        max_macs: multiply-adds that one example may take in a packed file's network; by default
+            34,359,738,368, eight times those of ResNet-50 at 224 x 224.
 
     Returns:
         The model that was given; without one, or where it lent code, a `Network` in evaluation
@@ -109,7 +115,8 @@ def load(
 
     Raises:
         InputError: no such file; truncated or damaged; a pickle (never unpickled); of another
-            network; of a newer version; no model where the file needs one.
+            network; of a newer version; no model where the file needs one; more work or memory
+            than it may ask for.
 
     Example:
         >>> import tempfile, pathlib, torch, ellzero as ez
@@ -121,7 +128,7 @@ def load(
     path = Path(path)
     graph = None
     if is_packed(path):
-        graph, tensors = read_packed(path, max_bytes=max_bytes)
+        graph, tensors = read_packed(path, max_bytes=max_bytes, max_macs=max_macs)
     else:
         tensors, _ = read_model(path)
     if model is not None and (graph is None or not graph.opaque):
@@ -136,7 +143,8 @@ def load(
         )
     try:
         if model is not None:
-            graph = with_code(graph, model)
+            sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            graph = with_code(graph, model, sizes)
         return Network(graph, tensors).requires_grad_(True).eval()
     except InputError as error:
         raise InputError(f"{path} cannot be loaded: {error}") from None

@@ -20,6 +20,7 @@ from ellzero.documents import brief
 from ellzero.errors import InputError
 from ellzero.factories import PACKED, build_data, build_model, with_data_root
 from ellzero.graph import Network, trace
+from ellzero.graph.limits import UNLIMITED
 from ellzero.model_file import load, read_metadata
 from ellzero.networks import NETWORKS
 from ellzero.operations.input import Input, InputType
@@ -94,9 +95,11 @@ class Run:
         """
         self._require_network()
         if is_packed(self.file):
-            graph, _ = read_packed(self.file)
+            limit = UNLIMITED if self.trusted else None
+            graph, _ = read_packed(self.file, max_bytes=limit, max_macs=limit)
             if self.recipe is None or (graph is not None and not graph.opaque):
-                return load(self.file)  # which says so if the file does not hold all of it
+                # which says so if the file does not hold all of it
+                return load(self.file, max_bytes=limit, max_macs=limit)
         return self._network_of(self.file)
 
     def _require_network(self) -> None:
@@ -246,7 +249,8 @@ def open_run(path: str | Path, *, data_root: str | Path | None = None, trust: bo
     Args:
         path: the folder or the file; the folder of a run that is not done may have no network yet.
         data_root: folder that holds data sets, each in a folder of its name.
-        trust: whether code that the folder's recipe names may be run, whoever began the run.
+        trust: whether code that the folder's recipe names may be run, whoever began the run, and
+            a packed file be read that asks for more work or memory than it may (`ez.load`).
 
     Raises:
         InputError: no such path; no recipe beside it; a file that holds no model.

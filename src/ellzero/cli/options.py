@@ -16,8 +16,9 @@ Trust = Annotated[
     bool,
     Parameter(
         negative=(),
-        help="Run the code that the folder's recipe names (package.module:name); a run that you "
-        "began in this folder needs no such word.",
+        help="Run the code that the folder's recipe names (package.module:name), and a packed "
+        "file's network however much work and memory it asks for; a run that you began in this "
+        "folder needs no such word.",
     ),
 ]
 

@@ -16,13 +16,13 @@ from torch.utils._pytree import tree_unflatten
 
 from ellzero.errors import InputError
 from ellzero.graph.builder import GraphBuilder, is_plain
-from ellzero.graph.graph import Graph
+from ellzero.graph.graph import Graph, Node
 from ellzero.graph.network import Network
 from ellzero.modules import device_of, evaluating
 from ellzero.operations import Opaque
 from ellzero.preprocess import Preprocess
 from ellzero.selection import Kind, named_weights
-from ellzero.tensors import require_held, require_plain
+from ellzero.tensors import Shape, require_held, require_plain
 
 LARGEST_BATCH = 65_535
 """Up to this size a network is exported: a bound that kernels have (convolutions on CUDA)."""
@@ -102,30 +102,40 @@ def trace(
     return Network(graph.model_copy(update=changes), _copies(weights), kinds).eval()
 
 
-def with_code(graph: Graph, model: nn.Module) -> Graph:
+def with_code(graph: Graph, model: nn.Module, weights: Mapping[str, Shape]) -> Graph:
     """A graph that a file holds, its opaque parts those of the network's code.
 
     Args:
         graph: where it has an opaque node, the file has its name alone.
         model: a network of the class that the graph was traced from; its weights do not matter.
+        weights: shapes of the graph's.
 
     Raises:
-        InputError: the network has no such part.
+        InputError: the network has no such part, or one that works on other shapes.
     """
     example = [op.zeros() for op in graph.inputs.values()]
-    parts = {node.name: node.op for node in trace(model, example).graph.nodes}
+    lender, shapes = trace(model, example), graph.shapes(weights)
+    parts = {node.name: node for node in lender.graph.nodes}
     nodes = []
     for node in graph.nodes:
         if isinstance(node.op, Opaque):
-            part, wanted = parts.get(node.name), (node.op.target, node.op.size)
-            if not isinstance(part, Opaque) or (part.target, part.size) != wanted:
+            part = parts.get(node.name)
+            wanted = node.op.target, node.op.size, [shapes[name] for name in node.inputs]
+            if part is None or wanted != _code_of(part, lender):
                 raise InputError(
                     f"{type(model).__name__} has no part {node.named}, which the file needs of it; "
                     "give a network of the class that it was made from"
                 )
-            node = node.model_copy(update={"op": part})
+            node = node.model_copy(update={"op": part.op})
         nodes.append(node)
     return graph.model_copy(update={"nodes": tuple(nodes)})
+
+
+def _code_of(node: Node, network: Network) -> object:
+    """What an opaque node calls, and the shapes that it gives and reads; None of another one."""
+    if not isinstance(node.op, Opaque):
+        return None
+    return node.op.target, node.op.size, [network.shapes[name] for name in node.inputs]
 
 
 def _texts(classes: Sequence[str]) -> tuple[str, ...]:

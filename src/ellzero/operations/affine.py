@@ -19,6 +19,7 @@ class Affine(Elementwise):
 
     kind: Literal["affine"] = "affine"
     REQUIRED = ("scale", "shift")
+    PER_VALUE = 2
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:

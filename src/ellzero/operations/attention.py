@@ -19,7 +19,7 @@ from ellzero.operations.call import Call, aten, is_truth, result_of
 from ellzero.operations.constant import Constant
 from ellzero.operations.expand import repeated
 from ellzero.operations.layout import Layout
-from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.operation import FUNCTION, Operation, Recognized, Recognizer
 from ellzero.operations.pairwise import aligned
 from ellzero.operations.reshape import Reshape
 from ellzero.operations.shapes import Number
@@ -84,6 +84,18 @@ class Attention(Operation):
             ):
                 raise InputError(f"a mask {mask} for scores {scores}")
         return (*q[:-1], v[-1])
+
+    def work(self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape) -> int:
+        """Of each score: its product, what a softmax does to it, its share of a value."""
+        q, k, v, *_ = inputs
+        return math.prod(q[:-1]) * k[-2] * (q[-1] + FUNCTION + v[-1])
+
+    def workspace(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> int:
+        """All scores, before the softmax and behind it, and a mask for each."""
+        q, k, *_ = inputs
+        return super().workspace(inputs, weights, output) + 3 * math.prod(q[:-1]) * k[-2]
 
     def axes(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape

@@ -11,7 +11,7 @@ from torch import Tensor
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call, aten, result_of
 from ellzero.operations.compare import truth
-from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.operation import COPY, Operation, Recognized, Recognizer
 from ellzero.tensors import Shape
 
 CASTS = {
@@ -39,6 +39,8 @@ class Cast(Operation):
     ELEMENTWISE = True
     FOLLOWS = True
     C = "same"
+    PER_VALUE = COPY
+    VIEW = True
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:

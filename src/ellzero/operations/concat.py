@@ -15,7 +15,7 @@ from ellzero.errors import InputError
 from ellzero.operations.axes import Axes
 from ellzero.operations.call import Call, aten
 from ellzero.operations.layout import Layout
-from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.operation import COPY, Operation, Recognized, Recognizer
 from ellzero.operations.reshape import Reshape
 from ellzero.operations.shapes import Margin
 from ellzero.tensors import Shape
@@ -30,6 +30,7 @@ class Concat(Operation):
     ARITY: ClassVar[int | None] = None
     FOLLOWS = True
     C = "body"
+    PER_VALUE = COPY
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from ellzero.operations.axes import Axes, letters
-from ellzero.operations.operation import Operation
+from ellzero.operations.operation import COPY, Operation
 from ellzero.tensors import Shape
 
 
@@ -19,6 +19,7 @@ class Constant(Operation):
     REQUIRED = ("value",)
     ARITY = 0
     FOLLOWS = True
+    PER_VALUE = COPY
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return weights["value"].unsqueeze(0)

@@ -5,6 +5,7 @@ In C, for each output channel, its weights are walked over tile by tile.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -106,6 +107,16 @@ class Conv(Operation):
 
     def narrowed(self, kept: Mapping[str, int], output: Shape) -> Operation:
         return self.model_copy(update={"groups": kept["c"]}) if "c" in kept else self
+
+    def workspace(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> int:
+        """The input with its padding, and what each output is made of, side by side."""
+        padded = inputs[0][0] * math.prod(
+            n + 2 * p for n, p in zip(inputs[0][1:], self.padding, strict=True)
+        )
+        windows = math.prod(weights["weight"][1:]) * math.prod(output[1:])
+        return super().workspace(inputs, weights, output) + padded + windows
 
     def c_lacks(self) -> str:
         return " in 3 dimensions" if len(self.stride) > 2 else ""

@@ -121,6 +121,16 @@ class ConvTransposed(Operation):
     def repeats(self, inputs: Sequence[Shape], output: Shape) -> int:
         return math.prod(inputs[0][1:])
 
+    def workspace(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> int:
+        """What each input makes of the weight, before it is added up, and what no padding cuts."""
+        windows = math.prod(weights["weight"][1:]) * math.prod(inputs[0][1:])
+        whole = output[0] * math.prod(
+            n + 2 * p for n, p in zip(output[1:], self.padding, strict=True)
+        )
+        return super().workspace(inputs, weights, output) + windows + whole
+
     def c_lacks(self) -> str:
         return " in 3 dimensions" if len(self.stride) > 2 else ""
 

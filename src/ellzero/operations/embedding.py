@@ -17,7 +17,7 @@ from ellzero.c.text import loop
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call, aten
 from ellzero.operations.layout import Layout
-from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.operation import COPY, Operation, Recognized, Recognizer
 from ellzero.operations.reshape import Reshape
 from ellzero.operations.shapes import sizes
 from ellzero.operations.slice import Slice
@@ -32,6 +32,7 @@ class Embedding(Operation):
     ANY_LAYOUT = True
     C = "body"
     FINISHES = True
+    PER_VALUE = COPY
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:

@@ -12,7 +12,7 @@ from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call, aten
 from ellzero.operations.layout import Layout, times
-from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.operation import COPY, Operation, Recognized, Recognizer
 from ellzero.operations.reshape import Reshape
 from ellzero.operations.shapes import Size
 from ellzero.tensors import Shape
@@ -27,6 +27,8 @@ class Expand(Operation):
     FOLLOWS = True
     C = "body"
     FINISHES = True
+    PER_VALUE = COPY
+    VIEW = True
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:

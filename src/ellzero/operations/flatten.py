@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from ellzero.operations.axes import Axes, regrouped
-from ellzero.operations.operation import Operation
+from ellzero.operations.operation import COPY, Operation
 from ellzero.tensors import Shape
 
 
@@ -19,6 +19,8 @@ class Flatten(Operation):
     kind: Literal["flatten"] = "flatten"
     C = "same"
     FOLLOWS = True
+    PER_VALUE = COPY
+    VIEW = True
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return inputs[0].flatten(1)

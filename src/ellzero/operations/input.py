@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 
 from ellzero.operations.axes import Axes, letters
-from ellzero.operations.operation import Operation
+from ellzero.operations.operation import COPY, Operation
 from ellzero.operations.shapes import Size
 from ellzero.tensors import Shape
 
@@ -23,6 +23,7 @@ class Input(Operation):
     size: tuple[Size, ...]
     dtype: InputType = "float"
     ARITY = 0
+    PER_VALUE = COPY
 
     @staticmethod
     def dtype_of(dtype: torch.dtype) -> InputType:

@@ -14,7 +14,7 @@ from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call, aten
 from ellzero.operations.layout import Layout
-from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.operation import COPY, Operation, Recognized, Recognizer
 from ellzero.tensors import Shape
 
 
@@ -61,6 +61,17 @@ class MatMul(Operation):
         one, other = (before if len(shape) == len(output) else "" for shape in inputs)
         read = (f"{one} row inner", f"{other} inner column")
         return Axes(read, f"{before} row column", whole="inner")
+
+    def work(self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape) -> int:
+        copied = COPY * self.workspace(inputs, weights, output)
+        return math.prod(output) * inputs[0][-1] + copied
+
+    def workspace(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> int:
+        """Both values, for each index of the axes before the matrices."""
+        *before, rows, columns = output
+        return math.prod(before) * (rows * columns + (rows + columns) * inputs[0][-1])
 
     def c_body(self, context: Context) -> str:
         *before, rows, columns = context.shape

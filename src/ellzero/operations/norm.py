@@ -36,6 +36,7 @@ class Norm(Operation):
     C: ClassVar[CForm] = "body"
     FINISHES: ClassVar[bool] = True
     IN_PLACE: ClassVar[bool] = True
+    PER_VALUE: ClassVar[int | None] = 8
 
     @abstractmethod
     def weight_axes(self, rank: int) -> range:

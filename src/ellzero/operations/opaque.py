@@ -42,5 +42,17 @@ class Opaque(Operation):
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         return self.size
 
+    def work(self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape) -> int:
+        """Nothing, for it costs what it costs in the network that has the code.
+
+        A file has none, and whoever lends it (`with_code`) has it work on the same shapes.
+        """
+        return 0
+
+    def workspace(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> int:
+        return 0
+
     def why_whole(self) -> str:
         return "it cannot be seen through"

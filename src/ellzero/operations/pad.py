@@ -13,7 +13,7 @@ from ellzero.c.kernel import Context, strides
 from ellzero.errors import InputError
 from ellzero.operations.axes import Axes
 from ellzero.operations.call import Call, aten
-from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.operation import COPY, Operation, Recognized, Recognizer
 from ellzero.operations.shapes import Margin, Number
 from ellzero.tensors import Shape
 
@@ -28,6 +28,7 @@ class Pad(Operation):
     FOLLOWS = True
     C = "body"
     FINISHES = True
+    PER_VALUE = COPY
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:

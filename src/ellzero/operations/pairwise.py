@@ -32,6 +32,7 @@ class Pairwise(Operation):
     C: ClassVar[CForm] = "body"
     FINISHES: ClassVar[bool] = True
     IN_PLACE: ClassVar[bool] = True
+    PER_VALUE: ClassVar[int | None] = 2
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         sizes = [{1, *axis} for axis in zip_longest(*inputs)]

@@ -11,7 +11,7 @@ from ellzero.c.kernel import Context, strides
 from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call, aten
-from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.operation import COPY, Operation, Recognized, Recognizer
 from ellzero.operations.reshape import Reshape
 from ellzero.operations.shapes import Margin
 from ellzero.tensors import Shape
@@ -26,6 +26,8 @@ class Permute(Operation):
     FOLLOWS = True
     C = "body"
     FINISHES = True
+    PER_VALUE = COPY
+    VIEW = True
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:

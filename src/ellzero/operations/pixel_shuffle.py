@@ -13,7 +13,7 @@ from ellzero.c.kernel import Context
 from ellzero.errors import InputError
 from ellzero.operations.axes import Axes
 from ellzero.operations.call import Call, aten
-from ellzero.operations.operation import CForm, Operation, Recognized, Recognizer
+from ellzero.operations.operation import COPY, CForm, Operation, Recognized, Recognizer
 from ellzero.operations.shapes import Size, sizes
 from ellzero.tensors import Shape
 
@@ -25,6 +25,7 @@ class Shuffle(Operation):
     FOLLOWS: ClassVar[bool] = True
     C: ClassVar[CForm] = "body"
     FINISHES: ClassVar[bool] = True
+    PER_VALUE: ClassVar[int | None] = COPY
 
     def c_body(self, context: Context) -> str:
         _, height, width = context.inputs[0]

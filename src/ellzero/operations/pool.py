@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, places
 from ellzero.operations.call import Call, aten
 from ellzero.operations.flatten import Flatten
-from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.operation import COPY, Operation, Recognized, Recognizer
 from ellzero.operations.shapes import Margins, Sizes, dimensions_of, each, sizes, windows
 from ellzero.tensors import Shape
 
@@ -64,6 +65,9 @@ class Pool(Operation):
             raise InputError("average pooling has no dilation")
         settings = self.kernel, self.stride, self.padding, self.dilation
         return (channels, *windows(size, *settings, ceil=self.ceil))
+
+    def work(self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape) -> int:
+        return math.prod(inputs[0]) + COPY * math.prod(output) * (1 + math.prod(self.kernel))
 
     def c_lacks(self) -> str:
         return " in 3 dimensions" if len(self.kernel) > 2 else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,11 +23,14 @@ from ellzero.operations.call import Call, result_of
 from ellzero.operations.cells import CELLS, CellName
 from ellzero.operations.concat import Concat
 from ellzero.operations.layout import Layout
-from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.operation import FUNCTION, Operation, Recognized, Recognizer
 from ellzero.operations.reshape import Reshape
 from ellzero.operations.shapes import expect, sizes
 from ellzero.operations.slice import Slice
 from ellzero.tensors import Shape
+
+STEP = 1 << 16
+"""Multiply-adds that take about as long as what torch does for a step, however small it is."""
 
 
 class Recurrent(Operation):
@@ -117,6 +121,17 @@ class Recurrent(Operation):
 
     def repeats(self, inputs: Sequence[Shape], output: Shape) -> int:
         return inputs[0][0]
+
+    def work(self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape) -> int:
+        steps, (rows, _) = inputs[0][0], weights["weight_ih"]
+        return super().work(inputs, weights, output) + steps * (STEP + FUNCTION * rows)
+
+    def workspace(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> int:
+        """What the inputs of all steps give each gate, and the outputs once more."""
+        values = inputs[0][0] * weights["weight_ih"][0] + 2 * math.prod(output)
+        return super().workspace(inputs, weights, output) + values
 
     def known(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         """Known is what a unit gives if it gives it at each step, however many there are.

@@ -32,6 +32,7 @@ class Reduce(Operation):
     FOLLOWS = True
     C = "body"
     FINISHES = True
+    PER_VALUE = 2
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:

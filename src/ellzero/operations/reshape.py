@@ -12,7 +12,7 @@ from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, regrouped
 from ellzero.operations.call import Call, aten
 from ellzero.operations.flatten import Flatten
-from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.operation import COPY, Operation, Recognized, Recognizer
 from ellzero.operations.shapes import Size
 from ellzero.tensors import Shape
 
@@ -25,6 +25,8 @@ class Reshape(Operation):
     ANY_LAYOUT = True
     C = "same"
     FOLLOWS = True
+    PER_VALUE = COPY
+    VIEW = True
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:

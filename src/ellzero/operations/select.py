@@ -11,7 +11,7 @@ from ellzero.c.arrays import unsigned
 from ellzero.c.kernel import Context, strides
 from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, letters
-from ellzero.operations.operation import Operation
+from ellzero.operations.operation import COPY, Operation
 from ellzero.operations.shapes import Margin, sizes
 from ellzero.tensors import Shape
 
@@ -25,6 +25,7 @@ class Select(Operation):
     FOLLOWS = True
     C = "body"
     FINISHES = True
+    PER_VALUE = COPY
 
     def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Tensor:
         return inputs[0].index_select(self.axis + 1, weights["indices"])

@@ -12,7 +12,7 @@ from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call, aten, result_of
 from ellzero.operations.layout import Layout
-from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.operation import COPY, Operation, Recognized, Recognizer
 from ellzero.operations.reshape import Reshape
 from ellzero.operations.shapes import Margin, Size
 from ellzero.tensors import Shape
@@ -30,6 +30,8 @@ class Slice(Operation):
     FOLLOWS = True
     C = "body"
     FINISHES = True
+    PER_VALUE = COPY
+    VIEW = True
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:

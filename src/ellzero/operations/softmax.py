@@ -14,7 +14,7 @@ from ellzero.c.text import loop
 from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call, aten
-from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.operation import FUNCTION, Operation, Recognized, Recognizer
 from ellzero.operations.shapes import Margin
 from ellzero.tensors import Shape
 
@@ -27,6 +27,7 @@ class Softmax(Operation):
     axis: Margin = 0
     ANY_LAYOUT = True
     C = "body"
+    PER_VALUE = FUNCTION
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:

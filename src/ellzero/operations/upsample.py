@@ -16,7 +16,7 @@ from ellzero.c.kernel import Context, strides
 from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, places
 from ellzero.operations.call import Call, aten
-from ellzero.operations.operation import Operation, Recognized, Recognizer
+from ellzero.operations.operation import FUNCTION, Operation, Recognized, Recognizer
 from ellzero.operations.shapes import Sizes, sizes
 from ellzero.tensors import Shape
 
@@ -42,6 +42,7 @@ class Upsample(Operation):
     FOLLOWS = True
     C = "body"
     FINISHES = True
+    PER_VALUE = FUNCTION
 
     @classmethod
     def recognizers(cls) -> Mapping[Any, Recognizer]:
@@ -59,10 +60,10 @@ class Upsample(Operation):
         channels, *size = sizes(inputs[0], 1 + len(given), "the input")
         if self.scale is None:
             return (channels, *(self.size or ()))
-        result = tuple(int(n * factor) for n, factor in zip(size, self.scale, strict=True))
-        if 0 in result:
-            raise InputError(f"{size} places scaled by {self.scale}: none are left")
-        return (channels, *result)
+        scaled = [n * factor for n, factor in zip(size, self.scale, strict=True)]
+        if not all(1 <= n < 2**31 for n in scaled):
+            raise InputError(f"{size} places scaled by {self.scale}: none are left, or too many")
+        return (channels, *map(int, scaled))
 
     def axes(
         self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape

@@ -23,7 +23,6 @@ from ellzero.packed.reader import (
     VERSION,
     Content,
     announcement,
-    default_max_bytes,
 )
 from ellzero.packed.tensor_fields import DTYPES, encode
 
@@ -92,12 +91,11 @@ def pack(model: nn.Module, path: str | Path, example: Tensor | None = None) -> P
     """
     graph, tensors = _contents(model, example)
     content, parts = to_bytes(graph, tensors)
-    needed = announcement(content).memory_bytes  # what cannot be read is not written
-    if needed > default_max_bytes(len(content)):
-        warn(
-            f"{path} is {len(content)} bytes and takes {needed} bytes of memory, which ez.load "
-            f"refuses unless it is told ez.load(path, max_bytes={needed})"
-        )
+    file = announcement(content)  # what cannot be read is not written
+    try:
+        file.require_bounded(None, None)
+    except InputError as error:
+        warn(f"ez.load refuses {path} unless it is told to: {error}")
     write_atomically(Path(path), content)
     is_whole = graph is not None and not graph.opaque
     return Packed(Path(path), len(content), parts, is_whole)
