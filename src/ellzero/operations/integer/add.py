@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ellzero.operations.integer.fixed_point import Value, saturated
-from ellzero.operations.operation import Operation
+from ellzero.operations.integer.operation import IntegerOperation
 from ellzero.operations.shapes import expect
 from ellzero.tensors import Shape
 
@@ -19,7 +19,7 @@ FACTOR_BITS = 21
 Factor = Annotated[int, Field(ge=0, le=2**FACTOR_BITS)]
 
 
-class IntegerAdd(Operation):
+class IntegerAdd(IntegerOperation):
     """`y = low..high(zero_y + round((m1 (x1 - zero1) + m2 (x2 - zero2)) / 2^shift))`."""
 
     kind: Literal["integer_add"] = "integer_add"

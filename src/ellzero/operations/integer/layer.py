@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -17,7 +18,7 @@ from ellzero.operations.integer.fixed_point import (
     saturated,
     scaled,
 )
-from ellzero.operations.operation import Operation
+from ellzero.operations.integer.operation import IntegerOperation
 from ellzero.operations.shapes import (
     Margins,
     Size,
@@ -30,7 +31,7 @@ from ellzero.operations.shapes import (
 from ellzero.tensors import Shape
 
 
-class IntegerLayer(Operation):
+class IntegerLayer(IntegerOperation):
     """What integer layers share: `y = low..high(zero_y + round(m * sum(w * (x - zero_x)) + b)))`.
 
     Settings `zero` and `output_zero` are the zero points of what it reads and gives, `low` and
@@ -61,6 +62,18 @@ class IntegerLayer(Operation):
                 "that int32 holds; prune the layer, or split it"
             )
         return first
+
+    def work(self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape) -> int:
+        _, *row = weights["weight"]
+        return super().work(inputs, weights, output) + math.prod(output) * math.prod(row)
+
+    def workspace(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> int:
+        """The weight, and what each output is made of, as float64."""
+        out, *row = weights["weight"]
+        rows = out + math.prod(output) // out
+        return super().workspace(inputs, weights, output) + 2 * rows * math.prod(row)
 
     def _rounded(self, sums: Tensor, weights: Mapping[str, Tensor], axis: int) -> Tensor:
         """Sums without bias, exact as float64, as int8; the outputs lie along the axis."""
@@ -116,6 +129,15 @@ class IntegerConv(IntegerLayer):
         weight = weights["weight"].double()
         sums = convolve(padded, weight, None, self.stride, 0, self.dilation, self.groups)
         return self._rounded(sums, weights, 1)
+
+    def workspace(
+        self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape
+    ) -> int:
+        """With the input and what is around it, as float64."""
+        channels, *places = inputs[0]
+        sides = zip(self.before, places, self.after, strict=True)
+        padded = channels * math.prod(map(sum, sides))
+        return super().workspace(inputs, weights, output) + 2 * padded
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         settings = {"before": self.before, "after": self.after, "dilation": self.dilation}

@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ellzero.operations.operation import Operation
+from ellzero.operations.integer.operation import IntegerOperation
 from ellzero.operations.shapes import expect
 from ellzero.tensors import Shape
 
 
-class Lookup(Operation):
+class Lookup(IntegerOperation):
     """`y = table[x + 128]`, a table int8 (256)."""
 
     kind: Literal["lookup"] = "lookup"

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from ellzero.errors import InputError
 from ellzero.operations.integer.fixed_point import Value, exact_integers, saturated, scaled
-from ellzero.operations.operation import Operation
+from ellzero.operations.integer.operation import IntegerOperation
 from ellzero.operations.pool import Pool
 from ellzero.operations.shapes import Margins, Sizes, expect
 from ellzero.tensors import Shape
 
 
-class IntegerPool(Operation):
+class IntegerPool(IntegerOperation):
     """The maximum or the average of windows of each channel, in one or two dimensions.
 
     A maximum keeps the scale and the zero point. An average has its own, and a weight `multiplier`,
@@ -96,6 +96,10 @@ class IntegerPool(Operation):
             end = (start + self.kernel[axis]).clamp(max=shape[axis] + counted[axis])
             along.append(end - start.clamp(min=-counted[axis]))
         return along[0] if len(along) == 1 else along[0][:, None] * along[1]
+
+    def work(self, inputs: Sequence[Shape], weights: Mapping[str, Shape], output: Shape) -> int:
+        windows = self.windows.work(inputs, {}, output)
+        return super().work(inputs, weights, output) + windows
 
     def shape(self, inputs: Sequence[Shape], weights: Mapping[str, Shape]) -> Shape:
         if len(self.kernel) > 2:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ellzero.operations.integer.fixed_point import Value, saturated
-from ellzero.operations.operation import Operation
+from ellzero.operations.integer.operation import IntegerOperation
 from ellzero.tensors import Shape
 
 Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -19,7 +19,7 @@ REACH = 512.0
 """Quotients are limited to this before they are rounded; int8 with any zero point ends before."""
 
 
-class Quantize(Operation):
+class Quantize(IntegerOperation):
     """Floats as int8: `q = round(x * (1 / scale)) + zero`, saturated; halves are rounded up.
 
     In float32, operation by operation, so that C gives the same integers. NaN becomes the least.
@@ -40,7 +40,7 @@ class Quantize(Operation):
         return inputs[0]
 
 
-class Dequantize(Operation):
+class Dequantize(IntegerOperation):
     """int8 as floats: `x = (q - zero) * scale`, float32."""
 
     kind: Literal["dequantize"] = "dequantize"
