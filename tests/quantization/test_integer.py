@@ -221,14 +221,14 @@ def test_data_give_ranges_and_preprocessing():
 
 
 def test_outliers():
-    """One value in 10,000 is 100 times as large: only the extremes follow it."""
+    """A few values are ten times as large: only the extremes follow them all the way."""
     x = torch.rand(20_000, 4, generator=torch.Generator().manual_seed(0))
-    x[::5000, 0] = 100
+    x[::5000, 0] = 10
     scales = {
         ranges: ez.quantize(nn.Linear(4, 2), activations=8, data=x, ranges=ranges).scales["input"]
         for ranges in ("mse", "minmax", "percentile")
     }
-    assert scales["minmax"] == (100 / 255, -128)
+    assert scales["minmax"] == (10 / 255, -128)
     assert scales["percentile"][0] < 0.01
     assert scales["mse"][0] < scales["minmax"][0]
 

@@ -315,6 +315,8 @@ def _lack(node: Node, network: Network) -> str | None:
         return f" of {len(shapes[0]) - 1} dimensions"
     if isinstance(op, Add) and shapes[0] != shapes[1]:
         return f" of values of {shapes[0]} and {shapes[1]}"
+    if isinstance(op, Pad) and len(shapes[0]) > 3:
+        return f" of {len(shapes[0])} axes"
     if isinstance(op, Pad) and op.value != 0:
         return f" with {op.value:g}"
     if isinstance(op, Pool) and any(op.padding) and any(d > 1 for d in op.dilation):

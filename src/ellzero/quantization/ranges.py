@@ -85,7 +85,7 @@ class Histogram:
                 key=self._squared_error,
                 default=(low, high),
             )
-        return low, high
+        return float(low), float(high)
 
     def _squared_error(self, ends: tuple[float, float]) -> float:
         assert self.counts is not None

@@ -32,7 +32,7 @@ class Compiled:
     """A network in C, loaded; `compile_c` makes it.
 
     Calling it takes raw inputs, a tensor or array (N, ...) of as many values each as the network
-    has inputs, and gives float32 outputs (N, outputs).
+    has inputs, and gives float32 outputs (N, outputs). A network of integers takes and gives int8.
 
     Example:
         >>> import tempfile, torch, ellzero as ez
@@ -50,8 +50,10 @@ class Compiled:
         inputs: int,
         outputs: int,
         weights: np.ndarray | None = None,
+        dtype: type[np.float32 | np.int8] = np.float32,
     ) -> None:
         self.name, self.inputs, self.outputs = name, inputs, outputs
+        self.dtype = np.dtype(dtype)
         self._weights = weights  # C reads them where they are
         if weights is not None:
             take = getattr(library, f"{name}_set_weights")
@@ -68,13 +70,20 @@ class Compiled:
         Raises:
             InputError: another number of values; a token that the network does not know.
         """
-        values = x.detach().cpu().float().numpy() if isinstance(x, Tensor) else x
-        batch = np.ascontiguousarray(values, dtype=np.float32)
+        if isinstance(x, Tensor):
+            x = (x if x.dtype == torch.int8 else x.float()).detach().cpu().numpy()
+        values = np.asarray(x)
+        if self.dtype == np.int8 and values.dtype != np.int8:
+            raise InputError(
+                f"inputs of {values.dtype}; {self.name} computes in integers and takes int8, which "
+                f"{self.name}_input_from_floats makes"
+            )
+        batch = np.ascontiguousarray(values, dtype=self.dtype)
         if not len(batch) or batch.size != len(batch) * self.inputs:
             raise InputError(
                 f"inputs of shape {batch.shape}; expected (N, ...) of {self.inputs} values each"
             )
-        outputs = np.empty((len(batch), self.outputs), np.float32)
+        outputs = np.empty((len(batch), self.outputs), self.dtype)
         self.bound(batch, outputs)()
         return torch.from_numpy(outputs)
 
@@ -82,8 +91,8 @@ class Compiled:
         """The C function on memory that stays where it is: a call costs little more than C's own.
 
         Args:
-            batch: contiguous float32, `inputs` values an example.
-            outputs: contiguous float32 (N, outputs); each call writes it.
+            batch: contiguous float32 (or int8), `inputs` values an example.
+            outputs: contiguous float32 (or int8) (N, outputs); each call writes it.
 
         Returns:
             A function that runs the network on each example; it raises an InputError where the
@@ -93,24 +102,36 @@ class Compiled:
             InputError: arrays of another type or size, where C would read or write astray.
         """
         count = len(batch) if np.ndim(batch) else 0
-        _check_memory(batch, "batch", count, self.inputs)
-        _check_memory(outputs, "outputs", count, self.outputs)
+        self._check_memory(batch, "batch", count, self.inputs)
+        self._check_memory(outputs, "outputs", count, self.outputs)
         if not outputs.flags.writeable:
             raise InputError("outputs can only be read; expected memory to write to")
         first, into = batch.ctypes.data, outputs.ctypes.data
-        places = [(first + 4 * n * self.inputs, into + 4 * n * self.outputs) for n in range(count)]
+        size = self.dtype.itemsize
+        steps = size * self.inputs, size * self.outputs
+        places = [(first + n * steps[0], into + n * steps[1]) for n in range(count)]
         predict, kept = self._predict, (batch, outputs)
 
         def call(_: object = kept) -> None:  # the arrays live as long as the function
             for x, y in places:
                 if predict(x, y) < 0:
-                    number = (x - first) // (4 * self.inputs)
+                    number = (x - first) // steps[0]
                     raise InputError(
                         f"{self.name} refuses example {number}: a token is none that the network "
                         "knows; expected whole numbers below the rows of its table"
                     )
 
         return call
+
+    def _check_memory(self, array: np.ndarray, what: str, count: int, size: int) -> None:
+        if not isinstance(array, np.ndarray) or array.dtype != self.dtype:
+            kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise InputError(f"{what} is {kind}; expected a numpy array of {self.dtype}")
+        if not (array.flags.c_contiguous and array.flags.aligned) or array.size != count * size:
+            raise InputError(
+                f"{what} is {array.shape} with strides {array.strides}; expected {count} times "
+                f"{size} values, one after the other"
+            )
 
 
 def compile_c(
@@ -160,7 +181,8 @@ def compile_c(
         if not blob.is_file():
             raise InputError(f"there is no {blob}, which {name}.c reads its weights from")
         weights = np.fromfile(blob, np.uint8)
-    return Compiled(load_c(source, compiler, flags), name, inputs, outputs, weights)
+    dtype = np.int8 if f"#define {name.upper()}_INPUT_ZERO" in text else np.float32
+    return Compiled(load_c(source, compiler, flags), name, inputs, outputs, weights, dtype)
 
 
 def load_c(source: Path, compiler: str | None = None, flags: Sequence[str] = FLAGS) -> ctypes.CDLL:
@@ -195,17 +217,6 @@ def _compiler(compiler: str | None) -> list[str]:
     raise InputError(
         f"no C compiler found (tried {', '.join(tried)}); install gcc or clang, or name one with CC"
     )
-
-
-def _check_memory(array: np.ndarray, what: str, count: int, size: int) -> None:
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-        raise InputError(f"{what} is {kind}; expected a numpy array of float32")
-    if not (array.flags.c_contiguous and array.flags.aligned) or array.size != count * size:
-        raise InputError(
-            f"{what} is {array.shape} with strides {array.strides}; expected {count} times {size} "
-            "values, one after the other"
-        )
 
 
 def _only_name(folder: Path) -> str:

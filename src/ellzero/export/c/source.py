@@ -22,14 +22,16 @@ from ellzero.compaction.folding import folded
 from ellzero.compaction.living import warn_if_dead
 from ellzero.errors import InputError
 from ellzero.export.c.blob import Blob, WeightsIn
-from ellzero.export.c.check import examples_of, program
+from ellzero.export.c.check import EXAMPLES, examples_of, program
 from ellzero.export.c.plan import Plan, plan
 from ellzero.export.c.stream import Stream, declared, defined
 from ellzero.export.c.tokens import checks, has_tokens
+from ellzero.export.integer_c.source import integer_c
 from ellzero.files import write_atomically
 from ellzero.graph import Network, trace
 from ellzero.graph.graph import free_name
-from ellzero.graph.trace import Example
+from ellzero.graph.trace import Example, batches_of
+from ellzero.operations.integer import is_integer
 from ellzero.tensors import Shape
 
 
@@ -118,7 +120,7 @@ def export_c(
             measured against.
         weights: in "arrays" of the C itself, or a "blob": a file NAME_weights.bin beside it, whose
             bytes the program hands over by `NAME_set_weights`; a compiler takes seconds then, where
-            it would take minutes for the arrays of a large network.
+            it would take minutes for the arrays of a large network. Integers lie in arrays.
 
     Returns:
         What was written, layer by layer.
@@ -140,6 +142,10 @@ def export_c(
     check_storage(storage)
     check_weights(weights)
     network, kept = trace(model, example), ()
+    if any(is_integer(node.op) for node in network.graph.nodes):
+        if weights != "arrays":
+            raise InputError(f"weights is {weights!r}; C of integers has them in 'arrays'")
+        return _of_integers(network, _made(folder), example, name, storage)
     changed = folded(network)
     warn_if_dead(changed)
     if storage != "dense" and not network.graph.opaque:
@@ -150,12 +156,7 @@ def export_c(
     inputs, outputs = examples_of(network, example)
     blob = Blob.of(_arrays(planned, functions, name)) if weights == "blob" else None
 
-    folder = Path(folder)
-    if not folder.parent.is_dir():
-        raise InputError(f"cannot write {folder}: there is no folder {folder.parent}")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"cannot write into {folder}: it is a file; expected a folder")
-    folder.mkdir(exist_ok=True)
+    folder = _made(folder)
     files = {
         f"{name}.h": _header(network, planned, name, blob),
         f"{name}.c": _source(network, planned, functions, name, blob),
@@ -180,6 +181,32 @@ def export_c(
         4 * planned.scratch,
         kept,
     )
+
+
+def _made(folder: str | Path) -> Path:
+    """The folder, made if it is missing."""
+    folder = Path(folder)
+    if not folder.parent.is_dir():
+        raise InputError(f"cannot write {folder}: there is no folder {folder.parent}")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"cannot write into {folder}: it is a file; expected a folder")
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _of_integers(
+    network: Network, folder: Path, example: Example | None, name: str, storage: StorageChoice
+) -> CSource:
+    """Write a network of integers, for tests with the integers that PyTorch gives."""
+    batches = batches_of(network.examples(2) if example is None else example)
+    source = integer_c(network.cpu(), name, storage, batches[0][:EXAMPLES].detach().cpu())
+    for file, text in source.files.items():
+        write_atomically(folder / file, text.encode())
+    layers = (
+        CLayer(n.name, n.weights, n.nonzeros, n.layout, "int8", n.size_bytes) for n in source.layers
+    )
+    constants, scratch = source.constant_bytes, source.scratch_bytes
+    return CSource(folder, name, tuple(layers), constants, scratch, ())
 
 
 _KEYWORDS = """

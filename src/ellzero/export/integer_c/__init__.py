@@ -1,0 +1,1 @@
+"""C source of integer networks: no floating point between input and output, no memory allocated."""
