@@ -826,3 +826,88 @@ def test_a_tolerance_says_which_weights_count_as_zeros(tolerance, units):
 def test_tolerances_that_are_none(tolerance):
     with pytest.raises(ez.InputError, match=r"tolerance is .*; expected a number in \[0, 1\)"):
         ez.compact(barely_alive(), torch.zeros(1, 3), tolerance=tolerance)
+
+
+# Numbers that folding would make too large
+
+
+LARGEST = {
+    torch.float16: 65_504.0,
+    torch.bfloat16: 3.3895314e38,
+    torch.float32: 3.4028235e38,
+    torch.float64: 1.7976931348623157e308,
+}
+
+
+def normalized(weight: float, scale: float, dtype: torch.dtype) -> nn.Sequential:
+    """A layer without a bias, all of its weights the same, and a normalization of this scale."""
+    model: Any = nn.Sequential(nn.Linear(3, 2, bias=False), nn.BatchNorm1d(2, eps=0.0)).to(dtype)
+    nn.init.constant_(model[0].weight, weight)
+    nn.init.constant_(model[1].weight, scale)
+    return model.eval()
+
+
+@pytest.mark.parametrize("dtype", LARGEST)
+def test_a_normalization_that_would_make_weights_infinite_stays(dtype):
+    root = LARGEST[dtype] ** 0.5
+    model = normalized(2 * root, root, dtype)
+    compacted = ez.compact(model, torch.zeros(1, 3, dtype=dtype))
+    assert compacted.removed == ()
+    assert compacted.kept == (
+        "1 stays a scale and a shift: in 0 before it the numbers would be too large",
+    )
+    x = torch.tensor([[1.0, -1.0, 0.25]], dtype=dtype) / root
+    assert model(x).isfinite().all()
+    torch.testing.assert_close(compacted.model(x), model(x))
+    assert ez.compact(normalized(root / 2, root, dtype), torch.zeros(1, 3, dtype=dtype)).removed
+
+
+def test_a_normalization_that_would_make_a_bias_infinite_stays():
+    model: Any = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).eval()
+    fill(model[0].bias, [1e25, 1])
+    fill(model[1].weight, [1e20, 1])
+    (reason,) = ez.compact(model, torch.zeros(1, 3)).kept
+    assert "the numbers would be too large" in reason
+
+
+def test_constants_that_would_make_a_bias_infinite_stay():
+    model: Any = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).half()
+    fill(model[0].weight, [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    fill(model[0].bias, [300, 0, 0, 0])
+    fill(model[2].weight, [[300, -300, 0, 1], [1, 1, 1, 1]])
+    fill(model[2].bias, [0, 0])
+    x = torch.tensor([[290.0, 1.0, 2.0]]).half()  # 300 * 300 - 300 * 290 + 2 is finite
+    compacted = ez.compact(model, x)
+    assert compacted.kept == (
+        "1 constant channels of 1 stay: that of 2 would be too large, so no bias can stand for "
+        "them",
+    )
+    assert torch.equal(compacted.model(x), model(x))
+    fill(model[0].bias, [200, 0, 0, 0])
+    assert ez.compact(model, x).removed[0] == Removed("0", "outputs", 4, 3)
+
+
+def test_a_constant_that_the_type_does_not_hold_is_not_known():
+    model: Any = nn.Sequential(nn.Linear(3, 1), nn.Linear(1, 1), nn.Linear(1, 2))
+    for layer, weight, bias in zip(model, (0.0, 1e20, 1e-30), (1e25, 0.0, 0.0), strict=True):
+        nn.init.constant_(layer.weight, weight)
+        nn.init.constant_(layer.bias, bias)
+    x = torch.randn(5, 3)
+    assert model(x).isinf().all()  # though 1e25 * 1e20 * 1e-30 would be finite
+    assert ez.compact(model, x).model(x).isinf().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_stay_what_they_are(dtype, tmp_path):
+    model: Any = nn.Sequential(nn.Linear(9, 6), nn.ReLU(), nn.Linear(6, 4)).to(dtype)
+    bits = torch.arange(54, dtype=torch.int16).mul(590).view(dtype)  # subnormal ones, too
+    assert bits.isfinite().all()
+    model[0].weight.data.copy_(bits.view(6, 9))
+    compacted = ez.compact(model, torch.zeros(1, 9, dtype=dtype)).model
+    ez.pack(compacted, tmp_path / "x.ellz")
+    loaded = ez.load(tmp_path / "x.ellz")
+    for name, weight in model.state_dict().items():
+        for other in (compacted, loaded):
+            copy = other.state_dict()[name]
+            assert copy.dtype == dtype
+            assert torch.equal(copy.view(torch.int16), (weight + 0).view(torch.int16))

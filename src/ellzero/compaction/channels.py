@@ -15,7 +15,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ellzero.compaction.constants import as_matrix, constants_of, nonzero, taken_up, uniform
+from ellzero.compaction.constants import (
+    as_matrix,
+    bias_of,
+    constants_of,
+    exact,
+    fits,
+    nonzero,
+    taken_up,
+    times,
+    uniform,
+)
 from ellzero.graph.graph import Graph, Node
 from ellzero.graph.network import Network
 from ellzero.operations import Input, Opaque
@@ -311,7 +321,15 @@ class Channels:
 
     def _takes(self, node: Node, role: str) -> Tensor:
         known = self.column_constants(node, role)
-        return taken_up(node.op, role, known, folds=not self._is_state(node, role))
+        folds = not self._is_state(node, role) and self._bias_fits(node, role, known)
+        return taken_up(node.op, role, known, folds=folds)
+
+    def _bias_fits(self, node: Node, role: str, known: Tensor) -> bool:
+        """Whether a bias that takes up the known columns is finite in its type."""
+        bias = times(self.matrix(node, role), known.nan_to_num())
+        if bias_of(role) in node.weights:
+            bias += exact(self.network.weight(node.weights[bias_of(role)]))
+        return fits(bias, self.network.weight(node.weights[role]).dtype)
 
     def _is_state(self, node: Node, role: str) -> bool:
         """Whether a weight reads what the node itself gave a step before."""
@@ -357,12 +375,12 @@ class Channels:
     def _why_not_taken(self, node: Node, role: str) -> Iterator[str]:
         known = ~self.column_constants(node, role).isnan()
         if count := int((known & self._read(node, role)).sum()):
-            is_state = self._is_state(node, role)
-            yield _no_bias(
-                count,
-                node.name if is_state else node.inputs[0],
-                f"{node.name} begins at other values" if is_state else f"{node.name} pads them",
-            )
+            source, reason = node.inputs[0], f"{node.name} pads them"
+            if self._is_state(node, role):
+                source, reason = node.name, f"{node.name} begins at other values"
+            elif node.op.folds_constants():
+                reason = f"that of {node.name} would be too large"
+            yield _no_bias(count, source, reason)
 
 
 def _no_bias(count: int, source: str, reason: str) -> str:

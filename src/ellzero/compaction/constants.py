@@ -30,11 +30,14 @@ def constants_of(network: Network, axes: Mapping[str, Axes | None]) -> dict[str,
     """The values that are the same for every input, NaN for the others; float64.
 
     Of each node a tensor of the dimensions of an example, with size 1 where an axis is uniform.
+    What the network's own type does not hold is not known, for there it is infinite.
     """
+    held = [torch.finfo(weight.dtype).max for weight in network.parameters()]
+    largest = max(held, default=math.inf)
     constants: dict[str, Tensor] = {}
     for node in network.graph.nodes:
         value = _constant(node, network, axes[node.name], constants)
-        constants[node.name] = torch.where(value.isfinite(), value, math.nan)
+        constants[node.name] = torch.where(value.abs() <= largest, value, math.nan)
     return constants
 
 
@@ -139,3 +142,13 @@ def along(vector: Tensor, place: int, dimensions: int) -> Tensor:
 def exact(weight: Tensor) -> Tensor:
     """A weight's values as float64, on the CPU."""
     return weight.detach().cpu().double()
+
+
+def fits(values: Tensor, dtype: torch.dtype) -> bool:
+    """Whether numbers stay finite in a type, which float16 may not hold.
+
+    Example:
+        >>> fits(torch.tensor([70_000.0]), torch.float16)
+        False
+    """
+    return bool(values.to(dtype).isfinite().all())

@@ -8,7 +8,7 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from ellzero.compaction.channels import Channels, axes_of, tied_nodes
-from ellzero.compaction.constants import along, bias_of, exact
+from ellzero.compaction.constants import along, bias_of, exact, fits
 from ellzero.graph import Network, Node
 from ellzero.graph.graph import free_name
 from ellzero.operations import Affine
@@ -65,9 +65,11 @@ def folded(network: Network) -> Folded:
             reason = f"{layer.name} before it is read elsewhere, too"
         elif layer.name in tied:
             reason = f"a weight of {layer.name} before it is shared with another layer"
+        elif (changed := _scaled(layer, node, weights, place)) is None:
+            reason = f"in {layer.name} before it the numbers would be too large"
         else:
             del nodes[node.name], nodes[layer.name]
-            nodes[layer.name] = _scaled(layer, node, weights, place)  # where the affine node stood
+            nodes[layer.name] = changed  # where the affine node stood
             result[node.name] = layer.name
             continue
         kept.append(f"{node.name} stays a scale and a shift: {reason}")
@@ -86,14 +88,20 @@ def _scaled_dimension(layer: Node, network: Network) -> int | None:
     return names.index(axes.result[0]) if axes.result[0] in names else None
 
 
-def _scaled(layer: Node, affine: Node, weights: dict[str, Tensor], place: int) -> Node:
-    """The layer whose result is scaled and shifted; its weights are replaced."""
+def _scaled(layer: Node, affine: Node, weights: dict[str, Tensor], place: int) -> Node | None:
+    """The layer whose result is scaled and shifted; its weights are replaced.
+
+    None, and nothing is, where a number would become infinite in its type.
+    """
     name = layer.weights["weight"]
     old = weights[name]
     scale, shift = (exact(weights[affine.weights[role]]) for role in ("scale", "shift"))
-    weights[name] = like(exact(old) * along(scale, place, old.ndim), old)
+    scaled = exact(old) * along(scale, place, old.ndim)
     if "bias" in layer.weights:
         shift = shift + scale * exact(weights[layer.weights["bias"]])
+    if not (fits(scaled, old.dtype) and fits(shift, old.dtype)):
+        return None
+    weights[name] = like(scaled, old)
     return with_bias(layer, shift, weights)
 
 
