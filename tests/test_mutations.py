@@ -33,3 +33,12 @@ def test_mutants_are_read_or_refused(kind, count, mutations):
 def test_a_thousand_mutants_are_read_or_refused(kind, mutations):
     assert set(KINDS) == set(mutations["KINDS"])
     assert len(list(mutations["mutate"](kind, 1000, 1, drawn=50))) == 1020
+
+
+@pytest.mark.slow
+def test_three_thousand_packed_files_are_refused_or_run_within_their_limits(tmp_path):
+    script = runpy.run_path(str(SCRIPT.with_name("packed.py")))
+    outcomes, broken = script["tried"](3000, 1, tmp_path)
+    assert broken == []
+    assert outcomes["refused"] > 1000
+    assert outcomes["run"] > 500
