@@ -161,6 +161,54 @@ class IntegerBuilder:
         return Network(Graph(nodes=tuple(self.nodes), preprocess=preprocess), self.weights).eval()
 
 
+def random_integer_network(seed: int) -> Network:
+    """Convolutions, poolings, sums and tables in random order, then linear layers."""
+    b = IntegerBuilder((1, 1), seed)
+    draw = b.random.integers
+    size = (int(draw(1, 5)), *draw(5, 11, b.pick(1, 2)).tolist())
+    b = IntegerBuilder(size, seed)
+    count = len(size) - 1
+
+    def each(low: int, high: int) -> tuple[int, ...]:
+        return tuple(b.random.integers(low, high + 1, count).tolist())
+
+    for _ in range(int(b.random.integers(1, 5))):
+        kind = b.pick("conv", "conv", "pool", "table", "residual")
+        kernel = each(1, 3)
+        before, after, dilation = each(0, 2), each(0, 2), each(1, 2)
+        fits = all(
+            n + p + q > d * (k - 1)
+            for n, p, q, d, k in zip(b.shape[1:], before, after, dilation, kernel, strict=True)
+        )
+        channels = b.shape[0]
+        if kind == "conv" and fits:
+            groups = b.pick(1, channels)
+            out = groups * int(b.random.integers(1, 4))
+            density = b.pick(0.1, 0.5, 1.0)
+            b.conv(
+                out,
+                kernel,
+                stride=each(1, 2),
+                before=before,
+                after=after,
+                dilation=dilation,
+                groups=groups,
+                density=density,
+            )
+        elif kind == "pool" and all(n >= k for n, k in zip(b.shape[1:], kernel, strict=True)):
+            padding = tuple(k // 2 for k in kernel)
+            b.pool(b.pick("max", "average"), kernel, padding=b.pick(padding, (0,) * count))
+        elif kind == "residual":
+            before_it = b.table()
+            b.conv(channels, (3,) * count, before=(1,) * count, after=(1,) * count)
+            b.sum_with(before_it)
+        else:
+            b.table()
+    b.add(ops.Flatten())
+    b.linear(int(b.random.integers(1, 20)), b.pick(0.1, 0.9))
+    return b.network()
+
+
 def random_integers(network: Network, count: int = 3, seed: int = 0) -> Tensor:
     """Inputs of every int8, the extremes among them."""
     generator = torch.Generator().manual_seed(seed)

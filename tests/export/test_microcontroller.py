@@ -12,6 +12,8 @@ import ellzero as ez
 from c_programs import random_network, raw_inputs
 from ellzero.graph import Network
 from ellzero.networks.lenet import lenet_300_100
+from ellzero.operations import Flatten
+from integer_programs import IntegerBuilder, random_integer_network, random_integers
 from recurrent_networks import random_recurrent
 
 BOARD = Path(__file__).parents[2] / "examples" / "microcontroller"
@@ -121,3 +123,24 @@ def test_folder_is_asked_for():
     command = ["make", "-s", "-C", str(BOARD), "run"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert "NETWORK is missing: the folder that ez.export_c wrote" in done.stderr
+
+
+def test_integer_networks_give_pytorchs_integers(tmp_path):
+    """By the instructions for signals, which a desktop's test does not see; and without them."""
+    networks = {f"net{seed}": random_integer_network(seed) for seed in range(3)}
+    b = IntegerBuilder((4, 12, 12))
+    b.conv(8, (3, 3), before=(1, 1), after=(1, 1), density=0.2)
+    b.pool("max", (2, 2))
+    b.add(Flatten())
+    b.linear(40, density=0.1)
+    b.linear(9, density=1.0)
+    networks["layers"] = b.network()
+    for name, network in networks.items():
+        ez.export_c(network, tmp_path, random_integers(network), name=name)
+        assert on_board(tmp_path, name)["failed"] == 0
+    # no floating point where the function that turns floats into integers is left out
+    flags = ["-mcpu=cortex-m0", "-mthumb", "-std=c99", "-O2", "-DLAYERS_NO_FLOAT", "-Werror"]
+    command = ["arm-none-eabi-gcc", *flags, "-S", "layers.c", "-o", "-"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    called = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("\tbl\t__")}
+    assert called <= {"__aeabi_lmul", "__aeabi_idiv", "__gnu_thumb1_case_uqi"}

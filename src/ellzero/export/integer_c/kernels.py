@@ -1,34 +1,58 @@
 """The kernels of integer C, each a function that all layers of its kind share.
 
-`net_` stands for the network's name. What C leaves to the compiler and is taken here: a right shift
+`net_` stands for the network's name. Some have a form for processors of Arm's with DSP, which gives
+the same integers. What C leaves to the compiler and is taken here: a right shift
 of a negative number keeps its sign, and int8_t takes the low byte of a larger number.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ellzero.c.text import indented
 
-ROUND = """/* low..high(zero + sum * multiplier / 2^32), rounded once, halves up. */
-static int8_t net_round(int32_t sum, int32_t multiplier, int32_t zero, int32_t low, int32_t high)
-{
+_ROUND = """/* {limits}(zero + sum * multiplier / 2^32), rounded once, halves up. */
+static int8_t net_round(int32_t sum, int32_t multiplier, int32_t zero{parameters})
+{{
 #if defined(__ARM_FEATURE_DSP)
     int32_t q;
     __asm__("smmulr %0, %1, %2" : "=r"(q) : "r"(sum), "r"(multiplier));
+    q += zero;
+    __asm__("ssat %0, #8, %0" : "+r"(q));
 #else
     int32_t q = (int32_t)(((int64_t)sum * multiplier + 0x80000000) >> 32);
-#endif
     q += zero;
-    if (q < low) {
+    if (q < -128) {{
+        q = -128;
+    }}
+    if (q > 127) {{
+        q = 127;
+    }}
+#endif
+{more}    return (int8_t)q;
+}}
+"""
+
+_LIMITS = """    if (q < low) {
         q = low;
     }
     if (q > high) {
         q = high;
     }
-    return (int8_t)q;
-}
 """
+
+ROUND = _ROUND.format(limits="-128..127", parameters="", more="")
+ROUND_WITHIN = _ROUND.format(
+    limits="low..high", parameters=", int32_t low, int32_t high", more=_LIMITS
+)
+"""For a network with layers whose activation limits them to less than int8 has."""
+
+
+def without_limits(text: str) -> str:
+    """A kernel for a network whose layers have no limits of their own."""
+    return re.sub(r",\s+layer->low, layer->high\)", ")", text)
+
 
 LINEAR = """typedef struct {
     const int8_t *weights; /* pairs of a gap, 0 to 255, and a weight; or every weight of a row */
@@ -46,6 +70,24 @@ static void net_linear_gaps(const net_linear *layer, const int8_t *x, int8_t *y)
         const int8_t *p = x;
         int32_t sum = layer->sums[r];
         uint16_t left = layer->counts[r];
+#if defined(__ARM_FEATURE_DSP)
+        for (; left >= 4; left = (uint16_t)(left - 4)) {
+            uint32_t pairs, weights; /* two at a time: gap, weight, gap, weight */
+            memcpy(&pairs, pair, 4);
+            __asm__("sxtb16 %0, %1, ror #8" : "=r"(weights) : "r"(pairs));
+            __asm__("uxtab %0, %0, %1" : "+r"(p) : "r"(pairs));
+            __asm__("smlabb %0, %1, %2, %0" : "+r"(sum) : "r"(weights), "r"((int32_t)*p));
+            __asm__("uxtab %0, %0, %1, ror #16" : "+r"(p) : "r"(pairs));
+            __asm__("smlatb %0, %1, %2, %0" : "+r"(sum) : "r"(weights), "r"((int32_t)*p));
+            memcpy(&pairs, pair + 4, 4);
+            __asm__("sxtb16 %0, %1, ror #8" : "=r"(weights) : "r"(pairs));
+            __asm__("uxtab %0, %0, %1" : "+r"(p) : "r"(pairs));
+            __asm__("smlabb %0, %1, %2, %0" : "+r"(sum) : "r"(weights), "r"((int32_t)*p));
+            __asm__("uxtab %0, %0, %1, ror #16" : "+r"(p) : "r"(pairs));
+            __asm__("smlatb %0, %1, %2, %0" : "+r"(sum) : "r"(weights), "r"((int32_t)*p));
+            pair += 8;
+        }
+#endif
         for (; left >= 4; left = (uint16_t)(left - 4)) {
             p += (uint8_t)pair[0];
             sum += pair[1] * *p;
@@ -73,6 +115,20 @@ static void net_linear_dense(const net_linear *layer, const int8_t *x, int8_t *y
     const int8_t *weight = layer->weights;
     for (int32_t r = 0; r < layer->rows; ++r) {
         int32_t sum = layer->sums[r], i = 0;
+#if defined(__ARM_FEATURE_DSP)
+        for (; i + 4 <= layer->columns; i += 4) {
+            uint32_t w, v, weights, values; /* four bytes, of which every other one by itself */
+            memcpy(&w, weight, 4);
+            memcpy(&v, x + i, 4);
+            __asm__("sxtb16 %0, %1" : "=r"(weights) : "r"(w));
+            __asm__("sxtb16 %0, %1" : "=r"(values) : "r"(v));
+            __asm__("smlad %0, %1, %2, %0" : "+r"(sum) : "r"(weights), "r"(values));
+            __asm__("sxtb16 %0, %1, ror #8" : "=r"(weights) : "r"(w));
+            __asm__("sxtb16 %0, %1, ror #8" : "=r"(values) : "r"(v));
+            __asm__("smlad %0, %1, %2, %0" : "+r"(sum) : "r"(weights), "r"(values));
+            weight += 4;
+        }
+#endif
         for (; i + 4 <= layer->columns; i += 4) {
             sum += weight[0] * x[i];
             sum += weight[1] * x[i + 1];
@@ -129,6 +185,8 @@ class Tile:
             places[1] = "p[step]"
         totals = ", ".join(f"s{lane} = sum" for lane in lanes)
         added = "\n".join(f"s{lane} += w * {places[lane]};" for lane in lanes)
+        if self.unit and self.width >= 4:
+            added = _with_dsp(added, self.width)
         stored = "\n".join(
             f"y[{f'column + {lane}' if lane else 'column'}] = net_round(s{lane}, "
             "multiplier, layer->zero, layer->low, layer->high);"
@@ -172,20 +230,50 @@ static void net_{self.name}(const net_conv *layer, int32_t r, const int8_t *x, i
 """
 
 
+def _with_dsp(portable: str, width: int) -> str:
+    """Sums of neighbours: with DSP four inputs in one load, two of them in each word."""
+    lines = []
+    for first in range(0, width - 3, 4):
+        at = f"[%4, #{first}]" if first else "[%4]"
+        sums = ", ".join(f'"+r"(s{first + lane})' for lane in range(4))
+        lines.append(
+            f"""__asm__("ldr %5, {at}\\n\\t"
+        "sxtb16 %6, %5\\n\\t"
+        "sxtb16 %5, %5, ror #8\\n\\t"
+        "smlabb %0, %6, %7, %0\\n\\t"
+        "smlatb %2, %6, %7, %2\\n\\t"
+        "smlabb %1, %5, %7, %1\\n\\t"
+        "smlatb %3, %5, %7, %3"
+        : {sums}, "+r"(p), "=&r"(bytes), "=&r"(two)
+        : "r"(w), "m"(*(const int8_t(*)[{width}])p));"""
+        )
+    lines += [f"s{lane} += w * p[{lane}];" for lane in range(width - width % 4, width)]
+    fast = "\n".join(lines)
+    return (
+        f"#if defined(__ARM_FEATURE_DSP)\nuint32_t bytes, two;\n{fast}\n#else\n{portable}\n#endif"
+    )
+
+
 PAD = """/* Channels with a margin of one value around each. */
 static void net_pad(const int8_t *x, int8_t *y, int32_t channels, int32_t height, int32_t width,
                     int32_t top, int32_t left, int32_t tall, int32_t wide, int8_t value)
 {
+    const int32_t between = wide - width, first = top * wide + left;
     for (int32_t c = 0; c < channels; ++c) {
-        for (int32_t row = 0; row < tall; ++row) {
-            const int32_t inside = row >= top && row < top + height;
-            for (int32_t column = 0; column < wide; ++column) {
-                if (inside && column >= left && column < left + width) {
-                    *y++ = *x++;
-                } else {
-                    *y++ = value;
-                }
+        const int8_t *const next = y + tall * wide;
+        for (int32_t i = 0; i < first; ++i) {
+            *y++ = value;
+        }
+        for (int32_t row = 0; row < height; ++row) {
+            for (int32_t i = 0; i < width; ++i) {
+                *y++ = *x++;
             }
+            for (int32_t i = 0; i < between && y != next; ++i) {
+                *y++ = value;
+            }
+        }
+        while (y != next) {
+            *y++ = value;
         }
     }
 }

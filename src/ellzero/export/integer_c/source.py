@@ -224,6 +224,11 @@ def _source(network: Network, writer: Writer, places: dict[str, str], quantize: 
             [places[f"{step.result}:{number}"] for number in range(len(step.work))],
         )
         calls.append(f"/* {_plain(step.name)} */\n{code}")
+    texts = list(writer.kernels)
+    if writer.limited:
+        texts = [kernels.ROUND_WITHIN if text == kernels.ROUND else text for text in texts]
+    else:
+        texts = list(map(kernels.without_limits, texts))
     start = f"typedef {writer.start_type.name}_t net_start;\n\n"
     has_conv = kernels.CONV in writer.kernels
     arrays = "".join(_constant(array) for array in writer.arrays)
@@ -231,13 +236,17 @@ def _source(network: Network, writer: Writer, places: dict[str, str], quantize: 
     return f"""/* A network of integers, written by ellzero {ellzero.__version__}. */
 #include "net_H"
 
+#if defined(__ARM_FEATURE_DSP)
+#include <string.h>
+#endif
+
 /* What stands behind the name of each constant, such as a section:
    -DNET_CONST='__attribute__((section(".weights")))'. */
 #ifndef NET_CONST
 #define NET_CONST
 #endif
 
-{start if has_conv else ""}{chr(10).join(writer.kernels)}
+{start if has_conv else ""}{chr(10).join(texts)}
 {arrays}{"".join(writer.constants)}
 int net_predict_in(const int8_t *input, int8_t *output, int8_t *scratch)
 {{

@@ -70,6 +70,11 @@ class Writer:
         self.same: dict[str, str] = {}
         self.stored: dict[str, tuple[Rows, int]] = {}
         self.start_type = np.dtype(np.uint16)
+        self.limited = any(
+            isinstance(op, IntegerLayer | IntegerPool) and (op.low, op.high) != (-128, 127)
+            for op in (node.op for node in network.graph.nodes)
+        )
+        """Whether a step has limits of its own, so that rounding takes them."""
         self._fused: set[str] = set()
 
     def write(self) -> None:
