@@ -17,7 +17,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from torch import nn
 
 import ellzero as ez
 from ellzero.packed.fields import Reader, varint
-from ellzero.packed.reader import DICTIONARY
+from ellzero.packed.reader import DICTIONARY, VERSION
 
 COUNT = 100_000
 LIMIT_S = 5.0
@@ -37,11 +37,12 @@ NUMBERS = (0, 1, -1, 2, 127, 128, 255, 256, 1000, 2**31 - 1, 2**31, 2**63 - 1, 1
 
 @dataclass(frozen=True)
 class Parts:
-    """A packed file cut open: what kind it is, its text, and all that follows."""
+    """A packed file cut open: what kind it is, its text, all that follows, and its version."""
 
     kind: int
     text: bytes
     rest: bytes
+    version: int = VERSION
 
     @classmethod
     def of(cls, content: bytes) -> "Parts":
@@ -50,20 +51,20 @@ class Parts:
         reader.varint()
         kind, _, length = reader.byte(), reader.varint(), reader.varint()
         text = zlib.decompressobj(-15, zdict=DICTIONARY).decompress(reader.take(length))
-        return cls(kind, text, reader.take(reader.left))
+        return cls(kind, text, reader.take(reader.left), content[4])
 
     def content(self) -> bytes:
         """The file of these parts, its lengths and its checksum right."""
         deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
         text = deflate.compress(self.text) + deflate.flush()
         start = bytes([self.kind]) + varint(len(self.text)) + varint(len(text))
-        return sealed(start + text + self.rest)
+        return sealed(start + text + self.rest, self.version)
 
 
-def sealed(body: bytes) -> bytes:
+def sealed(body: bytes, version: int = VERSION) -> bytes:
     """A file of these bytes after a right header."""
     checked = varint(len(body)) + body
-    return b"ELLZ\x01" + zlib.crc32(checked).to_bytes(4, "little") + checked
+    return b"ELLZ" + bytes([version]) + zlib.crc32(checked).to_bytes(4, "little") + checked
 
 
 def body(content: bytes) -> bytes:
@@ -74,7 +75,7 @@ def body(content: bytes) -> bytes:
 
 
 def good_files(folder: Path) -> list[tuple[bytes, Callable[[], nn.Module]]]:
-    """Files with every layout and every form of values, and the networks they fit."""
+    """Files with every form of values, in lines and not, and the networks they fit."""
     torch.manual_seed(0)
 
     def dense() -> nn.Module:
@@ -87,7 +88,10 @@ def good_files(folder: Path) -> list[tuple[bytes, Callable[[], nn.Module]]]:
     def wide() -> nn.Module:
         return nn.Sequential(nn.Linear(100, 20, bias=False))
 
-    few, sparse, integers = dense(), convolutional(), wide()
+    def image() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(144, 12), nn.ReLU(), nn.Linear(12, 12))
+
+    few, sparse, integers, places = dense(), convolutional(), wide(), image()
     with torch.no_grad():
         for weight in few.parameters():  # codebooks of halves
             weight.copy_((weight * 20).round() / 8)
@@ -95,6 +99,11 @@ def good_files(folder: Path) -> list[tuple[bytes, Callable[[], nn.Module]]]:
         weight = integers.get_parameter("0.weight")  # a codebook of int8
         weight.copy_((weight * 1270).round().clamp(-127, 127) / 64)
         weight[0, 0] = 127 / 64
+        weight = places.get_parameter("1.weight")  # kinds in lines, of an image
+        weight.copy_((weight.abs() * 20).ceil() / 8)
+        weight.unflatten(1, (12, 12))[:, 3:, :7] = 0
+        places.get_parameter("3.weight").copy_(torch.eye(12))  # and twice one tensor
+        places.get_parameter("3.bias").copy_(places.get_parameter("1.bias"))
     selected = ez.trace(
         few, torch.zeros(1, 12), preprocess=ez.Preprocess(0.5), classes=list("abcd")
     )
@@ -116,10 +125,11 @@ def good_files(folder: Path) -> list[tuple[bytes, Callable[[], nn.Module]]]:
         (picked, None, dense),
         (sparse, None, convolutional),
         (few.double(), None, dense),
+        (places, torch.zeros(1, 1, 12, 12), image),
     ):
         ez.pack(model, folder / "good.ellz", example)
         files.append(((folder / "good.ellz").read_bytes(), make))
-    return files
+    return [*files, *((bytes.fromhex(old), dense) for old in VERSION_1)]
 
 
 Change = Callable[[random.Random, bytes, bytes], bytes]
@@ -130,7 +140,7 @@ def flip_bits(rng: random.Random, content: bytes, other: bytes) -> bytes:
     changed = bytearray(body(content))
     for _ in range(rng.randint(1, 3)):
         changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
-    return sealed(bytes(changed))
+    return sealed(bytes(changed), content[4])
 
 
 def set_bytes(rng: random.Random, content: bytes, other: bytes) -> bytes:
@@ -139,13 +149,13 @@ def set_bytes(rng: random.Random, content: bytes, other: bytes) -> bytes:
     start = rng.randrange(len(changed))
     for index in range(start, min(start + rng.randint(1, 4), len(changed))):
         changed[index] = rng.choice((0, 1, 127, 128, 254, 255, rng.randrange(256)))
-    return sealed(bytes(changed))
+    return sealed(bytes(changed), content[4])
 
 
 def cut(rng: random.Random, content: bytes, other: bytes) -> bytes:
     """The end is missing, the length mended."""
     whole = body(content)
-    return sealed(whole[: rng.randrange(len(whole))])
+    return sealed(whole[: rng.randrange(len(whole))], content[4])
 
 
 def remove_or_repeat(rng: random.Random, content: bytes, other: bytes) -> bytes:
@@ -153,15 +163,15 @@ def remove_or_repeat(rng: random.Random, content: bytes, other: bytes) -> bytes:
     whole = body(content)
     start = rng.randrange(len(whole))
     end = start + rng.randint(1, 12)
-    return sealed(
-        whole[:end] + whole[start:] if rng.random() < 0.5 else whole[:start] + whole[end:]
-    )
+    repeated, removed = whole[:end] + whole[start:], whole[:start] + whole[end:]
+    return sealed(rng.choice((repeated, removed)), content[4])
 
 
 def splice(rng: random.Random, content: bytes, other: bytes) -> bytes:
     """The end is that of another file."""
     first, second = body(content), body(other)
-    return sealed(first[: rng.randrange(len(first))] + second[rng.randrange(len(second)) :])
+    spliced = first[: rng.randrange(len(first))] + second[rng.randrange(len(second)) :]
+    return sealed(spliced, content[4])
 
 
 def put_a_number(rng: random.Random, content: bytes, other: bytes) -> bytes:
@@ -172,7 +182,7 @@ def put_a_number(rng: random.Random, content: bytes, other: bytes) -> bytes:
         rng.choice((2**24, 2**31, 2**32, 2**38, 2**62, 2**63, 2**80, rng.getrandbits(40)))
     )
     end = start + rng.choice((0, 1, len(number)))
-    return Parts(parts.kind, parts.text, parts.rest[:start] + number + parts.rest[end:]).content()
+    return replace(parts, rest=parts.rest[:start] + number + parts.rest[end:]).content()
 
 
 def change_text(rng: random.Random, content: bytes, other: bytes) -> bytes:
@@ -181,7 +191,7 @@ def change_text(rng: random.Random, content: bytes, other: bytes) -> bytes:
     text = bytearray(parts.text)
     for _ in range(rng.randint(1, 3)):
         text[rng.randrange(len(text))] = rng.choice((*b'"[]{},:0129-e.', rng.randrange(256)))
-    return Parts(parts.kind, bytes(text), parts.rest).content()
+    return replace(parts, text=bytes(text)).content()
 
 
 def change_architecture(rng: random.Random, content: bytes, other: bytes) -> bytes:
@@ -190,7 +200,7 @@ def change_architecture(rng: random.Random, content: bytes, other: bytes) -> byt
     document = json.loads(parts.text)
     for _ in range(rng.randint(1, 2)):
         change_json(rng, document)
-    return Parts(parts.kind, json.dumps(document).encode(), parts.rest).content()
+    return replace(parts, text=json.dumps(document).encode()).content()
 
 
 def change_json(rng: random.Random, document: object) -> None:
@@ -234,7 +244,8 @@ def lie_about_the_text(rng: random.Random, content: bytes, other: bytes) -> byte
     compressed = deflate.compress(text) + deflate.flush()
     length = rng.choice((len(text), len(text) + 1, 0, 2**24, 2**24 + 1, 2**40))
     kind = bytes([rng.choice((0, 1, 1, 2))])
-    return sealed(kind + varint(length) + varint(len(compressed)) + compressed + parts.rest)
+    start = kind + varint(length) + varint(len(compressed))
+    return sealed(start + compressed + parts.rest, parts.version)
 
 
 def break_the_header(rng: random.Random, content: bytes, other: bytes) -> bytes:
@@ -242,6 +253,19 @@ def break_the_header(rng: random.Random, content: bytes, other: bytes) -> bytes:
     changed = bytearray(content)
     changed[rng.randrange(rng.choice((len(changed), 12)))] ^= 1 << rng.randrange(8)
     return bytes(changed)
+
+
+VERSION_1 = (
+    "454c4c5a0178c16d5b5301f20232232372cd50a2b58284d0adc019b415f8c2151432448404dc2538c3c2104b5818"
+    "22a773eac5632c4a859408b21188938132009c0104060902030402010e1b00f400700501030119006800f6a5be61"
+    "a1",
+    "454c4c5a015bf4bc94bf010040338b06a6bb5460cad651504acd2d28a9043172138bb3417446624e1a882e061650"
+    "c5a920564e2650750a889594092c320b9462019000070000000000000000020003400103010001200102003e00c0"
+    "140128269a9999999999b93f0000000000001cc00a0104020001803ffe42fb7f0a0128280000000000000000fe41"
+    "00000000000000000000000000000000ffffffff7f0000000000000000000040689befd5b519c8fe664fde82f368"
+    "506ea2d4a54a6f4269fb231a4e93bce47848",
+)
+"""Files of version 1: a network, and weights of all types and layouts."""
 
 
 CHANGES: tuple[Change, ...] = (

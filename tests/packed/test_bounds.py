@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ def node(name: str, kind: str, *inputs: str, weights: dict | None = None, **sett
 
 
 def zeros(*shape: int, dtype: int = 0) -> bytes:
-    """A tensor of zeros, however many, in a few bytes: a codebook without values."""
-    return bytes([dtype << 4 | 0x08, len(shape)]) + b"".join(map(varint, shape)) + b"\0\0"
+    """A tensor of zeros, however many, in a few bytes: numbers of which none is left."""
+    return bytes([dtype << 4, len(shape)]) + b"".join(map(varint, (*shape, prod(shape)))) + b"\0"
 
 
 def image(side: int, channels: int = 1) -> dict:

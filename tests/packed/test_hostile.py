@@ -38,12 +38,12 @@ def good(tmp_path_factory) -> bytes:
 
 
 def refused(content: bytes, folder: Path) -> str:
-    """Why a file is refused, on its own; that takes less than a few seconds."""
+    """Why a file is refused, on its own; that takes no more than a few seconds of processor."""
     (folder / "x.ellz").write_bytes(content)
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ez.InputError) as raised:
         ez.load(folder / "x.ellz")
-    assert time.perf_counter() - began < 10, "for a machine with other things to do"
+    assert time.process_time() - began < 10
     assert len(str(raised.value)) < 4000
     return str(raised.value)
 
@@ -71,8 +71,8 @@ def test_every_flipped_bit_is_noticed(good, tmp_path):
 
 
 def test_another_version_is_named(good, tmp_path):
-    newer = "has format 2; this ellzero reads up to 1: install a newer one"
-    assert newer in refused(good[:4] + b"\2" + good[5:], tmp_path)
+    newer = "has format 3; this ellzero reads up to 2: install a newer one"
+    assert newer in refused(good[:4] + b"\3" + good[5:], tmp_path)
     assert "its version is 0" in refused(good[:4] + b"\0" + good[5:], tmp_path)
 
 
@@ -101,8 +101,8 @@ def halves(*numbers: int) -> bytes:
     return b"".join(number.to_bytes(2, "little") for number in numbers)
 
 
-# kind, text, fields and codes, and what the refusal says
-LIES = {
+# kind, text, fields and codes of version 1, and what the refusal says
+LIES_1 = {
     "no nodes": (1, b'{"nodes":[]}', b"", "first node is not an input"),
     "not json": (1, b"{", b"", "no graph"),
     "not utf-8": (0, b'["\xff"]', b"", "no list of strings"),
@@ -125,7 +125,7 @@ LIES = {
         b"",
         "comes after other nodes",
     ),
-    "a huge input": (1, graph(size=[2**30] * 3), b"", "bytes of memory"),
+    "a huge input": (1, graph(size=[2**30] * 3), b"", "one example takes"),
     "an input of many dimensions": (1, graph(size=[2**30] * 1000), b"", "1000 dimensions"),
     "infinite preprocessing": (1, graph(preprocess={"scale": 1e999}), b"", "preprocess"),
     "preprocessing of two channels": (1, graph(preprocess={"scale": [1, 2]}), b"", "the input 4"),
@@ -162,9 +162,9 @@ LIES = {
     "whole numbers as halves": (0, b'["w"]', b"\x91\1\1\0\0\0", "HALF"),
     "many dimensions": (0, b'["w"]', b"\0" + varint(MANY), "dimensions"),
     "nothing, huge": (0, b'["w"]', b"\0\3\0" + varint(2**62) * 2, "has the shape"),
-    "a huge dense tensor": (0, b'["w"]', b"\0\1" + varint(2**37), "bytes are announced"),
+    "a huge dense tensor": (0, b'["w"]', b"\0\1" + varint(2**36), "bytes are announced"),
     "a huge codebook": (0, b'["w"]', b"\x08\1\1" + varint(MANY), "a codebook has"),
-    "a huge zero": (0, b'["w"]', b"\x08\1" + varint(2**37) + b"\0\0", "bytes of memory"),
+    "a huge zero": (0, b'["w"]', b"\x08\1" + varint(2**36) + b"\0\0", "bytes of memory"),
     "huge counts": (0, b'["w"]', b"\x08\1\4\1\x28" + bytes([255] * 30), "0 are left"),
     "too huge counts": (0, b'["w"]', b"\x08\1\4\1\x29" + bytes(30), "41 low bits"),
     "counts of more than there are": (0, b'["w"]', b"\x08\1\4\1\0\x0f" + bytes(4), "5 times in 4"),
@@ -192,10 +192,74 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("lie", LIES_1)
+def test_a_lie_of_version_1_is_named(lie, hostile, tmp_path):
+    kind, text, rest, reason = LIES_1[lie]
+    assert reason in refused(hostile["Parts"](kind, text, rest, 1).content(), tmp_path)
+
+
+LINES = b"\0\2\2\0" + bytes(4)  # columns, images of 2 x 2, weights of 0
+
+# fields and codes of one weight of version 2, and what the refusal says
+LIES_2 = {
+    "an unknown type": (b"\xe0\0\0", "0xe0"),
+    "an unknown form": (b"\6\0\0", "0x06"),
+    "the same as nothing": (b"\xf0\0", "tensor 0 of 0"),
+    "many dimensions": (b"\0" + varint(MANY), "dimensions"),
+    "a huge tensor": (b"\0\1" + varint(2**37), "has the shape"),
+    "a huge dense tensor": (b"\0\1" + varint(2**36) + b"\0\0", "bytes are announced"),
+    "a huge coded tensor": (b"\0\1" + varint(2**36) + b"\0\x0f", "bytes of memory"),
+    "a huge zero": (b"\0\1" + varint(2**36) + varint(2**36) + b"\0", "bytes of memory"),
+    "more zeros than elements": (b"\0\1\4\5", "5 of 4"),
+    "more negatives than elements": (b"\2\1\4\1\4", "4 of 3"),
+    "a byte that no number has": (b"\x20\1\1\0\4", "more bytes"),
+    "whole numbers as halves": (b"\x91\1\1\0\0\0\0\0", "written as halves"),
+    "whole numbers on a grid": (b"\x94\1\1\0\0\1\0\0", "multiples of a step"),
+    "a huge exponent": (b"\1\1\1\0" + varint(MANY), "exponent"),
+    "a half beyond float32": (b"\1\1\1\0" + varint(400) + b"\0\0\x78", "NaN or inf"),
+    "NaN": (b"\0\1\1\0\0\0\0\x80\xff", "NaN or inf"),
+    "a bool of 2": (b"\x40\1\1\0\0\2", "neither 0 nor 1"),
+    "a huge book": (b"\2\1\4\0\0" + varint(MANY) + b"\0", "a codebook has"),
+    "a book of infinity": (b"\2\1\1\0\0\0\1\0\0\x80\x7f", "NaN or inf"),
+    "a book without values": (b"\2\1\4\0\0\0\0", "no values"),
+    "a book without negative ones": (b"\2\1\4\0\1\0\1\0\0\x80\x3f", "no values"),
+    "a book without positive ones": (b"\2\1\4\0\1\1\0\0\0\x80\xbf", "no values"),
+    "a grid beyond float32": (b"\4\1\4\0\1\xff\xff\x7f\x7f\2\2", "NaN or inf"),
+    "a grid too long": (b"\4\1\4\0\1\0\0\x80\x3f\x80\2", "reaches from"),
+    "indices of another type": (b"\5\1\1\0", "no int64"),
+    "indices in lines": (b"\x9d\1\1\0", "no int64"),
+    "indices of a huge bitmap": (b"\x95\1\1" + varint(MANY), "in a bitmap"),
+    "lines of a number": (b"\x08\0\0" + LINES + b"\0", "is cut into lines"),
+    "lines of nothing": (b"\x08\1\4\4" + LINES + b"\0", "is cut into lines"),
+    "lines in no direction": (b"\x08\2\2\2\1\2" + LINES[1:], "lines are 2"),
+    "lines of a huge image": (b"\x08\2\2\2\1\0" + varint(2**21) + b"\1\0", "lines are 0"),
+    "lines of no image": (b"\x08\2\2\2\1\0\1\0\0", "1 x 0"),
+    "lines at places of nothing": (b"\x08\2\2\2\1\0\1\1\1" + bytes(4), "no indices"),
+    "too many lines": (b"\x08\2\1" + varint(20_000) + b"\1" + LINES + b"\x0f", "lines, too many"),
+    "too long lines": (b"\x08\1" + varint(2**31) + b"\1" + LINES + b"\x0f", "at most 1073741824"),
+    "no codes": (b"\0\1\2\1\0\0\0\x80\x7e", "counts that are announced"),
+    "no codes in lines": (b"\x08\1\2\1" + LINES + b"\0\0\0\x80\x7e", "zeros that are"),
+    "codes of no encoder": (b"\0\1\2\1\0\0\0\x80\x7e" + b"\xff" * 8, "none that an encoder"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES_2)
 def test_a_lie_is_named(lie, hostile, tmp_path):
-    kind, text, rest, reason = LIES[lie]
-    assert reason in refused(hostile["Parts"](kind, text, rest).content(), tmp_path)
+    rest, reason = LIES_2[lie]
+    assert reason in refused(hostile["Parts"](0, b'["w"]', rest).content(), tmp_path)
+
+
+def test_lines_at_places_of_other_lines_are_refused(hostile, tmp_path):
+    rest = b"\x95\1\3\1" + b"\x08\2\2\2\1\0\1\1\1" + bytes(4) + b"\0" + bytes(12)
+    reason = refused(hostile["Parts"](0, b'["i","w"]', rest).content(), tmp_path)
+    assert "2 lines have the places (3,)" in reason
+
+
+def test_one_tensor_many_times_counts_each_time(hostile, tmp_path):
+    names = json.dumps([str(number) for number in range(100)]).encode()
+    zeros = b"\0\1" + varint(2**20) * 2 + b"\0"
+    reason = refused(hostile["Parts"](0, names, zeros + b"\xf0\0" * 99).content(), tmp_path)
+    assert f"{100 * 2**22} bytes of memory" in reason
 
 
 def test_a_text_is_never_expanded_beyond_what_it_may_be(hostile, tmp_path):
@@ -216,14 +280,23 @@ def test_a_text_that_does_not_end_is_refused(hostile, tmp_path):
 def test_the_slowest_weights_of_a_small_file_are_refused_in_time(hostile, tmp_path):
     # 16 million elements of a codebook of 256 float32 values, and hardly a code
     values = b"".join(number.to_bytes(4, "little") for number in range(1, 257))
-    fields = b"\x08\1" + varint(16_000_000) + varint(256) + rice([0] * 256) + values
-    content = hostile["Parts"](0, b'["w"]', fields).content()
-    assert len(content) < 1200
-    assert "counts that are announced" in refused(content, tmp_path)
+    counted = b"\x08\1" + varint(16_000_000) + varint(256) + rice([0] * 256) + values
+    learned = b"\2\1" + varint(16_000_000) + b"\0\0" + varint(0) + varint(256) + values
+    most_lines = b"\x08\2" + varint(500) + varint(8_000) + b"\1" + LINES + b"\x0f"
+    for version, fields in ((1, counted), (2, most_lines)):
+        content = hostile["Parts"](0, b'["w"]', fields, version).content()
+        assert len(content) < 1200
+        assert "announced" in refused(content, tmp_path)
+    content = hostile["Parts"](0, b'["w"]', learned).content()
+    (tmp_path / "x.ellz").write_bytes(content)  # nothing in it is a lie
+    began = time.process_time()
+    with pytest.raises(ez.InputError, match="of another network"):
+        ez.load(tmp_path / "x.ellz", torch.nn.Linear(2, 2))
+    assert time.process_time() - began < 10
 
 
 def test_hostile_files(hostile):
-    outcomes, _ = hostile["hostile"](300, seed=1)
+    outcomes, _ = hostile["hostile"](300, seed=2)
     assert sum(outcomes.values()) == 300
     # both happen: the checksums are mended, and the parser tells good from bad
     assert sum(n for (_, outcome), n in outcomes.items() if outcome == "loaded") > 6

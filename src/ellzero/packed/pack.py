@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ellzero.compaction.folding import folded
@@ -16,15 +18,18 @@ from ellzero.errors import EllzeroWarning, InputError, warn
 from ellzero.files import PACKED_MAGIC, copied, write_atomically
 from ellzero.graph import Graph, Network, trace
 from ellzero.graph.trace import require_dense
-from ellzero.packed.entropy import encode as encode_symbols
+from ellzero.packed.choosing import MAX_LINES, announce
+from ellzero.packed.entropy import Encoder
 from ellzero.packed.fields import varint
+from ellzero.packed.layouts import Layout, layouts
 from ellzero.packed.reader import (
     DICTIONARY,
+    FREE_LINES,
     VERSION,
     Content,
     announcement,
 )
-from ellzero.packed.tensor_fields import DTYPES, encode
+from ellzero.packed.tensor_fields import DTYPES, Announced
 
 
 @dataclass(frozen=True)
@@ -144,23 +149,49 @@ def to_bytes(graph: Graph | None, tensors: Mapping[str, Tensor]) -> tuple[bytes,
     Raises:
         InputError: as `pack` raises.
     """
-    encoded = [encode(_writable(name, tensor)) for name, tensor in tensors.items()]
+    writable = {name: _writable(name, tensor) for name, tensor in tensors.items()}
+    announced = _announced(graph, writable)
     text = json.dumps(list(tensors)).encode() if graph is None else graph.to_json()
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
     compressed = deflate.compress(text) + deflate.flush()
     kind = Content.WEIGHTS if graph is None else Content.NETWORK
     start = bytes([kind]) + varint(len(text)) + varint(len(compressed))
-    codes = encode_symbols((e.symbols, e.counts) for e in encoded)
-    body = b"".join([start, compressed, *(e.fields + e.values for e in encoded), codes])
+    encoder = Encoder()
+    for tensor, values in zip(announced, writable.values(), strict=True):
+        tensor.code(encoder, list(writable.values()), values)
+    fields = [(tensor.fields(), tensor.value_bytes()) for tensor in announced]
+    codes = encoder.finish()
+    body = b"".join([start, compressed, *(part for both in fields for part in both), codes])
     checked = varint(len(body)) + body
     content = PACKED_MAGIC + bytes([VERSION]) + zlib.crc32(checked).to_bytes(4, "little") + checked
     parts = {
         "architecture": len(compressed),
-        "fields": sum(len(e.fields) for e in encoded),
-        "values": sum(len(e.values) for e in encoded),
+        "fields": sum(len(first) for first, _ in fields),
+        "values": sum(len(second) for _, second in fields),
         "codes": len(codes),
     }
     return content, {"header": len(content) - sum(parts.values()), **parts}
+
+
+def _announced(graph: Graph | None, tensors: Mapping[str, Tensor]) -> list[Announced]:
+    """How each tensor is written; one that equals an earlier one is not written again."""
+    known = {} if graph is None else layouts(graph, tensors)
+    announced: list[Announced] = []
+    numbers: dict[tuple[object, ...], int] = {}
+    lines_left = FREE_LINES
+    for number, (name, tensor) in enumerate(tensors.items()):
+        key = tensor.dtype, tuple(tensor.shape), _digest(tensor)
+        if key in numbers:
+            announced.append(replace(announced[numbers[key]], same=numbers[key]))
+            continue
+        numbers[key] = number
+        announced.append(announce(tensor, known.get(name, Layout()), min(lines_left, MAX_LINES)))
+        lines_left -= announced[-1].line_shape[0]
+    return announced
+
+
+def _digest(tensor: Tensor) -> bytes:
+    return sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data).digest()
 
 
 def _writable(name: str, tensor: Tensor) -> Tensor:

@@ -17,12 +17,15 @@ from ellzero.errors import InputError
 from ellzero.files import PACKED_MAGIC, check_format
 from ellzero.graph import Graph, limits
 from ellzero.operations import Constant, Input, Opaque, Select
+from ellzero.packed import version_1
 from ellzero.packed.entropy import Decoder
 from ellzero.packed.fields import Reader
 from ellzero.packed.tensor_fields import MAX_DIMENSIONS, Announced, announced
 from ellzero.tensors import Shape
 
-VERSION = 1
+VERSION = 2
+FREE_LINES = 1 << 13  # lines that a file of any size may be decoded in: each takes time
+LINE_BYTES = 16  # bytes of a file that allow one line more
 
 FREE_TEXT = 1 << 14  # bytes that a text may have, however short it is compressed
 TEXT_EXPANSION = 32  # bytes of text that each compressed byte may become
@@ -69,7 +72,7 @@ class Announcement:
     """All that a file says about itself, before any memory is taken for its weights."""
 
     graph: Graph | None
-    tensors: dict[str, Announced]
+    tensors: Mapping[str, Announced | version_1.Announced]
     codes: bytes
     size: int
 
@@ -143,8 +146,11 @@ def read_packed(
         file = announcement(content)
         file.require_bounded(max_bytes, max_macs)
         decoder = Decoder(file.codes)
-        tensors = {name: tensor.decode(decoder) for name, tensor in file.tensors.items()}
+        weights: list[Tensor] = []
+        for tensor in file.tensors.values():
+            weights.append(tensor.code(decoder, weights))
         decoder.finish()
+        tensors = dict(zip(file.tensors, weights, strict=True))
         if file.graph is not None:
             _check_indices(file.graph, file.shapes, tensors)
     except InputError as error:
@@ -158,35 +164,48 @@ def announcement(content: bytes) -> Announcement:
     Raises:
         InputError: no packed file; of another version; damaged; or it makes no sense.
     """
-    reader = Reader(_body(content))
+    version, body = _body(content)
+    reader = Reader(body)
     kind = reader.byte()
     if kind not in tuple(Content):
         raise InputError(f"its kind is {kind}; expected 0 or 1")
     text = _text(reader)
     graph = Graph.from_json(text) if kind == Content.NETWORK else None
     names = _names(text) if graph is None else list(graph.weight_names())
-    tensors = {}
     for name in names:
         if len(name) > MAX_NAME or name.count(".") >= MAX_DEPTH:
             raise InputError(
                 f"a weight's name has {len(name)} characters and {name.count('.')} dots; expected "
                 f"at most {MAX_NAME} and fewer than {MAX_DEPTH}"
             )
-        tensors[name] = announced(reader)
+    if version == 1:
+        tensors = {name: version_1.announced(reader) for name in names}
+    else:
+        tensors = dict(zip(names, _announced(reader, len(names), len(content)), strict=True))
     if graph is not None:
         _check_graph(graph, tensors)
     return Announcement(graph, tensors, reader.take(reader.left), len(content))
 
 
-def _body(content: bytes) -> bytes:
-    """What follows the header, once that has been checked."""
+def _announced(reader: Reader, count: int, size: int) -> list[Announced]:
+    tensors: list[Announced] = []
+    for _ in range(count):
+        tensors.append(announced(reader, tensors))
+    lines = sum(tensor.line_shape[0] for tensor in tensors)
+    if lines > most_lines(size):
+        raise InputError(f"its weights are coded in {lines} lines, too many for {size} bytes")
+    return tensors
+
+
+def _body(content: bytes) -> tuple[int, bytes]:
+    """The version, and what follows the header, once that has been checked."""
     reader = Reader(content)
     if reader.take(len(PACKED_MAGIC)) != PACKED_MAGIC:
         raise InputError("it is no packed file")
     version = reader.byte()
-    if version != VERSION:
+    if not 1 <= version <= VERSION:
         check_format("the file", version, VERSION)
-        raise InputError(f"its version is {version}; the first one was {VERSION}")
+        raise InputError(f"its version is {version}; the first one was 1")
     checksum = int.from_bytes(reader.take(4), "little")
     content = reader.take(reader.left)
     reader = Reader(content)
@@ -195,7 +214,12 @@ def _body(content: bytes) -> bytes:
         raise InputError(f"it is cut or extended: {reader.left} bytes instead of {length}")
     if zlib.crc32(content) != checksum:
         raise InputError("it is damaged: its checksum is another")
-    return reader.take(length)
+    return version, reader.take(length)
+
+
+def most_lines(size: int) -> int:
+    """Lines that a packed file of this size may be decoded in."""
+    return FREE_LINES + size // LINE_BYTES
 
 
 def _text(reader: Reader) -> bytes:
@@ -224,7 +248,7 @@ def _names(text: bytes) -> list[str]:
     return names
 
 
-def _check_graph(graph: Graph, tensors: Mapping[str, Announced]) -> None:
+def _check_graph(graph: Graph, tensors: Mapping[str, Announced | version_1.Announced]) -> None:
     """What the shapes do not say: types, dimensions of the input, and finite preprocessing."""
     for node in graph.nodes:
         if isinstance(node.op, Input) and len(node.op.size) > MAX_DIMENSIONS:

@@ -43,6 +43,7 @@ def quantize(
     *,
     bits: int | Mapping[str, int] | None = None,
     method: Method = "kmeans",
+    biases: int | None = None,
     weights: Selection | None = None,
     data: Data | None = None,
     budget: Budget | None = None,
@@ -53,6 +54,7 @@ def quantize(
     *,
     bits: int | Mapping[str, int] | None = None,
     method: Method = "kmeans",
+    biases: int | None = None,
     weights: Selection | None = None,
     data: Data | Tensor | None = None,
     budget: Budget | None = None,
@@ -66,7 +68,8 @@ def quantize(
     zeros stay zero and nonzeros nonzero. With `"int8"` they become `q s`, q a whole number in
     -127..127 and s = max|w| / 127; weights below s / 2 become zero. The values, as well as all
     biases and other vectors (of batch normalizations only where the network was traced, for tracing
-    makes other numbers of them), are rounded to 16 bits, as they are stored. Nothing marks the
+    makes other numbers of them), are rounded to 16 bits, as they are stored, or the biases to
+    fewer: with `biases=6` those of a layer are q s, -31 <= q <= 31. Nothing marks the
     network: its codebooks are read off its weights.
 
     Compact a network first: what is merged or traced afterwards gets new values.
@@ -82,6 +85,7 @@ def quantize(
         bits: bits a weight for `"kmeans"`, 2 to 8: one number, or one for each name of the
             weights; by default 4, or what the budget allows.
         method: `"kmeans"` or `"int8"`.
+        biases: bits of a bias, 2 to 8; by default 16. A budget judges them with the weights.
         weights: what is quantized, from `ez.select`; by default what it selects by
             default.
         data: judges, by its validation part, what the budget allows. With `activations=8` what the
@@ -116,12 +120,16 @@ def quantize(
         {'weight': 2}
     """
     if activations is not None:
-        return _of_integers(model, activations, data, ranges, bits, method, weights, budget)
+        return _of_integers(model, activations, data, ranges, bits, method, biases, weights, budget)
     if isinstance(data, Tensor):
         raise InputError("a batch of inputs judges no budget; give an ez.Data")
     weights = selected(model, weights)
     widths = _widths(weights, bits, method, budget)
     _check_budget(data, budget)
+    if biases is not None and (type(biases) is not int or biases not in BITS):
+        raise InputError(
+            f"biases is {biases!r}; expected a whole number of bits from {BITS[0]} to {BITS[-1]}"
+        )
     vectors = _vectors(model, weights)
     for name, w in {**weights, **vectors}.items():
         if not w.isfinite().all():
@@ -131,7 +139,7 @@ def quantize(
     before = {name: w.detach().clone() for name, w in vectors.items()}
     try:
         reference = None if data is None else evaluate(model, data, "validation")
-        write(vectors, {name: round_half(w) for name, w in vectors.items()})
+        write(vectors, {name: _stored(name, w, biases) for name, w in vectors.items()})
         if data is not None and budget is not None and reference is not None:
             _within(model, weights, originals, data, budget, reference, is_shown(progress))
         else:
@@ -156,10 +164,10 @@ def _of_integers(
         raise InputError(f"activations is {activations!r}; expected 8, or None for weights alone")
     if data is None:
         raise InputError("activations=8 takes the ranges of values from data; give data=")
-    bits, method, weights, budget = of_weights
-    if bits not in (None, 8) or method not in get_args(Method) or weights or budget:
+    bits, method, *others = of_weights
+    if bits not in (None, 8) or method not in get_args(Method) or any(others):
         raise InputError(
-            "with activations=8 all weights are int8; leave bits, weights and budget out"
+            "with activations=8 all weights are int8; leave bits, biases, weights and budget out"
         )
     return integer_form(model, data, ranges)
 
@@ -178,6 +186,18 @@ def _vectors(model: nn.Module, weights: Selection) -> dict[str, Tensor]:
         for name, parameter in model.named_parameters()
         if parameter.ndim == 1 and parameter.is_floating_point() and parameter not in apart
     }
+
+
+@torch.no_grad()
+def _stored(name: str, vector: Tensor, biases: int | None) -> Tensor:
+    """A vector as it is stored: in 16 bits, a bias in fewer where that is asked for."""
+    if biases is None or not name.rpartition(".")[2].startswith("bias"):
+        return round_half(vector)
+    top = 2 ** (biases - 1) - 1
+    scale = round_half(vector.double().abs().max() / top) if len(vector) else torch.zeros(())
+    if scale == 0:
+        return torch.zeros_like(vector)
+    return (torch.round(vector / scale).clamp(-top, top) * scale).to(vector.dtype)
 
 
 def _widths(
