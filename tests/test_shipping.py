@@ -131,12 +131,14 @@ def test_dense_c_is_the_network_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, "none of the three ways"),
-        ({"bits": 3, "int8": True}, "2 of the three ways .* give one"),
+        ({}, "none of the four ways"),
+        ({"bits": 3, "int8": True}, "2 of the four ways .* give one"),
         ({"bits": 9}, r"bits \(--bits\) is 9; expected a whole number from 2 to 8"),
         ({"bits": 1}, "is 1; expected a whole number from 2 to 8"),
         ({"bits": 4.0}, r"is 4\.0; expected a whole number"),
         ({"bits": 3, "finetune_epochs": -1}, r"finetune_epochs \(--finetune\) is -1; .* >= 0"),
+        ({"activations": 16}, r"activations \(--activations\) is 16; expected 8"),
+        ({"activations": 8, "finetune_epochs": 1}, "integers is not fine-tuned"),
         ({"bits": 3, "finetune_epochs": 1.5}, r"is 1\.5; expected a whole number"),
     ],
 )

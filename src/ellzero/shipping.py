@@ -28,7 +28,7 @@ from ellzero.export.c.source import (
     export_c,
 )
 from ellzero.export.onnx_file import OnnxFile, export_onnx
-from ellzero.graph import trace
+from ellzero.graph import Network, trace
 from ellzero.packed.pack import CodeWarning, Packed, pack
 from ellzero.pruning.budget import Budget
 from ellzero.quantization.quantize import BITS, quantize
@@ -115,16 +115,18 @@ class Destinations:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a network is quantized before it is shipped: one of bits, int8 and a budget.
+    """How a network is quantized before it is shipped: bits, int8, activations or a budget.
 
     Args:
         bits: bits a weight of k-means codebooks, 2 to 8.
         int8: whether the weights become uniform int8.
+        activations: 8 for a network of integers, weights and values; `ez.quantize` says more.
         budget: what may be lost on validation data; the fewest bits within it are found.
         finetune_epochs: epochs for which the codebooks are trained.
 
     Raises:
-        InputError: none or several of the three; bits or epochs that are no such number.
+        InputError: none or several of the four; bits, activations or epochs that are no such
+            number; epochs for a network of integers.
 
     Example:
         >>> import ellzero as ez
@@ -135,16 +137,20 @@ class Quantization:
     _: KW_ONLY
     bits: int | None = None
     int8: bool = False
+    activations: int | None = None
     budget: Budget | None = None
     finetune_epochs: int = 0
 
     def __post_init__(self) -> None:
-        ways = sum((self.bits is not None, self.int8, self.budget is not None))
+        given = self.bits, self.activations, self.budget
+        ways = self.int8 + sum(way is not None for way in given)
         if ways != 1:
             raise InputError(
-                f"{ways or 'none'} of the three ways to quantize: bits (--bits), int8 (--int8) and "
-                "a budget (--max-accuracy-drop); give one"
+                f"{ways or 'none'} of the four ways to quantize: bits (--bits), int8 (--int8), "
+                "activations (--activations) and a budget (--max-accuracy-drop); give one"
             )
+        if self.activations not in (None, 8):
+            raise InputError(f"activations (--activations) is {self.activations!r}; expected 8")
         if self.bits is not None and (type(self.bits) is not int or self.bits not in BITS):
             raise InputError(
                 f"bits (--bits) is {self.bits!r}; expected a whole number from {BITS[0]} to "
@@ -155,11 +161,14 @@ class Quantization:
                 f"finetune_epochs (--finetune) is {self.finetune_epochs!r}; expected a whole "
                 "number >= 0"
             )
+        if self.activations is not None and self.finetune_epochs:
+            raise InputError("a network of integers is not fine-tuned; leave --finetune out")
 
     @property
     def needs_data(self) -> bool:
         """Whether it cannot be done without data."""
-        return self.budget is not None or self.finetune_epochs > 0
+        of_values = self.budget is not None or self.activations is not None
+        return of_values or self.finetune_epochs > 0
 
 
 @dataclass(frozen=True)
@@ -234,8 +243,9 @@ def ship(
         source: what `ez.open_run` gave, or a network; it does not change.
         destinations: the files.
         quantization: how it is quantized; by default it is not.
-        data: what judges a budget and trains the codebooks; of a run also the name of a data set,
-            by default the one that it was made with. Nothing else takes data.
+        data: what judges a budget, trains the codebooks and shows the ranges of values; of a run
+            also the name of a data set, by default the one that it was made with. Nothing else
+            takes data.
         example: a batch (N, ...) of a network's inputs; a run and a traced network need none.
 
     Raises:
@@ -254,8 +264,14 @@ def ship(
     """
     if data is not None and (quantization is None or not quantization.needs_data):
         raise InputError(
-            "data (--data) are for a budget (--max-accuracy-drop) and fine-tuning (--finetune); "
-            "give one of them, or leave the data out"
+            "data (--data) are for a budget (--max-accuracy-drop), fine-tuning (--finetune) and "
+            "integers (--activations); give one of them, or leave the data out"
+        )
+    integers = quantization is not None and quantization.activations is not None
+    if integers and (destinations.onnx is not None or destinations.c_weights != "arrays"):
+        raise InputError(
+            "a network of integers (--activations) is written packed (--ellz) and as C with its "
+            "weights in arrays; leave ONNX (--onnx) and --c-weights out"
         )
     # a network or run of our own, so that quantization leaves the given one as it is
     if isinstance(source, Run):
@@ -266,7 +282,7 @@ def ship(
         model = copy.deepcopy(source)
         traced = partial(trace, model, example)
     whole = traced()
-    if destinations.c is not None:
+    if destinations.c is not None and not integers:
         plan(whole)  # says now what there is no C for, not after minutes of fine-tuning
     changed = folded(whole)
     warn_if_dead(changed)
@@ -279,7 +295,7 @@ def ship(
     shipped = Shipped(float32_bytes, kept)
     if quantization is not None:
         examples = _data(source, data) if quantization.needs_data else None
-        shipped = _quantized(shipped, network, quantization, examples)
+        shipped, network = _quantized(shipped, network, quantization, examples)
     with warnings.catch_warnings():
         # what is dead has been said of the whole network; what was compacted has other counts
         warnings.simplefilter("ignore", DeadWarning)
@@ -291,13 +307,14 @@ def ship(
             onnx = export_onnx(network, destinations.onnx)
         if destinations.c is not None:
             storage = destinations.storage
-            of_c = whole if storage == "dense" else network
+            of_c = whole if storage == "dense" and not integers else network
             c = export_c(
                 of_c,
                 destinations.c,
                 name=destinations.name,
                 storage=storage,
                 weights=destinations.c_weights,
+                remark=_measured(shipped),
             )
     return replace(shipped, ellz=ellz, onnx=onnx, c=c)
 
@@ -324,10 +341,18 @@ def _data(source: Run | nn.Module, data: Data | str | None) -> Data:
 
 
 def _quantized(
-    shipped: Shipped, network: nn.Module, how: Quantization, data: Data | None
-) -> Shipped:
-    """Quantize in place; what came of it, measured where there are data."""
+    shipped: Shipped, network: Network, how: Quantization, data: Data | None
+) -> tuple[Shipped, Network]:
+    """The quantized network, and what came of it, measured where there are data."""
     before = None if data is None else evaluate(network, data)
+    if how.activations is not None:
+        assert data is not None
+        form = quantize(network, activations=8, data=data)
+        network, kept = form.model, (*shipped.kept, *form.left_out)
+        layers = [node for node in network.graph.nodes if "weight" in node.weights]
+        bits = {node.weights["weight"]: 8 for node in layers}
+        after = evaluate(network, data)
+        return replace(shipped, kept=kept, bits=bits, before=before, after=after), network
     quantized = quantize(
         network,
         bits=how.bits,
@@ -338,4 +363,12 @@ def _quantized(
     if how.finetune_epochs and data is not None:
         quantized.finetune(data, epochs=how.finetune_epochs)
     after = None if data is None else evaluate(network, data)
-    return replace(shipped, bits=quantized.bits, before=before, after=after)
+    return replace(shipped, bits=quantized.bits, before=before, after=after), network
+
+
+def _measured(shipped: Shipped) -> str:
+    """What the quantized network reached, for the C's header; "" where nothing was measured."""
+    if shipped.before is None or shipped.after is None:
+        return ""
+    before, after = shipped.before.score, shipped.after.score
+    return f"Score on validation data: {after:.4f}; before it was quantized {before:.4f}."

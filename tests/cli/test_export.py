@@ -66,6 +66,23 @@ def test_int8_weights_are_multiples_of_one_scale(ellzero, run):
             assert torch.allclose(steps, steps.round(), atol=1e-3)
 
 
+def test_a_network_of_integers_is_packed_and_written_as_c(ellzero, run):
+    options = ("--ellz", "a.ellz", "--c", "c", "--activations", "8", "--json")
+    document = json.loads(ellzero("export", run, *options).out)
+    quantized = document["quantized"]
+    assert set(quantized["bits"].values()) == {8}
+    assert quantized["validation_score"] >= quantized["validation_score_before"] - 0.1
+    network = ez.load("a.ellz")
+    assert not list(network.parameters()), "no floats are left"
+    x, y = blobs(45, 2)
+    score = float((network(x).argmax(1) == y).float().mean())
+    assert quantized["validation_score"] == pytest.approx(score)
+    header = Path("c/net.h").read_text()
+    assert "int net_predict(const int8_t *input, int8_t *output);" in header
+    assert f"Score on validation data: {score:.4f}; before it was quantized" in header
+    assert {layer["values"] for layer in document["c"]["layers"]} == {"int8"}
+
+
 def test_a_budget_holds_on_validation_data(ellzero, run):
     options = ("--max-accuracy-drop", "3", "--finetune", "1", "--json")
     found = json.loads(ellzero("export", run, "--ellz", "a.ellz", *options).out)["quantized"]
@@ -179,8 +196,12 @@ def test_nothing_is_overwritten_unasked(ellzero, run):
         (("--ellz", "a.ellz", "--bits", "4", "--data", "x"), "data (--data) are for a budget"),
         (("--ellz", "a.ellz", "--name", "own"), "name (--name), storage (--storage) and weights"),
         (("--ellz", "a.ellz", "--bits", "3", "--int8"), "give one"),
-        (("--ellz", "a.ellz", "--finetune", "2"), "none of the three ways to quantize"),
+        (("--ellz", "a.ellz", "--finetune", "2"), "none of the four ways to quantize"),
         (("--ellz", "a.ellz", "--bits", "4", "--finetune", "-1"), "(--finetune) is -1"),
+        (("--ellz", "a.ellz", "--activations", "4"), "activations (--activations) is 4"),
+        (("--ellz", "a.ellz", "--activations", "8", "--finetune", "1"), "is not fine-tuned"),
+        (("--onnx", "a.onnx", "--activations", "8"), "leave ONNX (--onnx)"),
+        (("--c", "c", "--c-weights", "blob", "--activations", "8"), "weights in arrays"),
         (("--ellz", "a.ellz", "--max-accuracy-drop", "-1"), "max_accuracy_drop"),
         (("--ellz", "same", "--onnx", "same"), "two of the outputs are one path"),
         (("--ellz", "same/../a", "--onnx", "a"), "there is no folder same"),

@@ -25,6 +25,7 @@ def export(
     c_weights: Literal["arrays", "blob"] = "arrays",
     bits: int | None = None,
     int8: Flag = False,
+    activations: int | None = None,
     max_accuracy_drop: float | None = None,
     finetune: int = 0,
     data: str | None = None,
@@ -54,13 +55,15 @@ def export(
     bits
         Quantize to codebooks of 2^bits values a layer, 2 to 8.
     int8
-        Quantize to uniform int8.
+        Quantize the weights to uniform int8.
+    activations
+        Make a network of integers, weights and values of 8 bits: C without floating point.
     max_accuracy_drop
         Quantize to as few bits as lose at most so many points on validation data.
     finetune
         Epochs for which the codebooks are trained.
     data
-        Data set for max-accuracy-drop and finetune; by default the run's.
+        Data set for max-accuracy-drop, finetune and activations; by default the run's.
     overwrite
         Replace files that are there already.
     """
@@ -78,9 +81,16 @@ def export(
         overwrite=overwrite,
     )
     quantization = None
-    if bits is not None or int8 or max_accuracy_drop is not None or finetune:
+    settings = bits, activations, max_accuracy_drop
+    if int8 or finetune or any(setting is not None for setting in settings):
         budget = None if max_accuracy_drop is None else Budget(max_accuracy_drop=max_accuracy_drop)
-        quantization = Quantization(bits=bits, int8=int8, budget=budget, finetune_epochs=finetune)
+        quantization = Quantization(
+            bits=bits,
+            int8=int8,
+            activations=activations,
+            budget=budget,
+            finetune_epochs=finetune,
+        )
     run = open_run(model, data_root=data_root, trust=trust)
     shipped = ship(run, files, quantization, data=data)
     if json_:

@@ -57,10 +57,10 @@ def integer_form(model: nn.Module, data: Data | Tensor, ranges: RangeMethod = "m
     if ranges not in get_args(RangeMethod):
         raise InputError(f"ranges is {ranges!r}; expected 'mse', 'minmax' or 'percentile'")
     batches = list(_calibration(data))
-    if isinstance(data, Data):
-        whole = trace(model, batches[0], preprocess=data.preprocess, classes=data.classes)
-    else:
-        whole = trace(model, batches[0])
+    whole = trace(model, batches[0])
+    if isinstance(data, Data):  # a traced network may know both already
+        prepare, classes = whole.graph.preprocess or data.preprocess, whole.graph.classes
+        whole = trace(whole, preprocess=prepare, classes=classes or data.classes)
     if any(is_integer(node.op) for node in whole.graph.nodes):
         raise InputError("the network is one of integers already; quantize the one it was made of")
     _require_one(whole.graph)

@@ -26,8 +26,8 @@ class Scale:
             least: the scale is at least that.
 
         Example:
-            >>> Scale.of_range(0.0, 2.55)
-            Scale(scale=0.01, zero=-128)
+            >>> Scale.of_range(0.0, 63.75)
+            Scale(scale=0.25, zero=-128)
         """
         scale = max((high - low) / 255, least) or 1.0
         return cls(scale, max(-128, min(127, round(-128 - low / scale))))

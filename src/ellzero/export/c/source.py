@@ -99,6 +99,7 @@ def export_c(
     name: str = "net",
     storage: StorageChoice = "smallest",
     weights: WeightsIn = "arrays",
+    remark: str = "",
 ) -> CSource:
     """Write a network as C99 that needs nothing but `math.h`: NAME.c, NAME.h and NAME_test.c.
 
@@ -121,6 +122,7 @@ def export_c(
         weights: in "arrays" of the C itself, or a "blob": a file NAME_weights.bin beside it, whose
             bytes the program hands over by `NAME_set_weights`; a compiler takes seconds then, where
             it would take minutes for the arrays of a large network. Integers lie in arrays.
+        remark: what the header says besides, such as on which data it was measured.
 
     Returns:
         What was written, layer by layer.
@@ -145,7 +147,7 @@ def export_c(
     if any(is_integer(node.op) for node in network.graph.nodes):
         if weights != "arrays":
             raise InputError(f"weights is {weights!r}; C of integers has them in 'arrays'")
-        return _of_integers(network, _made(folder), example, name, storage)
+        return _of_integers(network, _made(folder), example, name, storage, remark)
     changed = folded(network)
     warn_if_dead(changed)
     if storage != "dense" and not network.graph.opaque:
@@ -158,7 +160,7 @@ def export_c(
 
     folder = _made(folder)
     files = {
-        f"{name}.h": _header(network, planned, name, blob),
+        f"{name}.h": _header(network, planned, name, blob, remark),
         f"{name}.c": _source(network, planned, functions, name, blob),
         f"{name}_test.c": program(
             inputs,
@@ -195,11 +197,16 @@ def _made(folder: str | Path) -> Path:
 
 
 def _of_integers(
-    network: Network, folder: Path, example: Example | None, name: str, storage: StorageChoice
+    network: Network,
+    folder: Path,
+    example: Example | None,
+    name: str,
+    storage: StorageChoice,
+    remark: str,
 ) -> CSource:
     """Write a network of integers, for tests with the integers that PyTorch gives."""
     batches = batches_of(network.examples(2) if example is None else example)
-    source = integer_c(network.cpu(), name, storage, batches[0][:EXAMPLES].detach().cpu())
+    source = integer_c(network.cpu(), name, storage, batches[0][:EXAMPLES].detach().cpu(), remark)
     for file, text in source.files.items():
         write_atomically(folder / file, text.encode())
     layers = (
@@ -293,7 +300,7 @@ def _layers(functions: Sequence[Function]) -> Iterator[CLayer]:
             others = 0
 
 
-def _header(network: Network, planned: Plan, name: str, blob: Blob | None) -> str:
+def _header(network: Network, planned: Plan, name: str, blob: Blob | None, remark: str) -> str:
     upper = name.upper()
     sizes = {name: op.size for name, op in network.graph.inputs.items()}
     results = [network.shapes[node] for node in network.graph.results]
@@ -305,7 +312,8 @@ def _header(network: Network, planned: Plan, name: str, blob: Blob | None) -> st
     if classes is not None:
         listed = ", ".join(comment(c) for c in classes)
         named = f"\n/* Classes in order: {listed} */\n"
-    return f"""/* {name}: a network, written by ellzero {ellzero.__version__}. */
+    said = f"\n   {comment(remark)}" if remark else ""
+    return f"""/* {name}: a network, written by ellzero {ellzero.__version__}.{said} */
 #ifndef {upper}_H
 #define {upper}_H
 {include}

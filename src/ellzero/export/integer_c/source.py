@@ -49,7 +49,9 @@ class IntegerC:
     scratch_bytes: int
 
 
-def integer_c(network: Network, name: str, choice: StorageChoice, inputs: Tensor) -> IntegerC:
+def integer_c(
+    network: Network, name: str, choice: StorageChoice, inputs: Tensor, remark: str = ""
+) -> IntegerC:
     """The C of an integer network, for the test with what it gives for a batch of inputs.
 
     Args:
@@ -57,6 +59,7 @@ def integer_c(network: Network, name: str, choice: StorageChoice, inputs: Tensor
         name: a C identifier.
         choice: "smallest", "fastest" or "dense".
         inputs: as the network takes them, float (N, ...).
+        remark: what the header says besides.
 
     Raises:
         InputError: nodes that are no operations of integers, by their names; weights of the wrong
@@ -68,7 +71,7 @@ def integer_c(network: Network, name: str, choice: StorageChoice, inputs: Tensor
     places, scratch = _placed(writer, network)
     integers = _integers(network, inputs)
     texts = {
-        f"{name}.h": _header(network, writer, scratch, quantize, dequantize),
+        f"{name}.h": _header(network, writer, scratch, (quantize, dequantize), remark),
         f"{name}.c": _source(network, writer, places, quantize),
         f"{name}_test.c": _test(*integers),
     }
@@ -171,15 +174,21 @@ def _plain(text: str) -> str:
 
 
 def _header(
-    network: Network, writer: Writer, scratch: int, quantize: Quantize, dequantize: Dequantize
+    network: Network,
+    writer: Writer,
+    scratch: int,
+    ends: tuple[Quantize, Dequantize],
+    remark: str,
 ) -> str:
+    quantize, dequantize = ends
     inputs, outputs = network.graph.input_shape, network.shapes[network.graph.results[0]]
     classes = network.graph.classes
     named = ""
     if classes is not None:
         named = f"\n/* Classes in order: {', '.join(map(_plain, classes))} */\n"
     constants = sum(array.size_bytes for array in writer.arrays)
-    return f"""/* A network of integers, written by ellzero {ellzero.__version__}. */
+    said = f"\n   {_plain(remark)}" if remark else ""
+    return f"""/* A network of integers, written by ellzero {ellzero.__version__}.{said} */
 #ifndef NET_H
 #define NET_H
 
