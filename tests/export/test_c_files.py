@@ -28,6 +28,7 @@ from c_programs import (
 )
 from ellzero import operations as ops
 from ellzero.c.arrays import c_float, unsigned
+from ellzero.export.c.memory import Memory
 from ellzero.graph import Network
 from small import convnet, mlp
 
@@ -399,3 +400,22 @@ def test_refused(tmp_path):
     with pytest.raises(ez.InputError, match="file"):
         ez.export_c(traced(), file, example=X)
     assert file.read_text() == "mine"
+
+
+def test_more_values_than_an_int_counts_are_refused(tmp_path):
+    wide = nn.Conv2d(1, 1, 1, padding=2**15, stride=2**15)
+    with pytest.raises(ez.InputError, match="0 padding has 4295229444 values at 0 padding; C"):
+        ez.export_c(nn.Sequential(wide), tmp_path, example=torch.zeros(1, 1, 2, 2))
+
+
+def test_working_memory_is_given_back_and_joined():
+    memory = Memory(first=3)
+    assert [memory.take(n) for n in (4, 2, 5, 1)] == [3, 7, 9, 14]
+    memory.give(3, 4)
+    memory.give(9, 5)
+    assert memory.take(5) == 9  # the lowest that is long enough
+    memory.give(7, 2)  # 3 to 9 are free
+    assert memory.take(6) == 3
+    memory.give(14, 1)
+    assert memory.take(100) == 14
+    assert memory.size == 114

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from ellzero.c.kernel import After, Kernel
 from ellzero.c.layer import copied, padded
 from ellzero.errors import InputError
+from ellzero.export.c.memory import Memory
 from ellzero.export.c.stream import NoStream, Stream, stream
 from ellzero.graph import Network, Node
 from ellzero.graph.graph import free_name
@@ -27,6 +28,9 @@ from ellzero.operations import (
     is_registered,
 )
 from ellzero.tensors import Shape
+
+MOST_VALUES = 2**31 - 1
+"""Of an array in C, whose places are counted by an int."""
 
 
 @dataclass(frozen=True)
@@ -246,35 +250,41 @@ def _placed(kernels: list[Kernel], network: Network, same: Mapping[str, str]) ->
     for number, place in enumerate(_one_behind_the_other("output", results, network)):
         copy, value = _copy_name(number), same.get(results[number], results[number])
         places[copy if copy in copied_to else value] = place
+    for kernel in kernels:
+        for name, shape in (*kernel.inputs, (kernel.result, kernel.shape)):
+            if math.prod(shape) > MOST_VALUES:
+                raise InputError(
+                    f"{name} has {math.prod(shape)} values at {kernel.name}; C counts them by an "
+                    f"int, {MOST_VALUES} at most: make the input or the padding smaller"
+                )
     last_read = {name: i for i, kernel in enumerate(kernels) for name, _ in kernel.inputs}
     memory: dict[str, list[str]] = {kernel.result: [] for kernel in kernels}
-    total = 0
+    state = 0
     for kernel in kernels:
         if kernel.keeps:
-            memory[kernel.result].append(f"scratch + {total}")
-            total += kernel.state
-    state = (0, total)
+            memory[kernel.result].append(f"scratch + {state}")
+            state += kernel.state
+    scratch = Memory(state)
     alive: dict[str, tuple[int, int]] = {}  # value -> (offset, floats)
     for i, kernel in enumerate(kernels):
         size = math.prod(kernel.shape)
+        done = [name for name in {n for n, _ in kernel.inputs} if last_read[name] == i]
+        dying = {name: alive.pop(name) for name in done if name in alive}
         if kernel.result not in places:
             # one that works value by value may store where it reads what nobody reads again
-            read = [name for name, _ in kernel.inputs if name in alive and last_read[name] == i]
-            reused = [alive[n][0] for n in read if kernel.in_place and alive[n][1] == size]
-            offset = reused[0] if reused else _free_offset([state, *alive.values()], size)
-            alive[kernel.result] = (offset, size)
-            places[kernel.result] = f"scratch + {offset}"
-            total = max(total, offset + size)
-        taken = [state, *alive.values()]
-        for size in (0 if kernel.keeps else kernel.state, kernel.work):
-            if size:
-                offset = _free_offset(taken, size)
-                taken.append((offset, size))
-                memory[kernel.result].append(f"scratch + {offset}")
-                total = max(total, offset + size)
-        for name in [name for name in alive if last_read[name] <= i]:
-            del alive[name]
-    return Plan(kernels, places, memory, total, constants, state=state[1])
+            reused = [n for n, _ in kernel.inputs if n in dying and dying[n][1] == size]
+            if kernel.in_place and reused:
+                alive[kernel.result] = dying.pop(reused[0])
+            else:
+                alive[kernel.result] = (scratch.take(size), size)
+            places[kernel.result] = f"scratch + {alive[kernel.result][0]}"
+        works = [
+            (scratch.take(n), n) for n in (0 if kernel.keeps else kernel.state, kernel.work) if n
+        ]
+        memory[kernel.result] += [f"scratch + {offset}" for offset, _ in works]
+        for part in (*dying.values(), *works):
+            scratch.give(*part)
+    return Plan(kernels, places, memory, scratch.size, constants, state=state)
 
 
 def _one_behind_the_other(memory: str, names: Sequence[str], network: Network) -> Iterator[str]:
@@ -283,13 +293,3 @@ def _one_behind_the_other(memory: str, names: Sequence[str], network: Network) -
     for name in names:
         yield f"{memory} + {offset}" if offset else memory
         offset += math.prod(network.shapes[name])
-
-
-def _free_offset(taken: Iterable[tuple[int, int]], size: int) -> int:
-    """The lowest offset at which `size` floats overlap nothing."""
-    offset = 0
-    for begin, length in sorted(taken):
-        if begin - offset >= size:
-            break
-        offset = max(offset, begin + length)
-    return offset
