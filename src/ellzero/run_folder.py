@@ -295,7 +295,7 @@ class RunFolder:
 
 def write_model(folder: Path, content: bytes) -> int:
     """Write the compressed network, and the same file gzipped; the gzipped one's size in bytes."""
-    packed = gzip.compress(content, compresslevel=9, mtime=0)
+    packed = gzip.compress(content, compresslevel=6, mtime=0)  # 9 takes many times as long
     write_atomically(folder / MODEL, content)
     write_atomically(folder / f"{MODEL}.gz", packed)
     return len(packed)

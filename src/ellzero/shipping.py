@@ -123,6 +123,7 @@ class Quantization:
         activations: 8 for a network of integers, weights and values; `ez.quantize` says more.
         budget: what may be lost on validation data; the fewest bits within it are found.
         finetune_epochs: epochs for which the codebooks are trained.
+        biases: bits of a bias, 2 to 8; by default 16.
 
     Raises:
         InputError: none or several of the four; bits, activations or epochs that are no such
@@ -140,6 +141,7 @@ class Quantization:
     activations: int | None = None
     budget: Budget | None = None
     finetune_epochs: int = 0
+    biases: int | None = None
 
     def __post_init__(self) -> None:
         given = self.bits, self.activations, self.budget
@@ -156,6 +158,11 @@ class Quantization:
                 f"bits (--bits) is {self.bits!r}; expected a whole number from {BITS[0]} to "
                 f"{BITS[-1]}"
             )
+        if self.biases is not None and (type(self.biases) is not int or self.biases not in BITS):
+            raise InputError(
+                f"biases (--biases) is {self.biases!r}; expected a whole number from {BITS[0]} to "
+                f"{BITS[-1]}"
+            )
         if type(self.finetune_epochs) is not int or self.finetune_epochs < 0:
             raise InputError(
                 f"finetune_epochs (--finetune) is {self.finetune_epochs!r}; expected a whole "
@@ -163,6 +170,8 @@ class Quantization:
             )
         if self.activations is not None and self.finetune_epochs:
             raise InputError("a network of integers is not fine-tuned; leave --finetune out")
+        if self.activations is not None and self.biases is not None:
+            raise InputError("a network of integers has biases of 32 bits; leave --biases out")
 
     @property
     def needs_data(self) -> bool:
@@ -357,6 +366,7 @@ def _quantized(
         network,
         bits=how.bits,
         method="int8" if how.int8 else "kmeans",
+        biases=how.biases,
         data=None if how.budget is None else data,
         budget=how.budget,
     )

@@ -551,3 +551,49 @@ def test_data_of_another_network():
 def test_weights_of_another_network_are_refused():
     with pytest.raises(ez.InputError, match="of another network"):
         ez.quantize(mlp(), weights=ez.select(mlp(seed=1)))
+
+
+# biases
+
+
+@pytest.mark.parametrize("bits", [2, 6, 8])
+def test_biases_become_few_multiples_of_a_step(bits):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(9, 40), torch.nn.ReLU(), torch.nn.Linear(40, 3))
+    before = {name: model.get_parameter(name).clone() for name in ("0.bias", "2.bias")}
+    ez.quantize(model, bits=4, biases=bits)
+    top = 2 ** (bits - 1) - 1
+    for name, original in before.items():
+        bias = model.get_parameter(name).double()
+        step = original.double().abs().max() / top
+        assert len(bias.unique()) <= 2 * top + 1
+        assert (bias - original).abs().max() <= 0.501 * step  # the step has 11 bits itself
+        used = bias[bias != 0].abs().min()
+        assert torch.equal((bias / used).round() * used, bias) or bits > 2
+
+
+def test_vectors_that_are_no_biases_keep_16_bits():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(9, 40), torch.nn.PReLU(40), torch.nn.Linear(40, 3))
+    torch.nn.init.normal_(model.get_parameter("1.weight"))
+    ez.quantize(model, bits=4, biases=2)
+    assert len(model.get_parameter("1.weight").unique()) > 30
+
+
+@pytest.mark.parametrize("biases", [1, 9, 6.0, True, "6"])
+def test_bits_of_biases_that_make_no_sense_are_refused(biases):
+    with pytest.raises(ez.InputError, match=r"biases is .*whole number of bits from 2 to 8"):
+        ez.quantize(torch.nn.Linear(3, 3), biases=biases)
+    with pytest.raises(ez.InputError, match=r"biases \(--biases\) is"):
+        ez.Quantization(bits=4, biases=biases)
+
+
+def test_biases_of_few_bits_make_a_packed_file_smaller(tmp_path):
+    torch.manual_seed(0)
+    sizes = []
+    for biases in (None, 6):
+        model = torch.nn.Linear(4, 200)
+        ez.quantize(model, bits=4, biases=biases)
+        sizes.append(ez.pack(model, tmp_path / "x.ellz", torch.zeros(1, 4)).size_bytes)
+        assert torch.equal(ez.load(tmp_path / "x.ellz").get_parameter("bias"), model.bias)
+    assert 200 < sizes[0] - sizes[1] < 250  # 200 times 16 bits less than 6 to 8

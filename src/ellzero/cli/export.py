@@ -24,6 +24,7 @@ def export(
     storage: Literal["smallest", "fastest", "dense"] = "smallest",
     c_weights: Literal["arrays", "blob"] = "arrays",
     bits: int | None = None,
+    biases: int | None = None,
     int8: Flag = False,
     activations: int | None = None,
     max_accuracy_drop: float | None = None,
@@ -54,6 +55,8 @@ def export(
         Weights in arrays of the C, or in a blob: a binary file beside it, for large networks.
     bits
         Quantize to codebooks of 2^bits values a layer, 2 to 8.
+    biases
+        Bits of a bias beside quantized weights, 2 to 8; by default 16.
     int8
         Quantize the weights to uniform int8.
     activations
@@ -81,7 +84,7 @@ def export(
         overwrite=overwrite,
     )
     quantization = None
-    settings = bits, activations, max_accuracy_drop
+    settings = bits, biases, activations, max_accuracy_drop
     if int8 or finetune or any(setting is not None for setting in settings):
         budget = None if max_accuracy_drop is None else Budget(max_accuracy_drop=max_accuracy_drop)
         quantization = Quantization(
@@ -90,6 +93,7 @@ def export(
             activations=activations,
             budget=budget,
             finetune_epochs=finetune,
+            biases=biases,
         )
     run = open_run(model, data_root=data_root, trust=trust)
     shipped = ship(run, files, quantization, data=data)
