@@ -100,7 +100,9 @@ def chains(trials: Trials, folder: Path, count: int, rng: random.Random) -> None
                     writes = Writes(partial(die, at, bool(rng.randrange(2))))
                     ended = ellzero_in(folder, *go_on(run, {}), first=writes.install)
                 else:
-                    ended = Command(folder, *go_on(run, {})).kill_after(rng.uniform(0, seconds / 3))
+                    # later and later, for the machine may be busier than when it was measured
+                    moment = rng.uniform(0, seconds / 3) * (1 + kills / 20)
+                    ended = Command(folder, *go_on(run, {})).kill_after(moment)
                 assert ended.code in (0, -signal.SIGKILL), ended.lines
             kills += 1
         with trials.trial("chain", f"{run.name} of {kills} kills"):
