@@ -1,10 +1,13 @@
 """What a network takes on a Cortex-M4F, dense and sparse: flash, RAM, instructions an inference.
 
 `python benchmarks/microcontroller.py RUN...`: exports the reference of each run folder densely, and
-its compressed network sparsely, as float32, as 4-bit codebooks and as int8; compiles them, runs
-them in QEMU on a few test images, and prints a table and one line of JSON. The network's own test
-runs there too, so figures are only had for outputs that are PyTorch's. docs/microcontroller.md
-explains the figures. Needs Debian's gcc-arm-none-eabi, libnewlib-arm-none-eabi, qemu-system-arm.
+its compressed network sparsely, as float32, as 4-bit codebooks, as int8 and in integers alone;
+compiles them, runs them in QEMU on a few test images, and prints a table and one line of JSON.
+`--random` measures five networks with random masks instead, 90 % of each layer zeros, in float32
+and in integers; layers of less than 2,000 weights and depthwise ones stay dense. The network's own
+test runs there too, so figures are only had for outputs that are PyTorch's.
+docs/microcontroller.md explains the figures. Needs Debian's gcc-arm-none-eabi,
+libnewlib-arm-none-eabi, qemu-system-arm.
 """
 
 import argparse
@@ -20,8 +23,10 @@ import torch
 from torch import Tensor
 
 import ellzero as ez
+from ellzero.factories import build_model
 from ellzero.graph import Network
 from ellzero.measure.macs import layer_costs
+from ellzero.recipe import Factory
 
 BOARD = Path(__file__).parent.parent / "examples" / "microcontroller"
 EXAMPLES = 8
@@ -61,9 +66,16 @@ def make(target: str, folder: Path) -> str:
     return done.stdout
 
 
-def measured(network: Network, x: Tensor, labels: Tensor, storage: Any, **names: str) -> Row:
-    """Export, build, and run."""
-    costs = layer_costs(network)
+def measured(
+    network: Network,
+    x: Tensor,
+    labels: Tensor,
+    storage: Any,
+    of: Network | None = None,
+    **names: str,
+) -> Row:
+    """Export, build, and run; of integers the network they were made of counts the weights."""
+    costs = layer_costs(network if of is None else of)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ez.export_c(network, folder, example=x, storage=storage)
@@ -96,18 +108,49 @@ def rows(run: Path) -> Iterator[Row]:
         quantized = ez.trace(sparse)
         ez.quantize(quantized, **options)
         yield measured(quantized, x, labels, "smallest", run=run.name, variant=f"sparse, {variant}")
+    integers = ez.quantize(sparse, activations=8, data=opened.data()).model
+    yield measured(integers, x, labels, "smallest", sparse, run=run.name, variant="integers")
+
+
+RANDOM = {
+    "lenet-300-100": (1, 28, 28),
+    "lenet-5-caffe": (1, 28, 28),
+    "ds-cnn": (1, 49, 10),
+    "resnet-8": (3, 32, 32),
+    "autoencoder": (640,),
+}
+
+
+def random_rows(name: str, sparsity: float = 0.9) -> Iterator[Row]:
+    """A network of random weights and masks, on random inputs, in float32 and in integers."""
+    torch.manual_seed(0)
+    model = build_model(Factory(name=name), 0).eval()
+    with torch.no_grad():
+        for w in model.parameters():
+            if w.ndim > 1 and w.numel() >= 2000 and w[0, 0].numel() != w[0].numel():
+                w.mul_((torch.rand_like(w) > sparsity) / (1 - sparsity) ** 0.5)
+    x = torch.rand(64, *RANDOM[name])
+    network = ez.trace(model, x)
+    labels = network(x[:EXAMPLES]).argmax(1)
+    yield measured(network, x[:EXAMPLES], labels, "smallest", run=name, variant="sparse, float32")
+    integers = ez.quantize(network, activations=8, data=x, ranges="minmax").model
+    for storage in ("smallest", "fastest"):
+        variant = f"integers, {storage}"
+        yield measured(integers, x[:EXAMPLES], labels, storage, network, run=name, variant=variant)
 
 
 def main() -> None:
     """Print the table, then the figures as JSON."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("runs", nargs="+", type=Path, help="folders that `ellzero run` wrote")
+    parser.add_argument("runs", nargs="*", type=Path, help="folders that `ellzero run` wrote")
+    parser.add_argument("--random", action="store_true", help="networks with random masks")
     torch.set_num_threads(1)
     found = []
     print("| run | network | nonzeros | flash, bytes | RAM, bytes | instructions | per dense MAC |")
     print("|---|---|---:|---:|---:|---:|---:|")
-    for run in parser.parse_args().runs:
-        several = list(rows(run))
+    options = parser.parse_args()
+    tables = map(random_rows, RANDOM) if options.random else map(rows, options.runs)
+    for several in map(list, tables):
         dense = several[0]
         for row in several:
             smaller, fewer = (

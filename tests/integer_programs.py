@@ -135,7 +135,7 @@ class IntegerBuilder:
         if function == "max":
             op = ops.Pool.model_validate(plain | {"function": "max", "kernel": kernel} | settings)
             return self.add(integer.IntegerPool.of(op))
-        more = {"zero": self.zero(), **self.limits()}
+        more = {"zero": self.pick(-128, 127), **self.limits()}
         op = integer.IntegerPool.model_validate(
             plain | {"function": function, "kernel": kernel} | more | settings
         )

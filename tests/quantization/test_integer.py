@@ -260,6 +260,26 @@ def test_a_sum_beyond_int32_is_refused_by_name():
         ez.quantize(model, activations=8, data=torch.rand(4, 140_000))
 
 
+class Both(nn.Module):
+    """What it reads, and beside it what it makes of that."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.made = nn.Linear(3, 3)
+        nn.init.constant_(self.made.weight, factor)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, self.made(x)], 1)
+
+
+def test_what_is_joined_shares_a_scale():
+    x = torch.randn(32, 3)
+    form = ez.quantize(Both(2.0), activations=8, data=x)
+    assert len({form.scales[name] for name in ("x", "made", "cat")}) == 1
+    with pytest.raises(ez.InputError, match="share its scale with what it is made of"):
+        ez.quantize(Both(1000.0), activations=8, data=x)
+
+
 class Frames(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -123,7 +123,7 @@ def _placed(writer: Writer, network: Network) -> tuple[dict[str, str], int]:
     for i, step in enumerate(writer.steps):
         if step.result not in places:
             read = [n for n in step.inputs if n in alive and last_read[n] == i]
-            reused = [alive[n][0] for n in read if step.in_place and alive[n][1] >= step.size]
+            reused = [alive[n][0] for n in read if step.in_place]  # none gives more than it reads
             offset = reused[0] if reused else _free(list(alive.values()), step.size)
             alive[step.result] = (offset, step.size)
             places[step.result] = f"scratch + {offset}"
