@@ -14,9 +14,10 @@ from ellzero.errors import EllzeroWarning
 from ellzero.recipe import Recipe
 from ellzero.run_folder import RunFolder, locked
 from ellzero.study import crew as crew_module
-from ellzero.study import process
+from ellzero.study import pool, process
 from ellzero.study.crew import Crew, Job
-from ellzero.study.process import ended
+from ellzero.study.pool import ended
+from ellzero.study.process import LocalWorker
 from ellzero.study.progress import StudyBar
 
 STAND_IN = """
@@ -62,7 +63,8 @@ def stand_in(monkeypatch, tmp_path):
     for module in (process, crew_module):
         monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
     for name in ("CLOSE", "TERMINATE", "KILL"):
-        monkeypatch.setattr(process, f"{name}_SECONDS", 0.3)
+        monkeypatch.setattr(pool, f"{name}_SECONDS", 0.3)
+    monkeypatch.setattr(process, "KILL_SECONDS", 0.3)
 
 
 def is_there(pid: int) -> bool:
@@ -86,7 +88,8 @@ def run(folder: Path, *cells: str, stalled_minutes: float = 0, include: str = "x
 
 
 def crew_in(folder: Path, stalled_minutes: float = 0) -> Crew:
-    return Crew(1, 1, folder / "log", StudyBar(False), stalled_minutes)
+    with (folder / "log").open("ab") as log:
+        return Crew([LocalWorker(log.fileno())], 1, StudyBar(False), stalled_minutes)
 
 
 def jobs(folder: Path, *cells: str, include: str = "x") -> list[Job]:
@@ -195,7 +198,7 @@ def test_nothing_is_tried_once_more_after_a_stop(tmp_path):
 
 
 def test_a_second_interrupt_does_not_wait(tmp_path, monkeypatch):
-    monkeypatch.setattr(process, "CLOSE_SECONDS", 60.0)
+    monkeypatch.setattr(pool, "CLOSE_SECONDS", 60.0)
     with interrupted(tmp_path / "stops.0", tmp_path / "stops.0"):
         run(tmp_path, "stops")
     assert gone(tmp_path / "stops.0")

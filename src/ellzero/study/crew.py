@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from ellzero.errors import InputError, warn
 from ellzero.recipe import Recipe
 from ellzero.run_folder import RunFolder, fail
-from ellzero.study.process import POLL_SECONDS, Worker, WorkerDied, end
+from ellzero.study.pool import POLL_SECONDS, Worker, WorkerDied, end
 from ellzero.study.progress import StudyBar
 
 LOG = "workers.log"
@@ -32,27 +32,25 @@ class Job:
 
 
 class Crew:
-    """Worker processes, each with a thread that gives it one job after another.
+    """Workers, each with a thread that gives it one job after another.
 
     Args:
-        workers: how many.
+        workers: what runs the jobs; they are ended with the crew.
         threads: what each of them may use.
-        log: the file that gets what they print.
         shown: where it is counted what is done.
         stalled_minutes: after so long without progress a cell is warned of, after twice as long
             its worker is killed; 0 for never.
     """
 
     def __init__(
-        self, workers: int, threads: int, log: Path, shown: StudyBar, stalled_minutes: float
+        self, workers: Sequence[Worker], threads: int, shown: StudyBar, stalled_minutes: float
     ) -> None:
         self._threads = threads
         self._shown = shown
         self._stalled_minutes = stalled_minutes
-        self._log = log.open("ab")
         self._stopped = False
         self._warnings: queue.SimpleQueue[str] = queue.SimpleQueue()  # for the main thread to give
-        self._workers = [Worker(self._log.fileno()) for _ in range(workers)]
+        self._workers = workers
 
     def __enter__(self) -> Crew:
         return self
@@ -62,7 +60,6 @@ class Crew:
             self._stop()
         for worker in self._workers:
             worker.release()
-        self._log.close()
 
     def run(self, stage: str, groups: list[list[Job]], *, later: int = 0) -> None:
         """Run all jobs; those of a group one after another, in one worker.

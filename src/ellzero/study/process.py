@@ -1,4 +1,4 @@
-"""Worker processes: started, given orders and ended, with a limit to every wait for them."""
+"""A worker process on this machine, with a limit to every wait for it."""
 
 from __future__ import annotations
 
@@ -9,36 +9,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from typing import IO
 
 from ellzero.recipe import Recipe
+from ellzero.study.pool import KILL_SECONDS, POLL_SECONDS, WorkerDied
 from ellzero.study.watch import Watch
 
 COMMAND = (sys.executable, "-m", "ellzero.study.worker")
 
-POLL_SECONDS = 0.5
-"""After so long a wait it is looked whether there is still something to wait for."""
 
-CLOSE_SECONDS = 20.0
-"""A process whose input has closed may take so long to write its checkpoint; then SIGTERM comes."""
-
-TERMINATE_SECONDS = 5.0
-"""So long after SIGTERM comes SIGKILL, which ends stopped processes, too."""
-
-KILL_SECONDS = 5.0
-"""So long the operating system may take; a process that it cannot end is waited for no longer."""
-
-
-class WorkerDied(Exception):
-    """The process ended in the midst of a cell; the text says how."""
-
-
-class Worker:
-    """One worker process; a new one is started where one has died of a cell.
+class LocalWorker:
+    """A worker process on this machine; a new one is started where one has died of a cell.
 
     A thread of the runner's gives it orders; its main thread watches and ends it.
     """
@@ -109,9 +93,9 @@ class Worker:
         return stdout.readline()
 
     def _death(self) -> str:
-        if not ended([self], KILL_SECONDS):  # it closed its output and hangs
+        if not self.wait(KILL_SECONDS):  # it closed its output and hangs
             self.kill("its process closed its output and was killed")
-            ended([self], KILL_SECONDS)
+            self.wait(KILL_SECONDS)
         if self._killed_because is not None:
             return self._killed_because
         code = self._process.returncode
@@ -150,30 +134,6 @@ class Worker:
         """Close what led to a process that has ended."""
         _close(self._process.stdin)
         _close(self._process.stdout)
-
-
-def end(workers: Sequence[Worker]) -> None:
-    """End all of them: by closing their input, by SIGTERM, by SIGKILL; an interrupt kills at once.
-
-    Takes at most the sum of the three waits.
-    """
-    try:
-        for worker in workers:  # all of them are told before any is waited for
-            worker.close()
-        if not ended(workers, CLOSE_SECONDS):
-            for worker in workers:
-                worker.terminate()
-            ended(workers, TERMINATE_SECONDS)
-    finally:
-        for worker in workers:
-            worker.kill("it did not end")
-        ended(workers, KILL_SECONDS)
-
-
-def ended(workers: Sequence[Worker], seconds: float) -> bool:
-    """Whether all of them end within this time."""
-    deadline = time.monotonic() + seconds
-    return all(worker.wait(max(0.0, deadline - time.monotonic())) for worker in workers)
 
 
 def _close(pipe: IO[str] | None) -> None:

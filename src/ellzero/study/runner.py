@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from ellzero.errors import InputError
+from ellzero.errors import InputError, warn
 from ellzero.files import write_atomically
 from ellzero.recipe import Recipe
 from ellzero.run_folder import RECIPE, REFERENCE, TRAINED, RunFolder, locked
 from ellzero.study.crew import LOG, Crew, Job, work_of
+from ellzero.study.pool import Worker
+from ellzero.study.process import LocalWorker
 from ellzero.study.progress import StudyBar
+from ellzero.study.ray_cluster import RayCluster, RayWorker
 from ellzero.study.results import STUDY, Results, cell_folder, reference_folder
 from ellzero.study.study import Cell, Study, Target, Training
 from ellzero.training.identity import require_origin
+from ellzero.trust import code_in
 from ellzero.user_code import importing
 
 
 def compare(
-    study: Study, folder: str | Path, *, workers: int = 1, progress: bool | None = None
+    study: Study,
+    folder: str | Path,
+    *,
+    workers: int | None = None,
+    cluster: RayCluster | None = None,
+    progress: bool | None = None,
 ) -> Results:
     """Compare methods by a study: train, prune and fine-tune all its cells.
 
@@ -32,8 +42,9 @@ def compare(
     Args:
         study: what to compare.
         folder: where everything is written; new, empty, or that of the same study.
-        workers: processes that run cells side by side; the machine's threads are shared out
-            between them.
+        workers: how many cells are run side by side. Here by default one; the machine's threads are
+            shared out between them. On a cluster by default as many as it has room for.
+        cluster: where cells are run; left out, in processes of this machine.
         progress: show a bar on standard error; by default if that is a terminal.
 
     Returns:
@@ -41,7 +52,7 @@ def compare(
 
     Raises:
         InputError: a folder in other use; cells in it that were run by another recipe; fewer than
-            one worker.
+            one worker; no such cluster, or none with room for a cell.
 
     Example:
         >>> import ellzero as ez
@@ -56,14 +67,15 @@ def compare(
         >>> results = ez.compare(study, "runs/l1-study", workers=2)  # doctest: +SKIP
     """
     folder = Path(folder)
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}; expected at least 1")
     _take(study, folder)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = max(1, (cores or 1) // workers)
-    with locked(folder), StudyBar(progress) as shown:
+    with locked(folder), StudyBar(progress) as shown, (folder / LOG).open("ab") as log:
         write_atomically(folder / STUDY, study.to_toml().encode())
-        with Crew(workers, threads, folder / LOG, shown, study.stalled_minutes) as crew:
+        with (
+            _hired(study, folder, workers, cluster, log) as (hired, threads),
+            Crew(hired, threads, shown, study.stalled_minutes) as crew,
+        ):
             first, *others = study.seeds
             later = len(others) * _most_work(study, folder)
             tuning = [list(_jobs(study, folder, t, study.targets)) for t in study.tuning()]
@@ -73,6 +85,40 @@ def compare(
                 crew.run("tuning", tuning, later=later)
                 crew.run("seeds", list(_others(study, folder, others)))
     return Results.read(folder, study)
+
+
+@contextmanager
+def _hired(
+    study: Study, folder: Path, count: int | None, cluster: RayCluster | None, log: IO[bytes]
+) -> Iterator[tuple[Sequence[Worker], int]]:
+    """The workers, and the threads that each may use."""
+    if cluster is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        local = [LocalWorker(log.fileno()) for _ in range(count or 1)]
+        yield local, max(1, (cores or 1) // len(local))
+        return
+    with cluster.connected(folder, sends_code=_needs_current_folder(study)):
+        room = cluster.room()
+        if room == 0:
+            lacking = (
+                f"no node of the Ray cluster {cluster.address!r} has room for a cell: {cluster}"
+            )
+            if count is None:
+                raise InputError(f"{lacking}; ask for less, or name workers for nodes to come")
+            warn(f"{lacking}; cells wait until one has")
+        yield [RayWorker(cluster, log) for _ in range(count or room)], int(cluster.cpus)
+
+
+def _needs_current_folder(study: Study) -> bool:
+    """Whether cells name code that is not built in, or a file by a path that is relative."""
+    trainings = {training.method: training for training in study.tuning()}.values()
+    for training in trainings:
+        recipe = study.cell_recipe(Cell(training, study.targets[0]))
+        options = recipe.data.options.values() if recipe.data is not None else ()
+        paths = [Path(option) for option in options if isinstance(option, str)]
+        if any(code_in(recipe)) or any(x.exists() and not x.is_absolute() for x in paths):
+            return True
+    return False
 
 
 def _take(study: Study, folder: Path) -> None:
