@@ -466,6 +466,12 @@ def input_pixels() -> Case:
     return Case(model, (2, 3, 3), {"0_select.indices": (15,), "1.weight": (3, 15)})
 
 
+def input_pixels_of_one_channel() -> Case:
+    model = with_weights(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+    unread(model[1], 0, 5, 11)
+    return Case(model, (1, 4, 3), {"0_select.indices": (9,), "1.weight": (3, 9)})
+
+
 def input_of_one_pixel_a_channel() -> Case:
     model = with_weights(nn.Sequential(nn.Flatten(), nn.Linear(6, 3)))
     unread(model[1], 0, 5)
@@ -531,6 +537,7 @@ CASES = (
     padded_on_one_side,
     input_channels,
     input_pixels,
+    input_pixels_of_one_channel,
     input_of_one_pixel_a_channel,
     a_layer_of_zeros,
     weights_of_their_own,

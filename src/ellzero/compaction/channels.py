@@ -174,6 +174,9 @@ class Channels:
             if key[1] == 0 or self._one[key] in columns
         ]
         ones = {self._one[key] for key in entries}
+        for name in self.network.graph.inputs:  # of one channel, the first axis there is to see
+            several = (place for place, n in enumerate(self.network.shapes[name]) if n > 1)
+            ones.add(self._one[name, next(several, 0)])
         for node in self.nodes:
             for made in self._made.get(node.name, ()):
                 if made.is_result and not made.joined and self._one[made.parts[0]] in ones:
