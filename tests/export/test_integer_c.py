@@ -58,6 +58,7 @@ def every_kind() -> dict[str, Network]:
         b = IntegerBuilder((3, 2, columns), columns)
         b.conv(4, (1, 1))
         b.conv(2, (1, 1), stride=(1, 2))
+        b.conv(4, (1, 1), groups=2)
         keep(f"pointwise_{columns}", b)
     pools = {
         "beside": {},

@@ -217,7 +217,8 @@ def _conv(to: Writer, node: Node) -> None:
     stored = conv_rows(weight.flatten(1).numpy(), offsets.tolist(), to.choice)
     is_padded = (tall, wide) != (height, width)
     if (sh, sw, kh, kw) == (1, 1, 1, 1) and not is_padded:
-        rows, columns, wide = 1, rows * columns, tall * wide  # the places of a channel as one row
+        # the places of a channel as one row
+        rows, columns, tall, wide = 1, rows * columns, 1, tall * wide
     tile = Tile(_tile(columns, unit=sw == 1), sw == 1)
     name = f"step_{to.number()}"
     alone = per_group == 1  # each output reads one channel: one is padded at a time
