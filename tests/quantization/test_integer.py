@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import ellzero as ez
 from ellzero.graph import Network
@@ -220,6 +221,42 @@ def test_data_give_ranges_and_preprocessing():
     assert abs(ez.evaluate(network, data).loss - ez.evaluate(model, data).loss) < 0.05
 
 
+def test_data_in_order_of_their_classes_show_the_ranges_of_all():
+    x = torch.cat([torch.zeros(600, 3), torch.linspace(0, 51, 600)[:, None].expand(-1, 3)])
+    pair = x, torch.arange(1200) // 600
+    for train in (pair, TensorDataset(*pair)):
+        data = ez.Data(train, pair)
+        form = ez.quantize(nn.Linear(3, 2), activations=8, data=data, ranges="minmax")
+        assert form.scales["input"][0] == pytest.approx(51 / 255)
+
+
+def test_tiny_values():
+    """A scale below float32's numbers has no reciprocal that inputs could be multiplied by."""
+    form = ez.quantize(nn.Linear(3, 2), activations=8, data=torch.randn(8, 3) * 1e-42)
+    assert form.scales["input"][0] == 2.0**-126
+    assert form.model(torch.randn(8, 3)).isfinite().all()
+
+
+def test_scales_and_shifts_of_features():
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(3).eval()  # in front of the first layer, so that it is not folded
+    nn.init.uniform_(norm.weight, -2.0, 2.0)
+    nn.init.normal_(norm.bias)
+    model, x = nn.Sequential(norm, nn.Linear(3, 2)), torch.randn(64, 3)
+    network = ez.quantize(model, activations=8, data=x).model
+    assert [node.op.kind for node in network.graph.nodes].count("integer_linear") == 2
+    assert (network(x) - model(x)).square().mean().sqrt() < 0.03 * model(x).std()
+
+
+def test_a_bias_far_outside_of_its_range_is_a_limit():
+    first = nn.Linear(3, 4)
+    with torch.no_grad():
+        first.bias[:2] = torch.tensor([-1e12, -1e9])
+    model, x = nn.Sequential(first, nn.ReLU(), nn.Linear(4, 2)), torch.randn(64, 3)
+    error = ez.quantize(model, activations=8, data=x).model(x) - model(x)
+    assert error.square().mean().sqrt() < 0.03 * model(x).std()
+
+
 def test_outliers():
     """A few values are ten times as large: only the extremes follow them all the way."""
     x = torch.rand(20_000, 4, generator=torch.Generator().manual_seed(0))
@@ -315,7 +352,8 @@ def test_settings_that_do_not_go_together():
         ({"activations": 8}, "ranges of values from data"),
         ({"activations": 8, "data": x, "bits": 4}, "leave bits"),
         ({"activations": 8, "data": x, "ranges": "max"}, "ranges is 'max'"),
-        ({"activations": 8, "data": [1.0]}, "expected an ez.Data or a batch"),
+        ({"activations": 8, "data": [1.0]}, "are list; expected an ez.Data, or a batch"),
+        ({"activations": 8, "data": x.to(torch.uint8)}, r"\(8, 3\) of uint8; .* preprocessed"),
         ({"activations": 8, "data": torch.full((2, 3), math.nan)}, "NaN or inf"),
         ({"data": x}, "a batch of inputs judges no budget"),
     ]

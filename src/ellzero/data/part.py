@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from ellzero.data.inputs import Inputs, all_of, of_each, of_first
 from ellzero.data.tally import NOTHING, Tally
@@ -76,6 +76,22 @@ class Part:
         if self._tally is None and isinstance(self._examples, tuple):
             self._tally = Tally.of(self._examples[1])
         return self._tally
+
+    def spread(self, count: int) -> Part:
+        """At most so many examples, from all over the part, whose order may be that of its classes.
+
+        Of an iterable, which has no order, the part itself.
+        """
+        if not isinstance(self._examples, tuple | Dataset):
+            return self
+        chosen = torch.linspace(0, self._count() - 1, min(count, self._count())).round().long()
+        if isinstance(self._examples, tuple):
+            inputs, targets = self._examples
+            taken = partial(_taken, chosen.to(targets.device))
+            examples: Examples = (of_each(taken, inputs), taken(targets))
+        else:
+            examples = Subset(self._examples, chosen.tolist())
+        return Part(self.name, examples, self._preprocess, self._workers)
 
     def _count(self) -> int:
         examples = self._examples[1] if isinstance(self._examples, tuple) else self._examples

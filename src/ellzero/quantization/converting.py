@@ -27,7 +27,7 @@ from ellzero.operations import (
     Reshape,
 )
 from ellzero.operations.integer.add import FACTOR_BITS, IntegerAdd
-from ellzero.operations.integer.fixed_point import fixed_point
+from ellzero.operations.integer.fixed_point import LARGEST_FACTOR, fixed_point
 from ellzero.operations.integer.layer import IntegerConv, IntegerLayer, IntegerLinear
 from ellzero.operations.integer.lookup import Lookup
 from ellzero.operations.integer.pool import IntegerPool
@@ -132,7 +132,8 @@ class Converter:
     def layer(self, node: Node, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         """The weights of an integer layer: int8 rows with a scale each, int32 bias and factor.
 
-        A row of tiny weights has a coarser scale than it could, so that factor and bias fit.
+        A row of tiny weights has a coarser scale than it could, so that factor and bias fit. A bias
+        so large that no scale fits becomes the largest one; what it gives is a limit all the same.
 
         Args:
             node: the layer of floats.
@@ -145,8 +146,9 @@ class Converter:
         scale = rows.abs().amax(1) / 127
         scale = scale.clamp(min=LEAST_FACTOR * held.scale / source.scale)
         scale = torch.maximum(scale, shift.abs() / (source.scale * BIAS_LIMIT))
+        scale = scale.clamp(max=LARGEST_FACTOR * held.scale / source.scale)
         integers = (rows / scale[:, None]).round()
-        sums = (shift / (scale * source.scale)).round()
+        sums = (shift / (scale * source.scale)).round().clamp(-BIAS_LIMIT, BIAS_LIMIT)
         factors = [fixed_point(f) for f in (scale * source.scale / held.scale).tolist()]
         return {
             "weight": integers.to(torch.int8).view(weight.shape),
@@ -198,9 +200,13 @@ def _conv(to: Converter, node: Node) -> None:
 
 
 def _affine(to: Converter, node: Node) -> None:
-    """A scale and a shift of each channel: a convolution of each by itself, with one weight."""
+    """A scale and a shift: a weight for each feature, or a convolution of each channel alone."""
     scale, shift = to.weight(node, "scale"), to.weight(node, "shift")
     channels, *places = to.floats.shapes[node.name]
+    if not places:
+        dense = IntegerLinear(zero=to.zero(node), **to.rounding(node))
+        to.add(node, dense, **to.layer(node, scale.diag(), shift))
+        return
     ones, none = (1,) * len(places), (0,) * len(places)
     integer = IntegerConv(
         stride=ones,
@@ -311,7 +317,7 @@ def _lack(node: Node, network: Network) -> str | None:
     op, shapes = node.op, [network.shapes[name] for name in node.inputs]
     if type(op) not in FORMS:
         return ""
-    if isinstance(op, Conv | Pool | Affine) and not 2 <= len(shapes[0]) <= 3:
+    if isinstance(op, Conv | Pool | Affine) and len(shapes[0]) > 3:
         return f" of {len(shapes[0]) - 1} dimensions"
     if isinstance(op, Add) and shapes[0] != shapes[1]:
         return f" of values of {shapes[0]} and {shapes[1]}"

@@ -25,6 +25,8 @@ from ellzero.quantization.scales import scales_of
 CALIBRATION = 512
 """Training examples that ranges are looked for on, at most."""
 
+TOKENS = (torch.int32, torch.int64)
+
 _BATCH = 64
 
 
@@ -92,19 +94,21 @@ def _calibration(data: Data | Tensor) -> Iterator[Tensor]:
     """Batches of one input."""
     if isinstance(data, Data):
         left = CALIBRATION
-        for inputs, _ in data.train.batches(_BATCH, torch.device("cpu")):
+        for inputs, _ in data.train.spread(left).batches(_BATCH, torch.device("cpu")):
             batch, *others = all_of(inputs)
             if others:
                 raise InputError(f"the data have {1 + len(others)} inputs; one of integers has one")
-            yield batch[:left].float()
+            yield batch[:left] if batch.dtype in TOKENS else batch[:left].float()
             left -= len(batch)
             if left <= 0:
                 return
-    elif isinstance(data, Tensor) and data.ndim > 1 and len(data):
+    elif isinstance(data, Tensor) and data.ndim > 1 and len(data) and data.is_floating_point():
         yield from data.detach().cpu().float().split(_BATCH)
     else:
-        kind = tuple(data.shape) if isinstance(data, Tensor) else type(data).__name__
+        kind = type(data).__name__
+        if isinstance(data, Tensor):
+            kind = f"{tuple(data.shape)} of {str(data.dtype).removeprefix('torch.')}"
         raise InputError(
-            f"the calibration data are {kind}; expected an ez.Data or a batch (N, ...) of inputs, "
-            "as the network takes them"
+            f"the calibration data are {kind}; expected an ez.Data, or a batch (N, ...) of inputs "
+            "as the network takes them: floats, preprocessed if it was trained so"
         )

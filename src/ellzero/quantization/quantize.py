@@ -89,7 +89,7 @@ def quantize(
         weights: what is quantized, from `ez.select`; by default what it selects by
             default.
         data: judges, by its validation part, what the budget allows. With `activations=8` what the
-            ranges are taken of: a batch of inputs, or the first 512 training examples.
+            ranges are taken of: a batch of inputs, preprocessed, or 512 training examples.
         budget: what may be lost against the network as given. The fewest bits that all layers may
             have are found, then fewer for each layer, the one with the most nonzeros first.
         activations: 8 for a network of integers; None for weights alone.

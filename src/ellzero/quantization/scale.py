@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FINEST = 2.0**-126
+"""The least scale: its reciprocal is a float32, which inputs are multiplied by."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -29,5 +32,5 @@ class Scale:
             >>> Scale.of_range(0.0, 63.75)
             Scale(scale=0.25, zero=-128)
         """
-        scale = max((high - low) / 255, least) or 1.0
+        scale = max(max((high - low) / 255, least) or 1.0, FINEST)
         return cls(scale, max(-128, min(127, round(-128 - low / scale))))
