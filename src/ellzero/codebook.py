@@ -14,6 +14,9 @@ from torch import Tensor
 MAX_VALUES = 256
 """Distinct values besides zero that a quantized weight may have: 8 bits."""
 
+_FIRST = 4 * MAX_VALUES
+"""Entries of a weight that tell soon that it is not quantized."""
+
 _HALF_TOP = 15  # float16 reaches 65504, so magnitudes are brought below 2^15
 
 
@@ -67,6 +70,8 @@ def find_codebook(weight: Tensor) -> Codebook | None:
         >>> codebook.values, codebook.codes
         (tensor([-1.0000,  0.5000]), tensor([2, 0, 1, 2], dtype=torch.int16))
     """
+    if weight.numel() > _FIRST and find_codebook(weight.flatten()[:_FIRST]) is None:
+        return None  # without sorting all
     nonzero = weight.detach() != 0
     values, codes = torch.unique(weight.detach()[nonzero], return_inverse=True)
     if len(values) > MAX_VALUES:

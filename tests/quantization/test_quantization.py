@@ -229,6 +229,28 @@ def test_batch_normalizations_are_rounded_only_once_they_are_traced():
     assert torch.allclose(traced.weight("1.scale"), scale, rtol=2**-10)
 
 
+@pytest.mark.parametrize("options", [{"bits": 4}, {"method": "int8"}])
+def test_what_was_quantized_before_it_was_folded_stays_so(tmp_path, options):
+    """Rows of 16 values, each scaled by its normalization, would be hundreds of values."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(12).eval()
+    nn.init.uniform_(norm.weight, 0.5, 2.0)
+    model, x = nn.Sequential(nn.Conv2d(4, 12, 3), norm, nn.ReLU()).eval(), torch.randn(2, 4, 6, 6)
+    book = ez.quantize(model, **options)["0.weight"]
+    compacted = ez.compact(model, x)
+    assert compacted.kept[0].startswith("1 stays a scale and a shift: 0 before it was quantized")
+    after = find_codebook(compacted.model.weight("0.weight"))
+    assert after is not None
+    assert torch.equal(after.values, book.values)
+    torch.testing.assert_close(compacted.model(x), model(x))
+    (layer,) = ez.export_c(model, tmp_path / "net", x).layers
+    assert layer.values == ("codebook" if "bits" in options else "int8")
+    # a network of integers has scales of its own: there it is folded, in either order
+    one, other = (ez.quantize(m, activations=8, data=x).model for m in (model, compacted.model))
+    assert one.graph == other.graph
+    assert [node.op.kind for node in one.graph.nodes].count("integer_conv") == 1
+
+
 def test_a_traced_network_gets_the_weights_that_its_original_gets():
     model: Any = convnet()
     traced = ez.trace(model, torch.zeros(1, 2, 6, 6))

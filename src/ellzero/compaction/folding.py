@@ -7,6 +7,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
+from ellzero.codebook import MAX_VALUES, find_codebook
 from ellzero.compaction.channels import Channels, axes_of, tied_nodes
 from ellzero.compaction.constants import along, bias_of, exact, fits
 from ellzero.graph import Network, Node
@@ -36,8 +37,13 @@ class Folded:
         return Channels(self.network)
 
 
-def folded(network: Network) -> Folded:
+def folded(network: Network, *, codebooks: bool = True) -> Folded:
     """The network with each affine node folded into the layer before it, where it can be.
+
+    Args:
+        network: as it was traced.
+        codebooks: whether a weight that was quantized to few values stays so, and the affine node
+            behind it where it is.
 
     Example:
         >>> import torch, ellzero as ez
@@ -65,8 +71,8 @@ def folded(network: Network) -> Folded:
             reason = f"{layer.name} before it is read elsewhere, too"
         elif layer.name in tied:
             reason = f"a weight of {layer.name} before it is shared with another layer"
-        elif (changed := _scaled(layer, node, weights, place)) is None:
-            reason = f"in {layer.name} before it the numbers would be too large"
+        elif isinstance(changed := _scaled(layer, node, weights, place, codebooks), str):
+            reason = changed
         else:
             del nodes[node.name], nodes[layer.name]
             nodes[layer.name] = changed  # where the affine node stood
@@ -88,10 +94,12 @@ def _scaled_dimension(layer: Node, network: Network) -> int | None:
     return names.index(axes.result[0]) if axes.result[0] in names else None
 
 
-def _scaled(layer: Node, affine: Node, weights: dict[str, Tensor], place: int) -> Node | None:
+def _scaled(
+    layer: Node, affine: Node, weights: dict[str, Tensor], place: int, codebooks: bool
+) -> Node | str:
     """The layer whose result is scaled and shifted; its weights are replaced.
 
-    None, and nothing is, where a number would become infinite in its type.
+    Or why nothing is: a number would become infinite in its type, or few values many.
     """
     name = layer.weights["weight"]
     old = weights[name]
@@ -100,9 +108,25 @@ def _scaled(layer: Node, affine: Node, weights: dict[str, Tensor], place: int) -
     if "bias" in layer.weights:
         shift = shift + scale * exact(weights[layer.weights["bias"]])
     if not (fits(scaled, old.dtype) and fits(shift, old.dtype)):
-        return None
-    weights[name] = like(scaled, old)
+        return f"in {layer.name} before it the numbers would be too large"
+    new = like(scaled, old)
+    if codebooks and _is_quantized(old) and not _has_as_few_values(new, old):
+        return (
+            f"{layer.name} before it was quantized, and its few values would become many; "
+            "compact first, then quantize"
+        )
+    weights[name] = new
     return with_bias(layer, shift, weights)
+
+
+def _is_quantized(weight: Tensor) -> bool:
+    """Whether it has few values, and not because it has few entries."""
+    return find_codebook(weight) is not None and int(weight.count_nonzero()) > MAX_VALUES
+
+
+def _has_as_few_values(new: Tensor, old: Tensor) -> bool:
+    one, other = find_codebook(new), find_codebook(old)
+    return one is not None and other is not None and len(one.values) <= len(other.values)
 
 
 def with_bias(layer: Node, bias: Tensor, weights: dict[str, Tensor], role: str = "weight") -> Node:

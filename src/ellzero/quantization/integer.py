@@ -66,7 +66,7 @@ def integer_form(model: nn.Module, data: Data | Tensor, ranges: RangeMethod = "m
     if any(is_integer(node.op) for node in whole.graph.nodes):
         raise InputError("the network is one of integers already; quantize the one it was made of")
     _require_one(whole.graph)
-    changed = folded(whole.cpu().float())
+    changed = folded(whole.cpu().float(), codebooks=False)
     warn_if_dead(changed)
     network, left_out = rewritten(compacted_of(changed).model)
     require_form(network)
