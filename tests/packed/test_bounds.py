@@ -172,6 +172,16 @@ BOMBS = {
         zeros(1, 1, 1, 1, dtype=6) + zeros(1, dtype=8) + zeros(1, dtype=8),
         "bytes at c (integer_conv)",
     ),
+    "a layer of no units, in which torch divides by 0": (
+        [node("x", "input", size=[3, 1]), node("r", "recurrent", "x", weights=IH, cell="lstm")],
+        zeros(0, 1) + zeros(0, 0),
+        "its weight_ih 'i' has the shape (0, 1), without elements",
+    ),
+    "celu by less than a float": (
+        [image(1), node("c", "activation", "x", function="celu", parameters=[1e-45])],
+        b"",
+        "celu divides",
+    ),
     "celu by 0": (
         [image(1), node("c", "activation", "x", function="celu", parameters=[0.0])],
         b"",

@@ -144,9 +144,9 @@ class Graph(BaseModel, frozen=True, extra="forbid"):
 
         Raises:
             InputError: no nodes; a name twice; an input that comes later or nowhere; weights that
-                are missing, left over, or of another shape than the operation takes; a node whose
-                result nobody reads; an output that is no node, or has no name where others have
-                one; preprocessing for another number of channels, or for tokens.
+                are missing, left over, without elements, or of another shape than the operation
+                takes; a node whose result nobody reads; an output that is no node, or has no name
+                where others have one; preprocessing for another number of channels, or for tokens.
         """
         shapes: dict[str, Shape] = {}
         if not self.nodes or not isinstance(self.nodes[0].op, Input):
@@ -212,6 +212,11 @@ class Graph(BaseModel, frozen=True, extra="forbid"):
                 raise InputError(f"{node.named} has a weight {role!r}")
             if name not in weights:
                 raise InputError(f"{node.name}: there is no weight {name!r}")
+            if 0 in weights[name] and not isinstance(op, Opaque):
+                raise InputError(
+                    f"{node.named}: its {role} {name!r} has the shape {weights[name]}, without "
+                    "elements; leave the layer out"
+                )
         for role in op.REQUIRED:
             if role not in node.weights:
                 raise InputError(f"{node.named} lacks its {role}")

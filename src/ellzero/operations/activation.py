@@ -151,8 +151,8 @@ class Activation(Elementwise):
             )
         if self.function == "clamp" and self.parameters[0] > self.parameters[1]:
             raise InputError(f"clamp from {self.parameters[0]} to {self.parameters[1]}")
-        if self.function == "celu" and not self.parameters[0]:
-            raise InputError("celu divides by its parameter, which is 0")
+        if self.function == "celu" and abs(self.parameters[0]) < torch.finfo(torch.float32).tiny:
+            raise InputError(f"celu divides by {self.parameters[0]}, which is 0 or hardly more")
         if self.function == "softshrink" and self.parameters[0] < 0:
             raise InputError(f"softshrink by {self.parameters[0]}; expected 0 or more")
         return inputs[0]
