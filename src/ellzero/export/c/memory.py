@@ -1,4 +1,4 @@
-"""Working memory of generated C: which floats of it are free."""
+"""Working memory of generated C: which of its floats, or bytes, are free."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bisect import bisect
 
 
 class Memory:
-    """Floats in a row, of which each value takes the lowest ones that are free.
+    """Floats or bytes in a row, of which each value takes the lowest ones that are free.
 
     Args:
         first: so many are taken for good.

@@ -58,7 +58,7 @@ def _from_floats(network: Network, quantize: Quantize) -> str:
                 each[what] = c_float(value)
             else:
                 values = np.asarray(value, np.float32)
-                arrays += _constant(Array(f"net_raw_{what}", values))
+                arrays += constant(Array(f"net_raw_{what}", values))
                 each[what] = f"net_raw_{what}[{'0' if len(values) == 1 else 'c'}]"
         # volatile: each result is rounded to float, whatever the compiler may contract
         lines = f"const volatile float times = raw[i] * {each['scale']};\n"
@@ -105,7 +105,7 @@ def _from_bytes(network: Network, quantize: Quantize, prepare: Preprocess) -> st
         arrays, value = "", f"(int8_t)(raw[i] + {first})" if first else "(int8_t)raw[i]"
     else:
         table = table[:1] if alike else table
-        arrays = _constant(Array("net_raw_table", table.numpy()))
+        arrays = constant(Array("net_raw_table", table.numpy()))
         value = "net_raw_table[raw[i]]" if alike else "net_raw_table[c * 256 + raw[i]]"
     return f"""{arrays}void net_input_from_bytes(const uint8_t *raw, int8_t *input)
 {{
@@ -120,5 +120,6 @@ def _from_bytes(network: Network, quantize: Quantize, prepare: Preprocess) -> st
 """
 
 
-def _constant(array: Array) -> str:
+def constant(array: Array) -> str:
+    """An array's C, with a place for its section."""
     return array.source().replace("] = {", "] NET_CONST = {", 1)

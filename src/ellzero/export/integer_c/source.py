@@ -14,8 +14,9 @@ from ellzero.c.arrays import Array, c_float
 from ellzero.c.storage import StorageChoice
 from ellzero.c.text import comment, dimensions, indented
 from ellzero.errors import InputError
+from ellzero.export.c.memory import Memory
 from ellzero.export.integer_c import kernels
-from ellzero.export.integer_c.floats import input_functions
+from ellzero.export.integer_c.floats import constant, input_functions
 from ellzero.export.integer_c.steps import Writer
 from ellzero.graph import Network
 from ellzero.operations.integer import INTEGER_OPERATIONS, Dequantize, Quantize
@@ -118,35 +119,29 @@ def _placed(writer: Writer, network: Network) -> tuple[dict[str, str], int]:
     places[result] = "output"
     last_read = {name: i for i, step in enumerate(writer.steps) for name in step.inputs}
     last_read[result] = len(writer.steps)
-    alive: dict[str, tuple[int, int]] = {}
-    total = 0
+    alive: dict[str, tuple[int, int]] = {}  # value -> (offset, bytes)
+    scratch = Memory()
     for i, step in enumerate(writer.steps):
+        done = [name for name in dict.fromkeys(step.inputs) if last_read[name] == i]
+        dying = {name: alive.pop(name) for name in done if name in alive}
         if step.result not in places:
-            read = [n for n in step.inputs if n in alive and last_read[n] == i]
-            reused = [alive[n][0] for n in read if step.in_place]  # none gives more than it reads
-            offset = reused[0] if reused else _free(list(alive.values()), step.size)
-            alive[step.result] = (offset, step.size)
+            if step.in_place and dying:  # none gives more than it reads
+                offset, size = dying.pop(next(iter(dying)))
+                if size > step.size:
+                    scratch.give(offset + step.size, size - step.size)
+            else:
+                offset = scratch.take(step.size)
             places[step.result] = f"scratch + {offset}"
-            total = max(total, offset + step.size)
-        taken = list(alive.values())
-        for number, size in enumerate(step.work):
-            offset = _free(taken, size)
-            taken.append((offset, size))
+            if step.result in last_read:
+                alive[step.result] = (offset, step.size)
+            else:
+                dying[step.result] = (offset, step.size)
+        works = [(scratch.take(size), size) for size in step.work]
+        for number, (offset, _) in enumerate(works):
             places[f"{step.result}:{number}"] = f"scratch + {offset}"
-            total = max(total, offset + size)
-        for name in [name for name in alive if last_read.get(name, -1) <= i]:
-            del alive[name]
-    return places, total
-
-
-def _free(taken: list[tuple[int, int]], size: int) -> int:
-    """The lowest offset at which `size` bytes overlap nothing."""
-    offset = 0
-    for begin, length in sorted(taken):
-        if begin - offset >= size:
-            break
-        offset = max(offset, begin + length)
-    return offset
+        for piece in (*dying.values(), *works):
+            scratch.give(*piece)
+    return places, scratch.size
 
 
 def _integers(network: Network, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,7 +235,7 @@ def _source(network: Network, writer: Writer, places: dict[str, str], quantize: 
         texts = list(map(kernels.without_limits, texts))
     start = f"typedef {writer.start_type.name}_t net_start;\n\n"
     has_conv = kernels.CONV in writer.kernels
-    arrays = "".join(_constant(array) for array in writer.arrays)
+    arrays = "".join(constant(array) for array in writer.arrays)
     unused = "" if any("scratch" in place for place in places.values()) else "(void)scratch;\n"
     return f"""/* A network of integers, written by ellzero {ellzero.__version__}. */
 #include "net_H"
@@ -277,10 +272,6 @@ int net_predict(const int8_t *input, int8_t *output)
 }}
 #endif
 {input_functions(network, quantize).defined}"""
-
-
-def _constant(array: Array) -> str:
-    return array.source().replace("] = {", "] NET_CONST = {", 1)
 
 
 def _test(inputs: Tensor, outputs: Tensor) -> str:
