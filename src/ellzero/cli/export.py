@@ -58,9 +58,10 @@ def export(
     biases
         Bits of a bias beside quantized weights, 2 to 8; by default 16.
     int8
-        Quantize the weights to uniform int8.
+        Quantize the weights alone to uniform int8; the network still computes in floating point.
     activations
-        Make a network of integers, weights and values of 8 bits: C without floating point.
+        8 for a network of integers, weights as well as values: C without floating point. Instead
+        of --int8, not beside it.
     max_accuracy_drop
         Quantize to as few bits as lose at most so many points on validation data.
     finetune
