@@ -12,7 +12,7 @@ from ellzero.codebook import find_codebook
 from ellzero.packed.entropy import PRECISION, Integers
 from ellzero.packed.forms import MAX_MAGNITUDES, Few, Raw, are_halves
 from ellzero.packed.layouts import Layout
-from ellzero.packed.lines import FINEST, WEIGHT_BITS, Evidence, Geometry, binary
+from ellzero.packed.lines import FINEST, MAX_UNITS, WEIGHT_BITS, Evidence, Geometry, binary
 from ellzero.packed.tensor_fields import SIGNED, Announced, Form, Lines, kinds_of
 
 MAX_LINES = 1 << 12  # of a tensor: each takes time, however short
@@ -99,18 +99,18 @@ def _grid(values: Tensor) -> Few | None:
 
 
 def _geometries(tensor: Tensor, layout: Layout, most: int) -> Iterator[Geometry]:
-    """Ways to cut a tensor into lines, of which there are not too many."""
+    """Ways to cut a tensor into lines, of which there are not too many, and none is too long."""
     if not tensor.ndim:
         return
     columns = tensor[0].numel()
     kernel = tensor.shape[2:]
-    if columns <= most:
+    if columns <= most and len(tensor) <= MAX_UNITS:
         if kernel:
             height = kernel[-2] if len(kernel) > 1 else 1
             yield Geometry(rows=False, height=height, width=kernel[-1])
         else:
             yield Geometry(rows=False, height=layout.height, width=layout.width)
-    if len(tensor) <= most and tensor.ndim > 1 and layout.width == 1:
+    if len(tensor) <= most and columns <= MAX_UNITS and tensor.ndim > 1 and layout.width == 1:
         yield Geometry(rows=True)
 
 

@@ -26,11 +26,14 @@ PATTERNS = int(CLOSENESS.sum()) + 1
 
 ONE = 1 << 16
 UNIT_PRIOR = 8  # lines that the common density counts as in the density of a unit
+# no number in these two tables is within 0.001 of a whole one, but for those that are exact: every
+# machine's floats give the same ones
 LOG = np.floor(256 * np.log2(1 + np.arange(256) / 256)).astype(np.int64)
 EXP = np.floor(2.0**16 * 2.0 ** (np.arange(256) / 256)).astype(np.int64)
 FINEST = 4095  # 16 bits: no zero is surer than 1 : 2^16
 WEIGHT_BITS = 6  # weights are in 64ths
-MAX_UNITS = 1 << 30  # whatever is counted stays below 2^53
+MAX_UNITS = 1 << 20
+"""Of a line, which is coded at once: that takes some 100 bytes of memory for each of its units."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,14 @@ class Geometry:
         """For lines at these places the lines of their neighbours (L, 10), L where none is."""
         count = len(places)
         columns, rows = places % self.width, places // self.width % self.height
-        found = np.full((count, len(NEIGHBOURS)), count)
+        lines = np.full((count, len(NEIGHBOURS)), count)
         for index, (up, left) in enumerate(NEIGHBOURS):
             inside = (rows >= up) & (columns >= left) & (columns - left < self.width)
             place = places - up * self.width - left
-            line = np.minimum(np.searchsorted(places, place), count - 1)
-            there = inside & (places[line] == place)
-            found[there, index] = line[there]
-        return found
+            nearest = np.minimum(np.searchsorted(places, place), count - 1)
+            there = inside & (places[nearest] == place)
+            lines[there, index] = nearest[there]
+        return lines
 
 
 def logarithm(numbers: Integers) -> Integers:

@@ -156,9 +156,9 @@ def to_bytes(graph: Graph | None, tensors: Mapping[str, Tensor]) -> tuple[bytes,
     compressed = deflate.compress(text) + deflate.flush()
     kind = Content.WEIGHTS if graph is None else Content.NETWORK
     start = bytes([kind]) + varint(len(text)) + varint(len(compressed))
-    encoder = Encoder()
-    for tensor, values in zip(announced, writable.values(), strict=True):
-        tensor.code(encoder, list(writable.values()), values)
+    encoder, weights = Encoder(), list(writable.values())
+    for tensor, values in zip(announced, weights, strict=True):
+        tensor.code(encoder, weights, values)
     fields = [(tensor.fields(), tensor.value_bytes()) for tensor in announced]
     codes = encoder.finish()
     body = b"".join([start, compressed, *(part for both in fields for part in both), codes])
