@@ -4,8 +4,9 @@
 ResNet-18, an LSTM classifier, gpt-small, and a BERT-shaped encoder of 22 million weights whose last
 layer is tied to its table of tokens; each dense and pruned. The networks are as they are built:
 what is measured is the coding. `--lenet FILE` and `--lenet-5 FILE` take trained weights instead, as
-`ez.save` wrote them. Prints bytes and seconds of each, of one thread; fails where a packed file is
-larger than one of the others, or packing takes more than twice the seconds of zstd.
+`ez.save` wrote them. Prints bytes and seconds of each, of one thread, and by how much the file
+exceeds what its own models say for the codes; fails where a packed file is larger than one of the others, where
+packing takes more than twice the seconds of zstd, or where that is more than 3 %.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from ideal import ideal_bytes
 from torch import Tensor, nn
 
 import ellzero as ez
@@ -63,6 +65,17 @@ class Encoder(nn.Module):
         return self.guess(self.layers(self.tokens(tokens) + self.places(places)))
 
 
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Tensor | None, list[float]]] = {
+    "lenet-300-100": (lenet_300_100, IMAGE, [0.985]),
+    "lenet-5-caffe": (lenet_5_caffe, IMAGE, [0.995]),
+    "resnet-18": (resnet_18, torch.zeros(1, 3, 32, 32), [0, 0.6, 0.9]),
+    "lstm": (Classifier, torch.zeros(1, 12, dtype=torch.int64), [0, 0.6, 0.9]),
+    "gpt-small": (gpt_small, torch.zeros(1, 64, dtype=torch.int64), [0, 0.6]),
+    "encoder": (Encoder, None, [0, 0.6, 0.8]),
+}
+"""How each is made, an example (None: weights only), and how many of its weights are zero."""
+
+
 def sparse(model: nn.Module, sparsity: float) -> nn.Module:
     """The network with its linear and convolutional weights pruned, each layer alike."""
     model = copy.deepcopy(model).eval()
@@ -75,15 +88,7 @@ def cases(
     names: list[str], trained: dict[str, Path | None]
 ) -> Iterator[tuple[str, nn.Module, Tensor | None]]:
     """What is packed: a name, the network, an example (None: weights only)."""
-    makers: dict[str, tuple[Callable[[], nn.Module], Tensor | None, list[float]]] = {
-        "lenet-300-100": (lenet_300_100, IMAGE, [0.985]),
-        "lenet-5-caffe": (lenet_5_caffe, IMAGE, [0.995]),
-        "resnet-18": (resnet_18, torch.zeros(1, 3, 32, 32), [0, 0.6, 0.9]),
-        "lstm": (Classifier, torch.zeros(1, 12, dtype=torch.int64), [0, 0.6, 0.9]),
-        "gpt-small": (gpt_small, torch.zeros(1, 64, dtype=torch.int64), [0, 0.6]),
-        "encoder": (Encoder, None, [0, 0.6, 0.8]),
-    }
-    for name, (make, example, sparsities) in makers.items():
+    for name, (make, example, sparsities) in NETWORKS.items():
         if names and name not in names:
             continue
         torch.manual_seed(0)
@@ -108,14 +113,18 @@ def seconds(who: int) -> float:
 def main() -> None:
     """Print a line for each case."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("names", nargs="*")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NETWORKS)}")
     parser.add_argument("--lenet", type=Path)
     parser.add_argument("--lenet-5", type=Path)
     arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(NETWORKS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; expected {', '.join(NETWORKS)}")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     trained = {"lenet-300-100": arguments.lenet, "lenet-5-caffe": arguments.lenet_5}
-    print("network, bytes: safetensors, ellz, zstd, xz; seconds: pack, read, zstd, xz")
+    print(
+        "network, bytes: safetensors, ellz, zstd, xz; seconds: pack, read, zstd, xz; over the ideal"
+    )
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         raw, packed = Path(folder, "x.safetensors"), Path(folder, "x.ellz")
@@ -123,9 +132,9 @@ def main() -> None:
             subject = model if example is None else ez.compact(model, example).model
             ez.save(subject, raw)
             times = [seconds(resource.RUSAGE_SELF)]
-            ez.pack(subject, packed)
+            parts = ez.pack(subject, packed).parts
             times.append(seconds(resource.RUSAGE_SELF))
-            read_packed(packed, max_bytes=1 << 34)
+            _, weights = read_packed(packed, max_bytes=1 << 34)
             times.append(seconds(resource.RUSAGE_SELF))
             took, sizes = [times[1] - times[0], times[2] - times[1]], []
             for command, ending in ((["zstd", "-19", "-q"], ".zst"), (["xz", "-9"], ".xz")):
@@ -135,9 +144,12 @@ def main() -> None:
                 sizes.append(Path(str(raw) + ending).stat().st_size)
             size = packed.stat().st_size
             figures = " ".join(f"{n:,}" for n in (raw.stat().st_size, size, *sizes))
-            print(f"{name}: {figures}; {' '.join(f'{t:.1f}' for t in took)}", flush=True)
+            ideal = size - parts["codes"] + ideal_bytes(packed.read_bytes(), weights)
+            over = size / ideal - 1
+            seconds_each = " ".join(f"{t:.1f}" for t in took)
+            print(f"{name}: {figures}; {seconds_each}; {over:.1%}", flush=True)
             slow = took[0] > 2 * took[2] and took[0] > 2
-            failed |= size > min(sizes) or slow
+            failed |= size > min(sizes) or slow or over > 0.03
     sys.exit(failed)
 
 

@@ -2,8 +2,10 @@
 
 import math
 import re
+import runpy
 import struct
 import sys
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -20,14 +22,15 @@ import ellzero as ez
 from ellzero.codebook import round_half
 from ellzero.graph import Network
 from ellzero.networks.lenet import lenet_5_caffe, lenet_300_100
-from ellzero.packed import reader
+from ellzero.packed import choosing, reader
 from ellzero.packed.entropy import Decoder, Encoder, code_adaptive, code_counted, frequencies
 from ellzero.packed.forms import bits_learned
-from ellzero.packed.lines import Geometry
+from ellzero.packed.layouts import Layout
+from ellzero.packed.lines import EXP, LOG, Geometry
 from ellzero.packed.pack import to_bytes
 from ellzero.packed.reader import DICTIONARY, read_packed
 from ellzero.packed.tensor_fields import DTYPES, Announced
-from packed_cases import check_by_the_page, odd_weights, packed_network, same_bits
+from packed_cases import check_by_the_page, image_weights, odd_weights, packed_network, same_bits
 from small import convnet, mlp, tensors_equal
 
 # The example of docs/format.md, which explains each byte.
@@ -145,30 +148,70 @@ def size_allowed(model: nn.Module) -> float:
     return 1.05 * entropy + biases + 400
 
 
-class Ideal:
-    """A coder that counts the bits of its models: -log2 of each symbol's share of 2^24."""
-
-    def __init__(self) -> None:
-        self.bits = 0.0
-
-    def code(self, frequencies, count, symbols):
-        shares = np.broadcast_to(frequencies, (count, frequencies.shape[-1]))
-        chosen = shares[np.arange(count), np.asarray(symbols, np.int64)]
-        self.bits += 24 * count - float(np.log2(chosen).sum())
-        return symbols
+def small_lenet_300_100() -> nn.Module:
+    """LeNet-300-100 with a third of its units."""
+    layers = [nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 33), nn.ReLU(), nn.Linear(33, 10)]
+    return nn.Sequential(nn.Flatten(), *layers)
 
 
-def test_the_codes_take_what_their_models_say():
+def small_lenet_5() -> nn.Module:
+    """LeNet-5 with a part of its channels and units."""
+    images = [nn.Conv2d(1, 10, 5), nn.MaxPool2d(2), nn.Conv2d(10, 20, 5), nn.MaxPool2d(2)]
+    return nn.Sequential(*images, nn.Flatten(), nn.Linear(320, 100), nn.ReLU(), nn.Linear(100, 10))
+
+
+@pytest.fixture(scope="module")
+def ideal_bytes() -> Callable[[bytes, Mapping[str, Tensor]], float]:
+    """What the codes of a file take at least by their own models."""
+    return runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "ideal.py"))["ideal_bytes"]
+
+
+def test_the_codes_take_what_their_models_say(ideal_bytes):
     tensor = odd_weights()["image"].repeat(9, 1, 1, 1)
     tensor = tensor * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)).abs()
     tensor = round_half((tensor * 8).round() / 8)
     content, parts = to_bytes(None, {"w": tensor})
-    ideal = Ideal()
-    announced = reader.announcement(content).tensors["w"]
-    assert isinstance(announced, Announced)
-    announced.code(ideal, [], tensor)
-    assert ideal.bits / 8 <= parts["codes"] <= ideal.bits / 8 + 8
-    assert len(content) <= 1.03 * ideal.bits / 8 + len(content) - parts["codes"]
+    ideal = ideal_bytes(content, {"w": tensor})
+    assert ideal <= parts["codes"] <= ideal + 8
+
+
+@pytest.mark.parametrize("make", [small_lenet_300_100, small_lenet_5])
+def test_a_quantized_network_takes_what_its_models_say(make, ideal_bytes, tmp_path):
+    torch.manual_seed(0)
+    model, example = make(), torch.zeros(1, 1, 28, 28)
+    ez.prune(model, sparsity=0.9)
+    compacted = ez.compact(model, example).model
+    ez.quantize(compacted, bits=4)
+    packed = ez.pack(compacted, tmp_path / "x.ellz")
+    _, weights = read_packed(packed.path)
+    ideal = ideal_bytes(packed.path.read_bytes(), weights)
+    assert ideal <= packed.parts["codes"] <= 1.03 * ideal
+
+
+def test_the_examples_do_not_hang_on_the_last_bits_of_a_fit(monkeypatch):
+    fit, rng = choosing._newton, np.random.default_rng(0)
+
+    def fit_elsewhere(measures, weights):
+        return fit(measures * (1 + 1e-5 * rng.normal(size=measures.shape)), weights)
+
+    monkeypatch.setattr(choosing, "_newton", fit_elsewhere)
+    assert to_bytes(None, odd_weights())[0] == WEIGHTS_BYTES
+
+
+@pytest.mark.parametrize(
+    ("longest", "are_rows"), [(64, [False, True]), (63, [False]), (6, [False]), (5, [])]
+)
+def test_no_line_is_longer_than_a_reader_takes(longest, are_rows, monkeypatch):
+    # a row of image_weights has 64 elements, a column 6
+    monkeypatch.setattr(choosing, "MAX_UNITS", longest)
+    ways = choosing._geometries(image_weights(), Layout(), 4096)
+    assert [way.rows for way in ways] == are_rows
+
+
+def test_the_tables_of_logarithms_are_those_of_whole_numbers():
+    for index, (log, power) in enumerate(zip(LOG.tolist(), EXP.tolist(), strict=True)):
+        assert 2**log <= Fraction(256 + index, 256) ** 256 < 2 ** (log + 1)
+        assert power**256 <= 2 ** (16 * 256 + index) < (power + 1) ** 256
 
 
 # any tensor
