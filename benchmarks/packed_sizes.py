@@ -5,8 +5,8 @@ ResNet-18, an LSTM classifier, gpt-small, and a BERT-shaped encoder of 22 millio
 layer is tied to its table of tokens; each dense and pruned. The networks are as they are built:
 what is measured is the coding. `--lenet FILE` and `--lenet-5 FILE` take trained weights instead, as
 `ez.save` wrote them. Prints bytes and seconds of each, of one thread, and by how much the file
-exceeds what its own models say for the codes; fails where a packed file is larger than one of the others, where
-packing takes more than twice the seconds of zstd, or where that is more than 3 %.
+exceeds what its own models say for the codes; fails where a packed file is larger than one of the
+others, where packing takes more than twice the seconds of zstd, or where that is more than 3 %.
 """
 
 import argparse
