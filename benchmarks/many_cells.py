@@ -65,7 +65,7 @@ class Writer:
     def _nothing(self, *_: Any) -> bool:
         return True
 
-    close = terminate = kill = wait = release = _nothing
+    rest = close = terminate = kill = wait = release = _nothing
 
 
 def study(cells: int) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class Crew:
                 for job in group:
                     if not self._stopped:
                         self._one(worker, job)
+            worker.rest()
 
         with ThreadPoolExecutor(len(self._workers)) as pool:
             futures = [pool.submit(work, worker) for worker in self._workers]

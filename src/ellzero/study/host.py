@@ -50,6 +50,9 @@ class Host:
         self._lock = threading.Lock()  # changes are told in their order
         self._worker = LocalWorker(self._log.fileno())
 
+    def begin(self) -> None:
+        """Nothing; it can be waited for until there is room for this host."""
+
     def run(
         self,
         folder: str,

@@ -41,6 +41,10 @@ class Worker(Protocol):
         """
         ...
 
+    def rest(self) -> None:
+        """There is nothing to run for now; what others may use in the meantime is given back."""
+        ...
+
     def close(self) -> None:
         """Let it end: at once if it is idle, else as an interrupted run."""
         ...

@@ -103,6 +103,9 @@ class LocalWorker:
             return f"its process was ended by {signal.Signals(-code).name}"
         return f"its process ended with exit code {code}"
 
+    def rest(self) -> None:
+        """A process that waits takes nothing from others."""
+
     def close(self) -> None:
         """Let the process end: at once if it is idle, else as an interrupted run."""
         with self._lock:

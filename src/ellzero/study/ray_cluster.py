@@ -161,7 +161,6 @@ class RayWorker:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder):
-                self.watch = Watch(folder, time.monotonic())
                 return self._run(folder, recipe)
         except BusyError as error:
             return f"{folder} is left alone: {error}"
@@ -178,9 +177,10 @@ class RayWorker:
 
         paths = {recipe.reference.file, recipe.train.file} - {None}
         networks = {str(path): Path(path).read_bytes() for path in paths if path is not None}
-        if self._actor is None:
-            self._actor = self._cluster.actor()
         try:
+            if not self._is_hosted():
+                return None
+            self.watch = Watch(folder, time.monotonic())
             running = self._actor.run.options(name=folder.name).remote(
                 str(folder), recipe.to_table(), contents(folder), networks
             )
@@ -204,10 +204,27 @@ class RayWorker:
             raise WorkerDied(ended.death)
         return ended.warning
 
+    def _is_hosted(self) -> bool:
+        """Wait for a node with room, as long as that takes; False if closed before there is one."""
+        import ray
+
+        if self._actor is None:
+            self._actor = self._cluster.actor()
+        begun = self._actor.begin.remote()
+        while not ray.wait([begun], timeout=POLL_SECONDS)[0]:
+            if self._closed:
+                return False
+        ray.get(begun)
+        return True
+
     def _apply(self, changes: Changes, folder: Path) -> None:
         self._log.write(changes.log)
         self._log.flush()
         changes.apply(folder)
+
+    def rest(self) -> None:
+        """Give its place on a node back, for a cell that has lost another one."""
+        self._let_go()
 
     def close(self) -> None:
         """Let it end: at once if it is idle, else as an interrupted run."""
@@ -237,7 +254,7 @@ class RayWorker:
         return self._idle.wait(seconds)
 
     def release(self) -> None:
-        """Give back what it holds of the cluster."""
+        """Give its place on a node back."""
         self._let_go()
 
     def _let_go(self) -> None:
