@@ -192,6 +192,19 @@ def test_folded_and_compacted_before_or_after_is_the_same():
     assert same(first, ez.compact(first).model)
 
 
+def test_inputs_that_nobody_reads_behind_an_activation():
+    """Compaction would select the others in front of it, of which there is no integer form."""
+    torch.manual_seed(0)
+    last = nn.Conv1d(4, 2, 3)
+    model, x = nn.Sequential(nn.Tanh(), last), torch.randn(64, 4, 9)
+    with torch.no_grad():
+        last.weight[:, 0] = 0
+    error = ez.quantize(model, activations=8, data=x).model(x) - model(x)
+    assert error.square().mean().sqrt() < 0.03 * model(x).std()
+    with pytest.raises(ez.InputError, match="a selection as compaction makes them"):
+        ez.quantize(ez.compact(model, x).model, activations=8, data=x)
+
+
 def test_zeros_stay_zeros():
     model, x = residual(), torch.randn(32, 2, 8, 8)
     ez.prune(model, sparsity=0.6)

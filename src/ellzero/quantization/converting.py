@@ -25,6 +25,7 @@ from ellzero.operations import (
     Pad,
     Pool,
     Reshape,
+    Select,
 )
 from ellzero.operations.integer.add import FACTOR_BITS, IntegerAdd
 from ellzero.operations.integer.fixed_point import LARGEST_FACTOR, fixed_point
@@ -315,6 +316,8 @@ def require_form(network: Network) -> None:
 def _lack(node: Node, network: Network) -> str | None:
     """What of a node has no integer form, as the end of a sentence; None for nothing."""
     op, shapes = node.op, [network.shapes[name] for name in node.inputs]
+    if isinstance(op, Select):
+        return ", a selection as compaction makes them (quantize what was not compacted)"
     if type(op) not in FORMS:
         return ""
     if isinstance(op, Conv | Pool | Affine) and len(shapes[0]) > 3:

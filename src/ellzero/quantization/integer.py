@@ -16,6 +16,7 @@ from ellzero.data.data import Data
 from ellzero.data.inputs import all_of
 from ellzero.errors import InputError
 from ellzero.graph import Graph, Network, trace
+from ellzero.operations import Select
 from ellzero.operations.integer import is_integer
 from ellzero.quantization.converting import Converter, require_form
 from ellzero.quantization.ranges import RangeMethod, histograms
@@ -69,6 +70,9 @@ def integer_form(model: nn.Module, data: Data | Tensor, ranges: RangeMethod = "m
     changed = folded(whole.cpu().float(), codebooks=False)
     warn_if_dead(changed)
     network, left_out = rewritten(compacted_of(changed).model)
+    if any(isinstance(node.op, Select) for node in network.graph.nodes):
+        # of inputs, in front of what is no layer that could skip them, such as an activation
+        network, left_out = rewritten(changed.network)
     require_form(network)
     seen = histograms(network, batches, network.shapes, counted=ranges != "minmax")
     scales = scales_of(network, {name: seen[name].range(ranges) for name in network.shapes})
