@@ -67,7 +67,11 @@ class Node:
         log = self._files / "log"
         with log.open("wb") as file:
             self._process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OWN_PAUSE": "0.1"},  # a cell takes longer than a node to begin
+                start_new_session=True,
             )
         until(lambda: "now block" in log.read_text() or self._process.poll() is not None)
         assert self._process.poll() is None, log.read_text()
@@ -93,7 +97,6 @@ def head(project):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("OWN_PAUSE", "0.1")  # a cell takes longer than a node to begin its first
         nodes = [Node()]
         nodes.append(Node(nodes[0].address))
         yield nodes[0]

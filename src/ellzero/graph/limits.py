@@ -64,8 +64,10 @@ def demand(
         ... )
         >>> sizes = {"w": ((4, 8), torch.float32)}
         >>> taken = demand(Graph(nodes=nodes), {"x": (8,), "y": (4,)}, sizes)
-        >>> taken.macs, taken.bytes  # 4 * 8, and 12 values; those again for what it works in
-        (44, 96)
+        >>> taken.macs  # of the input 8 values, each as 4; of the layer 4 * 8 and 12 values
+        76
+        >>> taken.bytes  # 12 values, and as many that the layer works in
+        96
     """
     last, widths = _last_reads(graph), _widths(graph, weights)
     freed: list[int] = [0] * (len(graph.nodes) + 1)
