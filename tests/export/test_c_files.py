@@ -28,7 +28,7 @@ from c_programs import (
 )
 from ellzero import operations as ops
 from ellzero.c.arrays import c_float, unsigned
-from ellzero.export.c.memory import Memory
+from ellzero.export.memory import Memory
 from ellzero.graph import Network
 from small import convnet, mlp
 

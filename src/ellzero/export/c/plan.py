@@ -12,8 +12,8 @@ from torch import Tensor
 from ellzero.c.kernel import After, Kernel
 from ellzero.c.layer import copied, padded
 from ellzero.errors import InputError
-from ellzero.export.c.memory import Memory
 from ellzero.export.c.stream import NoStream, Stream, stream
+from ellzero.export.memory import Memory
 from ellzero.graph import Network, Node
 from ellzero.graph.graph import free_name
 from ellzero.operations import (

@@ -14,10 +14,10 @@ from ellzero.c.arrays import Array, c_float
 from ellzero.c.storage import StorageChoice
 from ellzero.c.text import comment, dimensions, indented
 from ellzero.errors import InputError
-from ellzero.export.c.memory import Memory
 from ellzero.export.integer_c import kernels
 from ellzero.export.integer_c.floats import constant, input_functions
 from ellzero.export.integer_c.steps import Writer
+from ellzero.export.memory import Memory
 from ellzero.graph import Network
 from ellzero.operations.integer import INTEGER_OPERATIONS, Dequantize, Quantize
 
