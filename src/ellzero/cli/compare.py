@@ -58,7 +58,7 @@ def compare(
     from ellzero.study.study import Study
 
     require_libraries()  # before hours of work, not after
-    wanted = {"cpus": cpus, "gpus": gpus, "memory": memory and int(memory * 2**30)}
+    wanted = {"cpus": cpus, "gpus": gpus, "memory": memory if memory is None else memory * 2**30}
     given = {name: number for name, number in wanted.items() if number is not None}
     if ray is None and given:
         raise InputError(f"--{next(iter(given))} is of a cell on a Ray cluster; name it by --ray")

@@ -55,7 +55,7 @@ class RayCluster:
     address: str = "auto"
     cpus: float = 1
     gpus: float = 0
-    memory: int | None = None
+    memory: float | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("cpus", 1), ("gpus", 0), ("memory", 1)):
@@ -127,7 +127,7 @@ class RayCluster:
 
         options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
         if self.memory is not None:
-            options["memory"] = self.memory
+            options["memory"] = int(self.memory)
         # its methods are called while `run` is at work
         return ray.remote(Host).options(**options, max_concurrency=8, max_restarts=0).remote()
 
