@@ -16,9 +16,10 @@ from pydantic import Field, model_validator
 
 from ellzero.errors import InputError, is_number, nearest
 from ellzero.pruning.budget import Budget
-from ellzero.recipe import TARGETS as RECIPE_TARGETS
-from ellzero.recipe import Document, Recipe, Table
+from ellzero.recipe import Recipe
 from ellzero.recipe_fields import BudgetTable, budget_table, portable
+from ellzero.recipe_tables import TARGETS as RECIPE_TARGETS
+from ellzero.recipe_tables import Document, Table, without_others
 from ellzero.terminal import plain
 
 TARGETS = ("sparsities", "nonzeros", "budgets")
@@ -310,7 +311,8 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         if isinstance(value, Mapping):
             below = result.get(key)
-            result[key] = merged(below if isinstance(below, Mapping) else {}, value)
+            below = without_others(key, below, value) if isinstance(below, Mapping) else {}
+            result[key] = merged(below, value)
         else:
             result[key] = value
     return result
