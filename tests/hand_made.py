@@ -63,7 +63,7 @@ def metrics(stage: Stage, **entries: Any) -> EpochMetrics:
     """The metrics of an epoch."""
     figures = {"round": 0, "epoch": 1, "train_loss": 0.7, "penalty": 0.0, "validation_loss": 0.8}
     figures |= {"validation_score": 0.5, "nonzeros": 100, "learning_rate": 0.1, "seconds": 0.25}
-    return EpochMetrics.model_validate({"stage": stage, **figures, **entries})
+    return EpochMetrics(**{"stage": stage, **figures, **entries})
 
 
 def run(
@@ -89,7 +89,7 @@ def run(
     rows = [metrics("train")] * trained
     rows += [metrics("finetune", epoch=0, train_loss=None)]
     rows += [metrics("finetune")] * tuned
-    (cell / "metrics.jsonl").write_text("".join(f"{row.model_dump_json()}\n" for row in rows))
+    (cell / "metrics.jsonl").write_text("".join(f"{json.dumps(row.to_table())}\n" for row in rows))
     if right is not None:
         answers = torch.tensor(right, dtype=torch.bool)
         save_file({"compressed": answers}, cell / "answers.safetensors")

@@ -246,7 +246,7 @@ def histogram(*layers) -> Magnitudes:
         fill(layer, w)
     found = magnitudes(ez.select(model))
     assert sum(found.counts) + found.zeros == sum(len(w) for w in layers)
-    assert Magnitudes.model_validate(json.loads(json.dumps(found.to_table()))) == found
+    assert Magnitudes(**json.loads(json.dumps(found.to_table()))) == found
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import reprlib
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,11 +76,22 @@ def parse_json(text: str) -> Any:
         InputError: no JSON; beyond the bounds of `require_plain`.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_table)
     except (ValueError, RecursionError) as error:
         raise InputError(str(error)) from None
     require_plain(value)
     return value
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A table whose keys, and values that are text, are the same objects as in other tables.
+
+    Many records have them in common, and a report on a study holds all of them.
+    """
+    return {
+        sys.intern(key): sys.intern(value) if isinstance(value, str) else value
+        for key, value in pairs
+    }
 
 
 def read_text(path: Path, most_bytes: int) -> str:

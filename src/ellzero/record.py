@@ -1,16 +1,17 @@
 """Records: what a run tells of itself, as frozen types, and how its weights are measured for it.
 
-In JSON a record is one flat table.
+In JSON a record is one flat table. A study's report holds the records and the metrics of all its
+runs, so what occurs often in them has slots, which take a quarter of a model's memory.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
 import torch
 from pydantic import (
@@ -22,6 +23,7 @@ from pydantic import (
     PlainSerializer,
     model_validator,
 )
+from pydantic.dataclasses import dataclass as validated
 from torch import nn
 
 from ellzero.selection import Selection
@@ -112,7 +114,18 @@ class Entry(BaseModel):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
-class EpochMetrics(Entry):
+class Row:
+    """The same for what occurs often: its subclasses are dataclasses with slots."""
+
+    __slots__ = ()
+
+    def to_table(self) -> dict[str, Any]:
+        """The row as it stands in JSON, where its tuples are lists."""
+        return asdict(cast("Any", self))
+
+
+@validated(frozen=True, slots=True)
+class EpochMetrics(Row):
     """A line of metrics.jsonl: where a run stands after an epoch.
 
     Args:
@@ -169,7 +182,8 @@ class ChosenEvaluations(Evaluations):
     epoch: Count
 
 
-class Magnitudes(Entry):
+@validated(frozen=True, slots=True)
+class Magnitudes(Row):
     """Histogram of weights' magnitudes: how many are zero, and how many in each bin of log10 |w|.
 
     The first bin begins at `smallest`, and a decade has `per_decade` of them; magnitudes beyond
@@ -195,7 +209,8 @@ class TrainedWeights(Entry):
     magnitudes: Magnitudes
 
 
-class Layer(Entry):
+@validated(frozen=True, slots=True)
+class Layer(Row):
     """A selected weight: its name, its kind, its shape, and how many of its values are not zero."""
 
     name: str

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from ellzero.documents import MOST_JSON_BYTES, brief, parse_json, read_text
 from ellzero.errors import BusyError, InputError
@@ -301,8 +301,11 @@ def write_model(folder: Path, content: bytes) -> int:
     return len(packed)
 
 
+_EPOCH = TypeAdapter(EpochMetrics)
+
+
 def _epoch(line: str) -> EpochMetrics:
-    metrics = EpochMetrics.model_validate_json(line)
+    metrics = _EPOCH.validate_json(line)
     if not metrics.is_finite:
         raise InputError(f"a figure of epoch {metrics.epoch} is no finite number, or too large")
     return metrics
