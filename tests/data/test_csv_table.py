@@ -38,8 +38,8 @@ def write(tmp_path):
 def whole(part: Part | None) -> tuple[Tensor, Tensor]:
     """All preprocessed inputs and targets of a part, in order."""
     assert part is not None
-    (batch,) = part.batches(1_000_000, torch.device("cpu"))
-    return batch
+    ((inputs, targets),) = part.batches(1_000_000, torch.device("cpu"))
+    return inputs, targets
 
 
 def raw(data: ez.Data, part: Part | None) -> Tensor:

@@ -35,8 +35,8 @@ ORIGINALS = {
 def whole(part: Part | None) -> tuple[torch.Tensor, torch.Tensor]:
     """All preprocessed images and labels of a part, in order."""
     assert part is not None
-    (batch,) = part.batches(60_000, torch.device("cpu"))
-    return batch
+    ((inputs, targets),) = part.batches(60_000, torch.device("cpu"))
+    return inputs, targets
 
 
 @pytest.fixture(params=[(MNIST, mnist), (FASHION_MNIST, fashion_mnist)], ids=lambda p: p[0].name)

@@ -35,8 +35,8 @@ def save(tmp_path):
 def batch(part: Part | None) -> tuple[Tensor, Tensor]:
     """All preprocessed inputs and targets of a part, in order."""
     assert part is not None
-    (examples,) = part.batches(1_000_000, torch.device("cpu"))
-    return examples
+    ((inputs, targets),) = part.batches(1_000_000, torch.device("cpu"))
+    return inputs, targets
 
 
 def numbered(count: int = 40) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 import ellzero as ez
+from ellzero.data.batch import Batch
 from small import Counted, blobs, dropout_mlp, mlp, recipe, tensors_equal
 
 # Python 3.12 and later warn of every fork in a process with threads, as torch's are
@@ -47,7 +48,7 @@ class Failing(Counted):
         return super().__getitem__(index)
 
 
-def batches(data: ez.Data, seed: int = 0, *, shuffle: bool) -> list[tuple[Tensor, Tensor]]:
+def batches(data: ez.Data, seed: int = 0, *, shuffle: bool) -> list[Batch]:
     torch.manual_seed(seed)
     return list(data.train.batches(4, CPU, shuffle=shuffle))
 
@@ -165,7 +166,7 @@ def test_nan_that_a_worker_reads_is_refused():
 def test_an_epoch_that_is_left_early_ends_its_workers():
     data = ez.Data(Traced(400), Traced(2), workers=2)
     batches = data.train.batches(1, CPU)
-    worker = int(next(batches)[0][0, 2])
+    worker = int(next(iter(next(batches)))[0, 2])
     os.kill(worker, 0)  # it is at work
     del batches
     assert worker != os.getpid()

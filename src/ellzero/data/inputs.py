@@ -1,4 +1,4 @@
-"""A batch of a network's inputs: a tensor, or where the network takes several a tuple of them."""
+"""A network's inputs: a tensor, a tuple of tensors, or a dictionary of tensors by name."""
 
 from __future__ import annotations
 
@@ -7,33 +7,56 @@ from typing import Any
 
 from torch import Tensor
 
-Inputs = Tensor | tuple[Tensor, ...]
-"""What a network is called with; dimension 0 of each is the batch."""
+Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+"""What a network is called with; dimension 0 of each tensor is the batch."""
 
 
 def all_of(inputs: Inputs) -> tuple[Tensor, ...]:
-    """The inputs in order, one or several."""
-    return inputs if isinstance(inputs, tuple) else (inputs,)
+    """The tensors in order, one or several."""
+    if isinstance(inputs, Tensor):
+        return (inputs,)
+    return tuple(inputs.values()) if isinstance(inputs, dict) else inputs
 
 
-def of_each(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
-    """What a function makes of each input.
+def of_each(function: Callable[[Tensor], Any], inputs: Inputs) -> Any:
+    """What a function makes of each tensor, put together as they are.
 
     Example:
         >>> import torch
         >>> of_each(len, torch.zeros(3, 2)), of_each(len, (torch.zeros(3, 2), torch.zeros(3)))
         (3, (3, 3))
+        >>> of_each(len, {"tokens": torch.zeros(3, 2)})
+        {'tokens': 3}
     """
-    return tuple(map(function, inputs)) if isinstance(inputs, tuple) else function(inputs)
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    if isinstance(inputs, dict):
+        return {name: function(x) for name, x in inputs.items()}
+    return tuple(map(function, inputs))
 
 
 def of_first(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
     """The inputs, of which a function changes the first; the others stay as they are."""
-    if isinstance(inputs, tuple):
-        return (function(inputs[0]), *inputs[1:])
-    return function(inputs)
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    if isinstance(inputs, dict):
+        first = next(iter(inputs))
+        return {**inputs, first: function(inputs[first])}
+    return (function(inputs[0]), *inputs[1:])
 
 
-def called(network: Callable[..., Any], inputs: Inputs) -> Any:
-    """What a network gives for a batch of its inputs."""
-    return network(*all_of(inputs))
+def arguments(inputs: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """The positional and the named arguments that a network is called with."""
+    return ((), inputs) if isinstance(inputs, dict) else (all_of(inputs), {})
+
+
+def called(network: Callable[..., Any], inputs: Inputs, **more: Tensor) -> Any:
+    """What a network gives for a batch of its inputs, and further arguments by name.
+
+    Example:
+        >>> import torch
+        >>> called(lambda x, scale: x * scale, {"x": torch.ones(2), "scale": torch.tensor(3.0)})
+        tensor([3., 3.])
+    """
+    positional, named = arguments(inputs)
+    return network(*positional, **named, **more)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from ellzero.data.batch import Batch
 from ellzero.data.inputs import Inputs, all_of, of_each, of_first
 from ellzero.data.tally import NOTHING, Tally
 from ellzero.errors import InputError
@@ -99,8 +100,8 @@ class Part:
 
     def batches(
         self, batch_size: int, device: torch.device, *, shuffle: bool = False
-    ) -> Iterator[tuple[Any, Tensor]]:
-        """Preprocessed batches of (`Inputs`, targets) on a device, each example once.
+    ) -> Iterator[Batch]:
+        """Preprocessed batches on a device, each example once.
 
         Where a shuffled epoch would end in a batch of a single example, on which batch
         normalization cannot be trained, that one joins the batch before it (tensors) or is left out
@@ -131,7 +132,7 @@ class Part:
                 inputs = of_first(partial(self._augmented, augment=self._augment), inputs)
             if self._preprocess is not None:
                 inputs = of_first(self._preprocess, inputs)
-            yield inputs, targets.to(device, non_blocking=True)
+            yield Batch(inputs, targets.to(device, non_blocking=True))
 
     def _augmented(self, inputs: Tensor, augment: Callable[[Tensor], Tensor]) -> Tensor:
         changed = augment(inputs)
@@ -143,7 +144,7 @@ class Part:
             )
         return changed
 
-    def targets(self, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+    def targets(self, batch_size: int, device: torch.device) -> Iterator[Any]:
         """Targets in batches; the inputs of a pair of tensors are not touched for them."""
         if isinstance(self._examples, tuple):
             yield from self._examples[1].split(batch_size)

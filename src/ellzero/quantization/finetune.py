@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ellzero.codebook import MAX_VALUES, Codebook, find_codebook, round_half, round_values
+from ellzero.data.batch import Batch
 from ellzero.data.data import Data
-from ellzero.data.inputs import Inputs, all_of
+from ellzero.data.inputs import arguments
 from ellzero.errors import InputError, is_number
 from ellzero.modules import device_of, evaluating
 from ellzero.progress import is_shown, rich_bar
@@ -124,7 +125,7 @@ class Quantized(Mapping[str, Codebook]):
                         done = (epoch + index / count) / epochs
                         rate = rate_at(done, peak=learning_rate, warmup=0, decay="cosine")
                         optimizer.param_groups[0]["lr"] = rate
-                        self._step(books, optimizer, data, *batch)
+                        self._step(books, optimizer, data, batch)
                         bar.advance(task)
                     write(self.weights, {book.name: book.rounded() for book in books})
                     reached = evaluate(self.model, data, "validation")
@@ -141,12 +142,12 @@ class Quantized(Mapping[str, Codebook]):
         books: list[_Trained],
         optimizer: torch.optim.Optimizer,
         data: Data,
-        inputs: Inputs,
-        targets: Tensor,
+        batch: Batch,
     ) -> None:
         """One step on the factors alone; the network's own weights and gradients do not change."""
         shared = {book.name: book.weight() for book in books}
-        loss = data.loss(functional_call(self.model, shared, all_of(inputs)), targets)
+        inputs, targets = batch
+        loss = data.loss(functional_call(self.model, shared, *arguments(inputs)), targets)
         factors = [book.factor for book in books]
         gradients = torch.autograd.grad(loss, factors, materialize_grads=True)
         for factor, gradient in zip(factors, gradients, strict=True):

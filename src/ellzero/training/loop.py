@@ -9,8 +9,9 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from ellzero.data.batch import Batch
 from ellzero.data.data import Data
-from ellzero.data.inputs import Inputs, called, of_each
+from ellzero.data.inputs import called, of_each
 from ellzero.modules import device_of, without_dropout
 from ellzero.pruning import Masks, kept_count, largest, minimums, ranked
 from ellzero.recipe import Recipe
@@ -93,7 +94,7 @@ def _train_epoch(
         state.masks.hold(optimizer) if state.masks is not None else nullcontext(),
     ):
         batches = data.train.batches(table.batch_size, device, shuffle=True)
-        for index, (inputs, targets) in enumerate(batches):
+        for index, batch in enumerate(batches):
             progress = (state.epoch + index / batch_count) / step.epochs
             rate = learning_rate(
                 progress,
@@ -108,7 +109,7 @@ def _train_epoch(
             if regularizer is not None:
                 regularizer.progress = progress
             with nullcontext() if regularizer is None else regularizer.before_forward():
-                loss = _loss(state, recipe, data, inputs, targets)
+                loss = _loss(state, recipe, data, batch)
                 objective = loss if regularizer is None else loss + regularizer.loss()
                 objective.backward()
             if regularizer is not None:
@@ -116,19 +117,21 @@ def _train_epoch(
             optimizer.step()
             if regularizer is not None:
                 regularizer.step(optimizer)
-            total += loss.detach() * len(targets)
-            examples += len(targets)
+            total += loss.detach() * batch.length
+            examples += batch.length
             tick()
     return float(total) / examples, rate
 
 
-def _loss(state: State, recipe: Recipe, data: Data, inputs: Inputs, targets: Tensor) -> Tensor:
+def _loss(state: State, recipe: Recipe, data: Data, batch: Batch) -> Tensor:
+    """The mean loss of a batch of training data, without penalty."""
+    inputs, targets = batch
     if recipe.channels_last:
         inputs = of_each(_channels_last, inputs)
     assert state.forward is not None
     if recipe.precision == "float32":
         return data.loss(called(state.forward, inputs), targets)
-    with torch.autocast(targets.device.type, torch.bfloat16):
+    with torch.autocast(device_of(state.model).type, torch.bfloat16):
         outputs = called(state.forward, inputs)
     return data.loss(outputs.float(), targets)  # the loss itself keeps full precision
 
