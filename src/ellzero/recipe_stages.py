@@ -25,6 +25,7 @@ class Optimization(Table):
     floor: float = Field(default=0.0, ge=0, le=1)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
+    mixup: float | None = Field(default=None, gt=0)
     penalty: PenaltyTable = None
 
     @model_validator(mode="after")

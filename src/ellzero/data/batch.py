@@ -8,10 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ellzero.data.inputs import Inputs, all_of, of_each
-
-Targets = Inputs
-"""What outputs are compared with: a tensor, a tuple of tensors, or tensors by name."""
+from ellzero.data.inputs import all_of, of_each
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +16,8 @@ class Batch:
     """Examples of a data set; it unpacks into its inputs and its targets.
 
     Args:
-        inputs: what the network is called with.
-        targets: what its outputs are compared with.
+        inputs: what the network is called with, `Inputs`.
+        targets: what its outputs are compared with: tensors in the same forms.
         weights: what each example counts in means, float32 (N,), >= 0; None: all the same.
 
     Example:
@@ -31,8 +28,8 @@ class Batch:
         True
     """
 
-    inputs: Inputs
-    targets: Targets
+    inputs: Any
+    targets: Any
     weights: Tensor | None = None
 
     def __iter__(self) -> Iterator[Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ellzero.data.batch import Batch
 from ellzero.data.data import Data
 from ellzero.data.inputs import called, of_each
+from ellzero.data.mixup import mixed
 from ellzero.modules import device_of, without_dropout
 from ellzero.pruning import Masks, kept_count, largest, minimums, ranked
 from ellzero.recipe import Recipe
@@ -125,15 +126,22 @@ def _train_epoch(
 
 def _loss(state: State, recipe: Recipe, data: Data, batch: Batch) -> Tensor:
     """The mean loss of a batch of training data, without penalty."""
-    inputs, targets = batch
-    if recipe.channels_last:
-        inputs = of_each(_channels_last, inputs)
+    assert state.step is not None
     assert state.forward is not None
+    alpha, other, share = state.step.optimization(recipe).mixup, None, None
+    if alpha is not None:
+        batch, other, share = mixed(batch, alpha)
+    inputs = of_each(_channels_last, batch.inputs) if recipe.channels_last else batch.inputs
     if recipe.precision == "float32":
-        return data.loss(called(state.forward, inputs), targets)
-    with torch.autocast(device_of(state.model).type, torch.bfloat16):
         outputs = called(state.forward, inputs)
-    return data.loss(outputs.float(), targets)  # the loss itself keeps full precision
+    else:
+        with torch.autocast(device_of(state.model).type, torch.bfloat16):
+            outputs = called(state.forward, inputs)
+        outputs = outputs.float()  # the loss itself keeps full precision
+    loss = data.loss(outputs, batch.targets)
+    if other is None or share is None:
+        return loss
+    return share * loss + (1 - share) * data.loss(outputs, other.targets)
 
 
 def _channels_last(x: Tensor) -> Tensor:
