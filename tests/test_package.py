@@ -29,6 +29,10 @@ EXTRAS = (
     "onnx",
     "onnxscript",
     "onnxruntime",
+    "pytorch_lightning",
+    "transformers",
+    "accelerate",
+    "skorch",
 )
 
 

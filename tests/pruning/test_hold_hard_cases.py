@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import weakref
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from typing import Any
@@ -362,6 +363,38 @@ def test_what_is_no_optimizer_is_refused():
         for use in (masks.hold, regularizer.step):
             with pytest.raises(ez.InputError, match=what):
                 use(odd)
+
+
+class Lookahead(Bare):
+    """A wrapper that moves the weights itself, by a state of its own."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(optimizer)
+        self.optimizer, self.state = optimizer, defaultdict(dict)
+
+
+class Accelerated(Bare):
+    """A wrapper that leaves everything to the optimizer within, as accelerate's does."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(optimizer)
+        self.optimizer = optimizer
+
+
+def test_an_optimizer_is_found_within_wrappers_that_have_no_state():
+    model, optimizer = started(torch.optim.Adam)
+    masks = ez.prune(model, sparsity=0.6)
+    regularizer = ez.Regularizer(model, ez.L1(0.1, form="decoupled"))
+    with pytest.raises(ez.InputError, match="Lookahead is a wrapper without the hooks"):
+        masks.hold(Lookahead(optimizer))
+    wrapped = Accelerated(Accelerated(optimizer))
+    with masks.hold(wrapped):
+        backward(model, 0)
+        optimizer.step()
+        regularizer.step(wrapped)
+        assert revived(model, masks) == 0
+    step_without_gradient(model, optimizer)
+    assert revived(model, masks) == 0
 
 
 @pytest.mark.parametrize("together", [False, True])

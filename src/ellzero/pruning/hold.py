@@ -140,7 +140,8 @@ def each(optimizer: Optimizers) -> tuple[torch.optim.Optimizer, ...]:
     Raises:
         InputError: something else is among them.
     """
-    optimizers = tuple(optimizer) if isinstance(optimizer, Sequence) else (optimizer,)
+    given = tuple(optimizer) if isinstance(optimizer, Sequence) else (optimizer,)
+    optimizers = tuple(map(_unwrapped, given))
     if not optimizers:
         raise InputError("got an empty list of optimizers; expected those that move the weights")
     for one in optimizers:
@@ -152,6 +153,16 @@ def each(optimizer: Optimizers) -> tuple[torch.optim.Optimizer, ...]:
                 "the optimizer that is within it"
             )
     return optimizers
+
+
+def _unwrapped(optimizer: Any) -> Any:
+    """The optimizer within a wrapper that keeps no state of its own, as accelerate's does."""
+    inner = getattr(optimizer, "optimizer", None)
+    if not isinstance(inner, torch.optim.Optimizer) or optimizer is inner:
+        return optimizer
+    is_bare = not isinstance(optimizer, torch.optim.Optimizer)
+    is_bare = is_bare or not hasattr(optimizer, "_optimizer_step_post_hooks")
+    return _unwrapped(inner) if is_bare and optimizer.state is inner.state else optimizer
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> set[Tensor]:

@@ -1,0 +1,5 @@
+"""The scheme within other libraries: a module for each, which alone imports that library."""
+
+from ellzero.frameworks.scheme import Scheme
+
+__all__ = ["Scheme"]
