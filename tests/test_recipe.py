@@ -62,8 +62,14 @@ def test_an_unknown_key_names_the_nearest_one(table, where, suggestion):
         ({"train": {"batch_size": 0}, **PRUNE}, "train.batch_size"),
         ({"train": {"learning_rate": 0}, **PRUNE}, "train.learning_rate"),
         ({"train": {"learning_rate": float("inf")}, **PRUNE}, "train.learning_rate"),
-        ({"train": {"optimizer": "adm"}, **PRUNE}, "train.optimizer.*'adm'"),
         ({"train": {"weight_decay": 0.1}, **PRUNE}, "weight_decay.*adamw"),
+        ({"train": {"gradient_accumulation_steps": 0}, **PRUNE}, "gradient_accumulation_steps.*0"),
+        ({"train": {"clip_grad_norm": -1}, **PRUNE}, "clip_grad_norm.*-1"),
+        (
+            {"train": {"clip_grad_norm": 1, "clip_grad_value": 1}, **PRUNE},
+            "got clip_grad_norm and clip_grad_value; expected one",
+        ),
+        ({"train": {"no_decay": ["biases"]}, **PRUNE}, "no_decay.*'bias' or 'norm'.*'biases'"),
         ({"train": {"ramp": {"after": 0.5, "until": 0.2}}, **PRUNE}, "after 0.5 until 0.2"),
         ({"train": {"layer_scale": "papr"}, **PRUNE}, "train.layer_scale.*'papr'"),
         ({"train": {"penalty": {"l0": 3}}, **PRUNE}, "l0 is 3"),
@@ -317,6 +323,18 @@ ROUND_TRIPS: list[dict[str, Any]] = [
     {"train": {"gates": {}}, **PRUNE},
     {"train": {"file": "some/trained.safetensors", "start": "initial"}, **PRUNE},
     {"train": {"start": "reference"}, **PRUNE},
+    {"train": {"optimizer": "RMSprop", "momentum": 0.5, "weight_decay": 0.1}, **PRUNE},
+    {
+        "train": {
+            "optimizer": {"name": "AdamW", "betas": [0.9, 0.98], "eps": 1e-6},
+            "weight_decay": 0.1,
+            "no_decay": ["bias", "norm"],
+            "gradient_accumulation_steps": 4,
+            "clip_grad_norm": 1,
+        },
+        "finetune": {"clip_grad_norm": 0, "clip_grad_value": 0.5},
+        **PRUNE,
+    },
     {
         "name": "all of it",
         "model": {"name": "my.module:net", "width": 3, "deep": {"list": [1, 2.5, "x", True]}},
@@ -381,13 +399,19 @@ stages = st.fixed_dictionaries(
         "learning_rate": st.floats(1e-12, 1e3),
         "warmup": st.floats(0, 1, exclude_max=True),
         "decay": st.sampled_from(["constant", "linear", "cosine", "cubic"]),
-        "optimizer": st.sampled_from(["adam", "adamw", "sgd"]),
-        "momentum": st.floats(0, 1, exclude_max=True),
         "penalty": st.fixed_dictionaries(
             {}, optional={"l0": st.lists(terms, min_size=1, max_size=3), "l1": terms, "l2": terms}
         ),
     },
 )
+optimizers = st.one_of(
+    st.fixed_dictionaries({}),
+    st.fixed_dictionaries({"optimizer": st.sampled_from(["adam", "adamw", "RMSprop"])}),
+    st.fixed_dictionaries(
+        {"optimizer": st.just("sgd")}, optional={"momentum": st.floats(0, 1, exclude_max=True)}
+    ),
+)
+stages = st.builds(lambda table, optimizer: {**table, **optimizer}, stages, optimizers)
 
 
 @settings(max_examples=25)

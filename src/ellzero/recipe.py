@@ -14,7 +14,7 @@ from ellzero.errors import InputError
 from ellzero.penalties import Penalty
 from ellzero.pruning import Scope, kept_count, minimums
 from ellzero.recipe_fields import BudgetTable, Gradual, added, read_penalty
-from ellzero.recipe_stages import Finetune, Optimization, Reference, Train
+from ellzero.recipe_stages import OF_OPTIMIZER, Finetune, Optimization, Reference, Train, name_of
 from ellzero.recipe_tables import TARGETS, Document, Factory, Table
 
 
@@ -135,7 +135,9 @@ class Recipe(Document):
         inherited = {}
         for stage in ("reference", "finetune"):
             table = _set_fields(value.get(stage, {}))
-            inherited[stage] = {**shared, **table} if isinstance(table, Mapping) else table
+            if isinstance(table, Mapping):
+                table = {**_taken_over(shared, table), **table}
+            inherited[stage] = table
         return {**value, **inherited}
 
     @model_validator(mode="after")
@@ -177,6 +179,13 @@ def _set_fields(table: Any) -> Any:
     if not isinstance(table, Optimization):
         return table
     return {key: getattr(table, key) for key in table.model_fields_set}
+
+
+def _taken_over(shared: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage takes over: all, but what belongs to another optimizer than its own."""
+    theirs = name_of(shared.get("optimizer", "adam"))
+    is_same = "optimizer" not in table or name_of(table["optimizer"]) == theirs
+    return {key: value for key, value in shared.items() if is_same or key not in OF_OPTIMIZER}
 
 
 def _given(table: dict[str, Any]) -> dict[str, Any]:

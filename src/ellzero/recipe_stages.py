@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import nn
 
-from ellzero.errors import InputError
+from ellzero.errors import EllzeroError, InputError
+from ellzero.optimizers import (
+    MOMENTUM,
+    Group,
+    canonical,
+    default_momentum,
+    has_argument,
+    made,
+    optimizer_class,
+    require_options,
+)
 from ellzero.recipe_fields import GatesTable, PenaltyTable, Ramp
-from ellzero.recipe_tables import Table
+from ellzero.recipe_tables import Factory, Table
 from ellzero.regularizers import LayerScale
 from ellzero.schedules import ScheduleShape
 
@@ -18,24 +32,84 @@ class Optimization(Table):
     """How the weights are moved: the keys that reference, train and finetune share."""
 
     batch_size: int = Field(default=128, ge=1)
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    optimizer: str | Factory = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     decay: ScheduleShape = "cosine"
     floor: float = Field(default=0.0, ge=0, le=1)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
+    momentum: float = Field(default=MOMENTUM, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
+    no_decay: tuple[Group, ...] = ()
+    clip_grad_norm: float = Field(default=0.0, ge=0)
+    clip_grad_value: float = Field(default=0.0, ge=0)
     mixup: float | None = Field(default=None, gt=0)
     penalty: PenaltyTable = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _settle_momentum(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "optimizer" in value and "momentum" not in value:
+            with suppress(EllzeroError):  # which the optimizer's own check raises
+                return {"momentum": default_momentum(name_of(value["optimizer"])), **value}
+        return value
+
+    @field_validator("optimizer", mode="after")
+    @classmethod
+    def _know_optimizer(cls, value: str | Factory) -> str | Factory:
+        name, options = (value, {}) if isinstance(value, str) else (value.name, value.options)
+        found = optimizer_class(name)
+        if found is not None:
+            require_options(name, found, options)
+        return Factory(name=canonical(name), **options) if options else canonical(name)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.weight_decay and self.optimizer != "adamw":
+        if self.clip_grad_norm and self.clip_grad_value:
+            raise InputError("got clip_grad_norm and clip_grad_value; expected one (0: none)")
+        name = name_of(self.optimizer)
+        cls = optimizer_class(name)
+        if cls is None:  # a recipe that is only shown
+            return self
+        # what torch's Adam has by that name is no decay but a term that it rescales
+        decays = has_argument(cls, "weight_decay") and cls is not torch.optim.Adam
+        if self.weight_decay and not decays:
             raise InputError(
-                f"weight_decay goes with optimizer = 'adamw', not {self.optimizer!r}; "
-                "as a term of the loss write penalty = {l2 = {strength = ...}}"
+                f"weight_decay does not go with optimizer {name!r}; take 'adamw', or as a term of "
+                "the loss penalty = {l2 = {strength = ...}}"
             )
+        # the default is spelled out in every recipe that is written
+        if self.momentum != MOMENTUM and not has_argument(cls, "momentum"):
+            raise InputError(f"momentum does not go with optimizer {name!r}, which has none")
         return self
+
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of a network's parameters.
+
+        Raises:
+            InputError: the class refuses its options, or parameters of this network.
+        """
+        return made(
+            model,
+            name_of(self.optimizer),
+            {} if isinstance(self.optimizer, str) else self.optimizer.options,
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            no_decay=self.no_decay,
+        )
+
+
+OF_OPTIMIZER = ("momentum", "weight_decay")
+"""Keys that mean something to one class of optimizers, and are not taken over to another."""
+
+
+def name_of(optimizer: Any) -> str:
+    """The name of an optimizer, however it is written; empty where that is no way to write it."""
+    if isinstance(optimizer, Factory):
+        return optimizer.name
+    name = optimizer.get("name") if isinstance(optimizer, Mapping) else optimizer
+    return canonical(name) if isinstance(name, str) else ""
 
 
 class Reference(Optimization):

@@ -273,6 +273,8 @@ def _prepare(
     weights = select(network, include=recipe.prune.include, exclude=recipe.prune.exclude)
     # says now what would fail after the training
     ranked(weights, *recipe.prune.targets(weights.values()))
+    for stage in (recipe.reference, recipe.train, recipe.finetune):
+        stage.make_optimizer(network)
     budget = recipe.prune.budget
     if budget and budget.max_accuracy_drop is not None and not data.scores_accuracy:
         raise InputError(

@@ -14,7 +14,7 @@ from torch import nn
 
 import ellzero as ez
 from ellzero.errors import EllzeroWarning, InputError, WriteError
-from ellzero.files import read_tensors, write_tensors
+from ellzero.files import digest, read_tensors, write_tensors
 from ellzero.run_folder import read_record
 from ellzero.selection import select
 from ellzero.training import checkpoint
@@ -254,6 +254,32 @@ def test_one_from_before_digests_is_gone_on_with(run, whole):
         result = compress(run, resume=True)
     assert tensors_equal(result.model, whole.model)
     assert result.record.started == started
+
+
+def without_keys(path: Path, *keys: str) -> None:
+    """Make a checkpoint of an older version that did not know these keys of a stage."""
+    tensors, document = read_tensors(path)
+    for stage in ("reference", "train", "finetune"):
+        for key in keys:
+            del document["recipe"][f"{stage}.{key}"]
+    del document["digest"]
+    document["digest"] = digest(tensors, document)
+    write_tensors(path, tensors, document)
+
+
+NEWER = ("gradient_accumulation_steps", "clip_grad_norm", "clip_grad_value", "no_decay")
+
+
+def test_one_that_is_older_than_a_key_is_gone_on_with(run, whole):
+    without_keys(run / CHECKPOINT, *NEWER)
+    assert tensors_equal(compress(run, resume=True).model, whole.model)
+
+
+def test_but_not_with_another_value_of_that_key(tmp_path):
+    path = stop(tmp_path / "run", train={"clip_grad_norm": 1.0})
+    without_keys(path, *NEWER)
+    with pytest.raises(InputError, match=r"train\.clip_grad_norm = 0\.0, .* 1\.0"):
+        compress(path.parent, resume=True, train={"clip_grad_norm": 1.0})
 
 
 @pytest.mark.parametrize(

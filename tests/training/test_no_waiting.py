@@ -123,6 +123,10 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "pmmp": {"gates": {"pmmp": {"strength": 1e-3}}},
     "sgd": {"penalty": PENALTY, "optimizer": "sgd"},
     "adamw": {"penalty": PENALTY, "optimizer": "adamw", "weight_decay": 0.01},
+    "no-decay": {"optimizer": "adamw", "weight_decay": 0.01, "no_decay": ["bias", "norm"]},
+    "rmsprop": {"penalty": PENALTY, "optimizer": "rmsprop", "momentum": 0.9},
+    "clip-norm": {"penalty": PENALTY, "clip_grad_norm": 0.1},
+    "clip-value": {"penalty": PENALTY, "clip_grad_value": 0.1},
 }
 each_training = pytest.mark.parametrize("name", TRAININGS)
 

@@ -75,6 +75,25 @@ CASES = {
             "prune": {"sparsity": 0.6, "rounds": 2},
         },
     ),
+    "accumulation, clipping, groups": (
+        dropout_mlp,
+        classification,
+        {
+            "train": {
+                "optimizer": {"name": "AdamW", "betas": [0.8, 0.9], "amsgrad": True},
+                "weight_decay": 0.1,
+                "no_decay": ["bias", "norm"],
+                "gradient_accumulation_steps": 3,
+                "clip_grad_norm": 0.5,
+            },
+            "prune": {"nonzeros": 20, "rounds": 2},
+        },
+    ),
+    "RMSprop": (
+        dropout_mlp,
+        classification,
+        {"train": {"optimizer": {"name": "RMSprop", "centered": True}, "momentum": 0.9}},
+    ),
     "bfloat16": (convnet, images, {"precision": "bfloat16"}),
     "hard concrete": (dropout_mlp, classification, {"train": HARD_CONCRETE}),
     "PMMP, momentum": (dropout_mlp, classification, {"train": {**SGD, **PMMP}}),

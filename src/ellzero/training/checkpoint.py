@@ -25,7 +25,7 @@ from ellzero.pruning import Masks
 from ellzero.recipe import Recipe
 from ellzero.record import EpochMetrics, Evaluation, Outcome, Retry, TrainedWeights
 from ellzero.run_folder import CHECKPOINT, PREVIOUS
-from ellzero.training.identity import require_same, settings_of
+from ellzero.training.identity import require_same, settings_of, with_newer_keys
 from ellzero.training.plan import Step
 from ellzero.training.state import Snapshot, State
 
@@ -169,7 +169,7 @@ def load(state: State, folder: Path, recipe: Recipe) -> None:
     if "recipe" in document:
         now = settings_of(recipe.to_table())
         remedy = "resume with the recipe that the run began with, or begin in a new folder"
-        require_same(document["recipe"], now, used, remedy)
+        require_same(with_newer_keys(document["recipe"], now), now, used, remedy)
         _compare_threads(used, document["threads"])
     else:
         warn(

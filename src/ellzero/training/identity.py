@@ -26,6 +26,18 @@ def settings_of(table: Mapping[str, Any]) -> dict[str, Any]:
     return dict(_flat(table, ""))
 
 
+def with_newer_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a file, with the defaults of keys that are newer than the file.
+
+    Example:
+        >>> with_newer_keys({"seed": 1}, {"seed": 2, "train.clip_grad_norm": 1.0})
+        {'seed': 1, 'train.clip_grad_norm': 0.0}
+    """
+    defaults = settings_of(Recipe.parse({"prune": {"sparsity": 0.0}}).to_table())
+    newer = {key: defaults[key] for key in now if key in defaults and key not in before}
+    return {**before, **newer}
+
+
 def require_same(
     before: Mapping[str, Any], now: Mapping[str, Any], source: Path, remedy: str
 ) -> None:

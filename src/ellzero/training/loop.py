@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ellzero.data.batch import Batch
 from ellzero.data.data import Data
@@ -19,7 +20,7 @@ from ellzero.recipe import Recipe
 from ellzero.record import EpochMetrics, Evaluation
 from ellzero.schedules import learning_rate
 from ellzero.training.evaluation import evaluate, running_sum
-from ellzero.training.plan import kept_at
+from ellzero.training.plan import kept_at, steps_per_epoch
 from ellzero.training.seeds import seed_epoch
 from ellzero.training.state import State
 
@@ -85,7 +86,7 @@ def _train_epoch(
     assert optimizer is not None
     table = step.optimization(recipe)
     device = device_of(model)
-    batch_count = data.train.batch_count(table.batch_size)
+    per_epoch = steps_per_epoch(table, data)
     total = running_sum(device)
     examples, rate = 0, 0.0
     model.train()
@@ -95,8 +96,8 @@ def _train_epoch(
         state.masks.hold(optimizer) if state.masks is not None else nullcontext(),
     ):
         batches = data.train.batches(table.batch_size, device, shuffle=True)
-        for index, batch in enumerate(batches):
-            progress = (state.epoch + index / batch_count) / step.epochs
+        for index, group in enumerate(_groups(batches, table.gradient_accumulation_steps)):
+            progress = (state.epoch + index / per_epoch) / step.epochs
             rate = learning_rate(
                 progress,
                 peak=table.learning_rate * state.rate_factor,
@@ -104,24 +105,52 @@ def _train_epoch(
                 decay=table.decay,
                 floor=table.floor,
             )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.zero_grad(set_to_none=True)
+            for parameter_group in optimizer.param_groups:
+                parameter_group["lr"] = rate
             if regularizer is not None:
                 regularizer.progress = progress
-            with nullcontext() if regularizer is None else regularizer.before_forward():
-                loss = _loss(state, recipe, data, batch)
-                objective = loss if regularizer is None else loss + regularizer.loss()
-                objective.backward()
-            if regularizer is not None:
-                regularizer.add_gradient()
-            optimizer.step()
-            if regularizer is not None:
-                regularizer.step(optimizer)
-            total += loss.detach() * batch.length
-            examples += batch.length
-            tick()
+            total += _step(state, recipe, data, group)
+            examples += sum(batch.length for batch in group)
+            for _ in group:
+                tick()
     return float(total) / examples, rate
+
+
+def _step(state: State, recipe: Recipe, data: Data, group: list[Batch]) -> Tensor:
+    """A step of the optimizer on all examples of some batches; the sum of the examples' losses."""
+    optimizer, regularizer = state.optimizer, state.regularizer
+    assert state.step is not None
+    assert optimizer is not None
+    table = state.step.optimization(recipe)
+    count = sum(batch.length for batch in group)
+    losses: list[Tensor] = []
+    optimizer.zero_grad(set_to_none=True)
+    with nullcontext() if regularizer is None else regularizer.before_forward():
+        for number, batch in enumerate(group):
+            loss = _loss(state, recipe, data, batch)
+            losses.append(loss.detach() * batch.length)
+            # so that the gradients add up to that of the mean over all examples
+            objective = loss if len(group) == 1 else loss * (batch.length / count)
+            if regularizer is not None and number == 0:
+                objective = objective + regularizer.loss()
+            objective.backward()
+    if regularizer is not None:
+        regularizer.add_gradient()
+    if table.clip_grad_norm:
+        nn.utils.clip_grad_norm_(list(state.model.parameters()), table.clip_grad_norm)
+    if table.clip_grad_value:
+        nn.utils.clip_grad_value_(list(state.model.parameters()), table.clip_grad_value)
+    optimizer.step()
+    if regularizer is not None:
+        regularizer.step(optimizer)
+    return sum(losses[1:], losses[0])
+
+
+def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Batches by the optimizer's steps that they make together; the last step may have fewer."""
+    left = iter(batches)
+    while group := list(islice(left, size)):
+        yield group
 
 
 def _loss(state: State, recipe: Recipe, data: Data, batch: Batch) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ellzero.data.data import Data
 from ellzero.recipe import Optimization, Recipe
 from ellzero.record import Outcome, Stage
 
@@ -31,6 +32,12 @@ class Step:
     def label(self) -> str:
         """The step's name for people: `train`, or `finetune round 2`."""
         return f"{self.stage} round {self.round}" if self.round > 1 else self.stage
+
+
+def steps_per_epoch(table: Optimization, data: Data) -> int:
+    """How many steps the optimizer takes in an epoch."""
+    batches = data.train.batch_count(table.batch_size)
+    return math.ceil(batches / table.gradient_accumulation_steps)
 
 
 def next_step(

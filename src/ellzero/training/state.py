@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ellzero.files import copied
 from ellzero.pruning import Masks
-from ellzero.recipe import Optimization, Recipe
+from ellzero.recipe import Recipe
 from ellzero.record import EpochMetrics, Evaluation, Outcome, Retry, TrainedWeights
 from ellzero.regularizers import BoundGates, Regularizer
 from ellzero.selection import Selection
@@ -85,7 +85,7 @@ class State:
         """Give the step that begins an optimizer and a regularizer of its own."""
         assert self.step is not None
         table = self.step.optimization(recipe)
-        self.optimizer = _optimizer(self.model, table)
+        self.optimizer = table.make_optimizer(self.model)
         self.forward = torch.compile(self.model) if recipe.compile else self.model
         self.regularizer = None
         train = recipe.train if self.step.stage == "train" else None
@@ -100,16 +100,3 @@ class State:
                 ramp=train and train.ramp,
                 compile=recipe.compile,
             )
-
-
-def _optimizer(model: nn.Module, table: Optimization) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    # fused kernels exist for these devices; elsewhere torch picks what it has
-    fused = True if all(p.device.type in ("cpu", "cuda") for p in parameters) else None
-    rate = table.learning_rate
-    if table.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=table.momentum, fused=fused)
-    if table.optimizer == "adamw":
-        decay = table.weight_decay
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=fused)
-    return torch.optim.Adam(parameters, lr=rate, fused=fused)
