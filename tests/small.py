@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import ellzero as ez
+from ellzero.recipe_tables import without_others
 
 
 def blobs(count: int, seed: int, *, spread: float = 0.6) -> tuple[Tensor, Tensor]:
@@ -95,7 +96,7 @@ def recipe(**tables: Any) -> ez.Recipe:
     }
     for name, table in tables.items():
         if isinstance(table, dict) and name not in ("prune", "model", "data"):
-            table = {**told.get(name, {}), **table}
+            table = {**without_others(name, told.get(name, {}), table), **table}
         told[name] = table
     return ez.Recipe.parse(told)
 

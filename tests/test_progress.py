@@ -99,6 +99,17 @@ def test_the_bar_counts_batches_and_ends_at_its_end():
     assert "0.5000, 1,234 nonzeros" in bar._bar.tasks[0].fields["note"]
 
 
+def test_the_bar_counts_the_batches_of_steps():
+    # 4 batches are 2 steps an epoch: 5 steps are 2 epochs of 4 batches, and 2 batches
+    told = recipe(train={"steps": 5, "gradient_accumulation_steps": 2}, prune={"nonzeros": 20})
+    bar = Bar(told, classification(), has_reference=False)
+    assert bar._bar.tasks[0].total == 4 * 3 + 10 + 4 * 3
+    bar.begin(Step("train", epochs=3), 2)
+    assert position(bar) == 12 + 8
+    bar.begin(Step("finetune", 1, 3), 0)
+    assert position(bar) == 12 + 10
+
+
 @pytest.mark.parametrize(("given", "total"), [(False, 4 * (3 + 2 * 3)), (True, 4 * 2 * 3)])
 def test_a_given_training_takes_no_part_of_the_bar(given, total):
     told = recipe(train={"file": "trained.safetensors"}, prune={"nonzeros": 20, "rounds": 2})

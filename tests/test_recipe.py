@@ -63,6 +63,9 @@ def test_an_unknown_key_names_the_nearest_one(table, where, suggestion):
         ({"train": {"learning_rate": 0}, **PRUNE}, "train.learning_rate"),
         ({"train": {"learning_rate": float("inf")}, **PRUNE}, "train.learning_rate"),
         ({"train": {"weight_decay": 0.1}, **PRUNE}, "weight_decay.*adamw"),
+        ({"train": {"steps": 0}, **PRUNE}, "train.steps.*0"),
+        ({"train": {"steps": 5, "epochs": 1}, **PRUNE}, "train: got epochs and steps; expected ep"),
+        ({"reference": {"epochs": None}, **PRUNE}, "reference: got no length; expected epochs or"),
         ({"train": {"gradient_accumulation_steps": 0}, **PRUNE}, "gradient_accumulation_steps.*0"),
         ({"train": {"clip_grad_norm": -1}, **PRUNE}, "clip_grad_norm.*-1"),
         (
@@ -323,6 +326,7 @@ ROUND_TRIPS: list[dict[str, Any]] = [
     {"train": {"gates": {}}, **PRUNE},
     {"train": {"file": "some/trained.safetensors", "start": "initial"}, **PRUNE},
     {"train": {"start": "reference"}, **PRUNE},
+    {"train": {"steps": 500}, "finetune": {"epochs": 2}, "reference": {"steps": 9}, **PRUNE},
     {"train": {"optimizer": "RMSprop", "momentum": 0.5, "weight_decay": 0.1}, **PRUNE},
     {
         "train": {
@@ -457,6 +461,10 @@ def test_the_name_is_that_of_the_file_unless_it_has_one(tmp_path):
         ("model=lenet-5-caffe", "model.name", "lenet-5-caffe"),
         ("model=my.own:net", "model.name", "my.own:net"),
         ("channels_last=true", "channels_last", True),
+        ("train.steps=9", "train.steps", 9),
+        ("train.steps=9", "train.epochs", None),
+        ("reference.epochs=9", "reference.epochs", 9),
+        ("reference.epochs=9", "reference.steps", None),
         ("finetune.learning_rate=0.5", "finetune.learning_rate", 0.5),
         ("prune.exclude=['a', 'b']", "prune.exclude", ("a", "b")),
     ],
@@ -464,6 +472,8 @@ def test_the_name_is_that_of_the_file_unless_it_has_one(tmp_path):
 def test_an_override_sets_one_value(tmp_path, override, path, value):
     text = """
     model = "lenet-300-100"
+    reference.steps = 8
+    train.epochs = 7
     [train.penalty.l0]
     strength = 1e-5
     [prune]

@@ -23,7 +23,7 @@ from ellzero.optimizers import (
     require_options,
 )
 from ellzero.recipe_fields import GatesTable, PenaltyTable, Ramp
-from ellzero.recipe_tables import Factory, Table
+from ellzero.recipe_tables import LENGTHS, Factory, Table
 from ellzero.regularizers import LayerScale
 from ellzero.schedules import ScheduleShape
 
@@ -112,21 +112,49 @@ def name_of(optimizer: Any) -> str:
     return canonical(name) if isinstance(name, str) else ""
 
 
-class Reference(Optimization):
+class StageTable(Optimization):
+    """How the weights are moved in a stage, and how long: so many epochs, or optimizer steps."""
+
+    epochs: int | None = Field(default=10, ge=0)
+    steps: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_steps(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("steps") is not None:
+            return {"epochs": None, **value}
+        return value
+
+    @model_validator(mode="after")
+    def _have_one_length(self) -> Self:
+        given = [key for key in LENGTHS if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise InputError(f"got {' and '.join(given) or 'no length'}; expected epochs or steps")
+        return self
+
+    @property
+    def length(self) -> int:
+        """How long it is, in what it counts: epochs or steps."""
+        length = self.steps if self.epochs is None else self.epochs
+        assert length is not None
+        return length
+
+
+class Reference(StageTable):
     """How the dense reference is trained, or the file of a trained one."""
 
-    epochs: int = Field(default=10, ge=1)
+    epochs: int | None = Field(default=10, ge=1)
     file: Path | None = None
 
 
-class Train(Optimization):
+class Train(StageTable):
     """The regularized training, or the file of a network that has been trained so.
 
     It starts from a reference that was given, or else from the initial weights; `start` says which
     where that is not what is wanted.
     """
 
-    epochs: int = Field(default=20, ge=0)
+    epochs: int | None = Field(default=20, ge=0)
     start: Literal["initial", "reference"] | None = None
     file: Path | None = None
     gates: GatesTable = None
@@ -134,8 +162,7 @@ class Train(Optimization):
     ramp: Ramp = None
 
 
-class Finetune(Optimization):
+class Finetune(StageTable):
     """The training of what is left, after each pruning."""
 
-    epochs: int = Field(default=10, ge=0)
     dropout: bool = True

@@ -178,6 +178,22 @@ METHODS: dict[str, tuple[set[Any], Any, bool]] = {
 }
 
 
+def test_a_study_by_steps_and_a_method_by_epochs():
+    study = ez.Study.parse(
+        {
+            "sparsities": [0.9],
+            "recipe": {"train": {"steps": 500}, "finetune": {"steps": 50}},
+            "methods": {"magnitude": {}, "l1": {"strengths": [1e-4], "train": {"epochs": 3}}},
+        }
+    )
+    by_steps, by_epochs = (study.cell_recipe(Cell(t, study.targets[0])) for t in study.tuning())
+    assert (by_steps.train.steps, by_steps.train.epochs) == (500, None)
+    assert (by_epochs.train.steps, by_epochs.train.epochs) == (None, 3)
+    assert by_epochs.finetune.steps == 50
+    reference = study.reference_recipe(0)
+    assert (reference.train.epochs, reference.train.steps) == (0, None)
+
+
 def test_these_are_all_the_built_in_methods():
     assert built_in().keys() == METHODS.keys()
     assert all(table["label"] for table in built_in().values())

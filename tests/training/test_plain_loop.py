@@ -25,8 +25,9 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
 
 def trained(model: nn.Module, **train: Any) -> nn.Module:
     """The network after the recipe's training, without any pruning."""
+    length = {} if "steps" in train else {"epochs": EPOCHS}
     told = recipe(
-        train={"epochs": EPOCHS, "batch_size": BATCH, **CONSTANT, "penalty": {}, **train},
+        train={**length, "batch_size": BATCH, **CONSTANT, "penalty": {}, **train},
         prune={"sparsity": 0.0},
         finetune={"epochs": 0},
     )
@@ -40,16 +41,21 @@ def plain(
     accumulate: int = 1,
     clip: Callable[[list[nn.Parameter]], Any] = lambda _: None,
     penalty: ez.Penalty | None = None,
+    steps: int = 10**6,
 ) -> nn.Module:
     """The network after the same by hand."""
     x, y = blobs(60, 1)
     optimizer = make(model)
     regularizer = penalty and ez.Regularizer(model, penalty)
     model.train()
+    taken = 0
     for epoch in range(EPOCHS):
         seed_epoch(0, "train", 0, epoch)
         batches = list(torch.randperm(60).split(BATCH))
         for first in range(0, len(batches), accumulate):
+            if taken == steps:
+                return model
+            taken += 1
             group = batches[first : first + accumulate]
             count = sum(map(len, group))
             optimizer.zero_grad()
@@ -110,9 +116,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "clip norm": ({"clip_grad_norm": 0.1}, {"clip": clip_norm}),
     "clip value": ({"clip_grad_value": 0.01}, {"clip": clip_value}),
     "accumulate": ({"gradient_accumulation_steps": 3}, {"accumulate": 3}),
+    "steps": ({"steps": 11}, {"steps": 11}),
+    "steps that end with an epoch": ({"steps": 16}, {"steps": 16}),
+    "fewer steps than an epoch": ({"steps": 2}, {"steps": 2}),
     "all": (
-        {**GROUPED, "gradient_accumulation_steps": 3, "clip_grad_norm": 0.1},
-        {"make": grouped, "accumulate": 3, "clip": clip_norm},
+        {**GROUPED, "steps": 7, "gradient_accumulation_steps": 3, "clip_grad_norm": 0.1},
+        {"make": grouped, "accumulate": 3, "clip": clip_norm, "steps": 7},
     ),
 }
 
@@ -162,18 +171,41 @@ def test_gates_are_drawn_once_for_the_batches_of_a_step(gates):
         torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)
 
 
-def test_schedules_go_by_the_steps_of_the_optimizer(tmp_path):
-    # 8 batches are 3 steps an epoch: the last one of the only epoch is at progress 2/3
-    told = recipe(
-        train={
-            "epochs": 1,
-            "batch_size": 8,
-            "gradient_accumulation_steps": 3,
-            "learning_rate": 3.0,
-            "warmup": 0.0,
-            "decay": "linear",
-        }
-    )
+def lines_of(**train: Any) -> list[ez.EpochMetrics]:
+    """The metrics of a training with a rate that falls from 3 to 0."""
+    falling = {"learning_rate": 3.0, "warmup": 0.0, "decay": "linear", "optimizer": "sgd"}
     lines: list[ez.EpochMetrics] = []
+    told = recipe(train={"batch_size": 8, **falling, **train})
     ez.compress(mlp(), classification(), told, reference=mlp(), callback=lines.append)
-    assert lines[0].learning_rate == pytest.approx(1.0)
+    return [line for line in lines if line.stage == "train"]
+
+
+def test_schedules_go_by_the_steps_of_the_optimizer():
+    # 8 batches are 3 steps an epoch: the last one of the only epoch is at progress 2/3
+    (line,) = lines_of(epochs=1, gradient_accumulation_steps=3)
+    assert line.learning_rate == pytest.approx(1.0)
+    # of 12 steps, 8 an epoch: the last ones of the two epochs are at 7/12 and 11/12
+    lines = lines_of(steps=12)
+    assert [line.learning_rate for line in lines] == pytest.approx([3 * 5 / 12, 3 / 12])
+
+
+def test_the_training_loss_of_a_last_epoch_of_a_few_steps_is_over_their_examples():
+    # one batch of 8, before any step: the mean over it alone
+    (line,) = lines_of(steps=1)
+    seed_epoch(0, "train", 0, 0)
+    x, y = blobs(60, 1)
+    chosen = torch.randperm(60)[:8]
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(mlp()(x[chosen]), y[chosen]).item()
+    assert line.train_loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 9])
+def test_a_gradual_pruning_by_steps_ends_where_it_should(steps):
+    # at 4 steps an epoch: within the first epoch, at its end, within the third
+    told = recipe(
+        train={"steps": steps, "batch_size": 16}, prune={"nonzeros": 20, "gradual": {"until": 1.0}}
+    )
+    result = ez.compress(mlp(), classification(), told)
+    assert [o.epochs for o in result.record.outcomes] == [3, -(-steps // 4), 3]
+    assert result.record.outcomes[1].nonzeros == result.masks.nonzeros == 20

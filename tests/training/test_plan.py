@@ -6,18 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ellzero.training.plan import Outcome, Step, kept_at, next_step
-from small import recipe
+from ellzero.record import Stage
+from ellzero.training.plan import Outcome, Step, kept_at, next_step, stage_epochs
+from small import classification, recipe
 
 NUMEL = 1000
+EPOCHS: dict[Stage, int] = {"reference": 3, "train": 4, "finetune": 3}
+"""As `recipe` has them."""
 DENSE = (Outcome("reference", 0, NUMEL, 0.9, 0.5), Outcome("train", 0, NUMEL, 0.9, 0.5))
 
 
 def steps(told, *, has_reference=False, reached=()):
     """All steps of a run whose fine-tunings reach these (nonzeros, within), or what was asked."""
     outcomes, found, reached = (), [], list(reached)
-    while step := next_step(told, NUMEL, outcomes, has_reference=has_reference):
-        again = next_step(told, NUMEL, outcomes, has_reference=has_reference)
+    while step := next_step(told, NUMEL, outcomes, has_reference=has_reference, epochs=EPOCHS):
+        again = next_step(told, NUMEL, outcomes, has_reference=has_reference, epochs=EPOCHS)
         assert step == again, "a pure function gives the same answer twice"
         found.append(step)
         nonzeros, within = step.nonzeros or NUMEL, None
@@ -26,6 +29,24 @@ def steps(told, *, has_reference=False, reached=()):
         outcomes += (Outcome(step.stage, step.round, nonzeros, 0.9, 0.5, within=within),)
         assert len(found) < 20
     return found
+
+
+@pytest.mark.parametrize(
+    ("train", "epochs"),
+    # 60 examples in batches of 16 are 4 steps an epoch, in batches of 7 nine
+    [
+        ({}, 4),
+        ({"steps": 8}, 2),
+        ({"steps": 9}, 3),
+        ({"steps": 3}, 1),
+        ({"steps": 9, "gradient_accumulation_steps": 2}, 5),
+        ({"steps": 9, "gradient_accumulation_steps": 9}, 9),
+        ({"steps": 18, "batch_size": 7}, 2),
+    ],
+)
+def test_epochs_of_a_stage_that_counts_steps(train, epochs):
+    found = stage_epochs(recipe(train=train), classification())
+    assert found == {"reference": 3, "train": epochs, "finetune": 3}
 
 
 def test_one_shot():
@@ -69,7 +90,7 @@ def budget(rounds):
 
 
 def test_under_a_budget_the_first_round_searches_everything():
-    found = next_step(budget(3), NUMEL, DENSE, has_reference=False)
+    found = next_step(budget(3), NUMEL, DENSE, has_reference=False, epochs=EPOCHS)
     assert found == Step("finetune", 1, 3, search=(0.0, math.log(1000)))
 
 
@@ -97,7 +118,7 @@ def test_a_budget_ends_with_its_rounds_or_where_nothing_is_left_to_try():
 
 def test_a_budget_ends_where_one_weight_is_left():
     left = [Outcome("train", 0, 100, 1.0, 0.1), Outcome("finetune", 1, 1, 1.0, 0.1, 0.0, True)]
-    assert next_step(budget(5), 100, tuple(left), has_reference=True) is None
+    assert next_step(budget(5), 100, tuple(left), has_reference=True, epochs=EPOCHS) is None
 
 
 def test_labels():

@@ -89,6 +89,15 @@ CASES = {
             "prune": {"nonzeros": 20, "rounds": 2},
         },
     ),
+    "steps": (
+        dropout_mlp,
+        classification,
+        {
+            "train": {"steps": 13, "batch_size": 8, "gradient_accumulation_steps": 3},
+            "finetune": {"steps": 7},
+            "prune": {"nonzeros": 20, "gradual": {"until": 0.8}},
+        },
+    ),
     "RMSprop": (
         dropout_mlp,
         classification,

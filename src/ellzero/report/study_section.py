@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from ellzero.recipe_stages import StageTable, name_of
 from ellzero.report.attraction import CAPTION, panels
 from ellzero.report.facts import StudyFacts
 from ellzero.report.figures import ranged
@@ -167,10 +168,10 @@ def _protocol(facts: StudyFacts) -> list[tuple[str, str]]:
         ("pruned to", _listed([target.label for target in study.targets])),
         ("methods", f"{len(study.methods)}{grids}"),
         ("seeds", _listed([str(seed) for seed in study.seeds])),
-        ("epochs", f"reference {recipe.reference.epochs}, training {cell.train.epochs}, "
-                   f"fine-tuning {cell.finetune.epochs}"),
-        ("optimizer", f"{cell.train.optimizer}, learning rate {cell.train.learning_rate:g}, "
-                      f"batches of {cell.train.batch_size}"),
+        ("epochs", f"reference {_length(recipe.reference)}, training {_length(cell.train)}, "
+                   f"fine-tuning {_length(cell.finetune)}"),
+        ("optimizer", f"{name_of(cell.train.optimizer)}, learning rate "
+                      f"{cell.train.learning_rate:g}, batches of {cell.train.batch_size}"),
         ("strengths", f"chosen {chosen} on the first seed, for each target on its own; the test "
                       "data has no say"),
         ("intervals", "range over the seeds beside medians; 95 % bootstrap over the test examples "
@@ -178,6 +179,10 @@ def _protocol(facts: StudyFacts) -> list[tuple[str, str]]:
         ("cells", ", ".join(f"{n} {status}" for status, n in counts.items()) or "none yet"),
     ]  # fmt: skip
     return terms
+
+
+def _length(stage: StageTable) -> str:
+    return str(stage.epochs) if stage.steps is None else f"{stage.steps} steps"
 
 
 def _unequal(study: Study) -> list[str]:
@@ -188,7 +193,7 @@ def _unequal(study: Study) -> list[str]:
         training = next(t for t in study.tuning() if t.method == method)
         recipe = study.cell_recipe(Cell(training, study.targets[0]))
         for stage in ("train", "finetune"):
-            for key in ("epochs", "batch_size", "optimizer", "learning_rate"):
+            for key in ("epochs", "steps", "batch_size", "optimizer", "learning_rate"):
                 value = getattr(getattr(recipe, stage), key)
                 if value != first.setdefault((stage, key), value):
                     unequal.setdefault(study.label(method), []).append(f"{stage}.{key} = {value}")

@@ -28,7 +28,7 @@ class Job:
     folder: Path
     recipe: Callable[[], Recipe]
     work: int
-    """In epochs."""
+    """In epochs, of stages that count optimizer steps in these."""
 
 
 class Crew:

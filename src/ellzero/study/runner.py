@@ -171,7 +171,7 @@ def _essence(recipe: Recipe, of_study: Recipe) -> Recipe:
 
 def _reference(study: Study, folder: Path, seed: int) -> Job:
     recipe = study.reference_recipe(seed)
-    return Job(reference_folder(folder, seed), lambda: recipe, recipe.reference.epochs)
+    return Job(reference_folder(folder, seed), lambda: recipe, recipe.reference.length)
 
 
 def _others(study: Study, folder: Path, seeds: Sequence[int]) -> Iterator[list[Job]]:
@@ -209,7 +209,7 @@ def _jobs(
         recipe = study.cell_recipe(cell)
         gradual = recipe.prune.gradual is not None
         trains = number == 0 or gradual
-        work = recipe.finetune.epochs * recipe.prune.rounds + (recipe.train.epochs if trains else 0)
+        work = recipe.finetune.length * recipe.prune.rounds + (recipe.train.length if trains else 0)
 
         def ready(cell: Cell = cell, recipe: Recipe = recipe) -> Recipe:
             return _ready(study, folder, cell, recipe)

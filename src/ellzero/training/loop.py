@@ -20,7 +20,7 @@ from ellzero.recipe import Recipe
 from ellzero.record import EpochMetrics, Evaluation
 from ellzero.schedules import learning_rate
 from ellzero.training.evaluation import evaluate, running_sum
-from ellzero.training.plan import kept_at, steps_per_epoch
+from ellzero.training.plan import Step, kept_at, steps_per_epoch
 from ellzero.training.seeds import seed_epoch
 from ellzero.training.state import State
 
@@ -41,7 +41,8 @@ def epochs(
     step = state.step
     assert step is not None
     if state.regularizer is not None:
-        state.regularizer.progress = state.epoch / max(step.epochs, 1)
+        span = max(1.0, _span(step, recipe, data))
+        state.regularizer.progress = min(1.0, state.epoch / span)
     if step.stage == "finetune" and state.epoch == 0:
         yield _metrics(state, data, None, 0.0, time.perf_counter())
     while state.epoch < step.epochs:
@@ -84,9 +85,9 @@ def _train_epoch(
     regularizer = state.regularizer
     assert step is not None
     assert optimizer is not None
-    table = step.optimization(recipe)
+    table = step.table(recipe)
     device = device_of(model)
-    per_epoch = steps_per_epoch(table, data)
+    per_epoch, span = steps_per_epoch(table, data), _span(step, recipe, data)
     total = running_sum(device)
     examples, rate = 0, 0.0
     model.train()
@@ -96,8 +97,10 @@ def _train_epoch(
         state.masks.hold(optimizer) if state.masks is not None else nullcontext(),
     ):
         batches = data.train.batches(table.batch_size, device, shuffle=True)
-        for index, group in enumerate(_groups(batches, table.gradient_accumulation_steps)):
-            progress = (state.epoch + index / per_epoch) / step.epochs
+        groups = _groups(batches, table.gradient_accumulation_steps)
+        left = None if table.steps is None else table.steps - state.epoch * per_epoch
+        for index, group in enumerate(islice(groups, left)):
+            progress = (state.epoch + index / per_epoch) / span
             rate = learning_rate(
                 progress,
                 peak=table.learning_rate * state.rate_factor,
@@ -116,12 +119,18 @@ def _train_epoch(
     return float(total) / examples, rate
 
 
+def _span(step: Step, recipe: Recipe, data: Data) -> float:
+    """How long the step is in epochs, by which progress is measured."""
+    table = step.table(recipe)
+    return step.epochs if table.steps is None else table.steps / steps_per_epoch(table, data)
+
+
 def _step(state: State, recipe: Recipe, data: Data, group: list[Batch]) -> Tensor:
     """A step of the optimizer on all examples of some batches; the sum of the examples' losses."""
     optimizer, regularizer = state.optimizer, state.regularizer
     assert state.step is not None
     assert optimizer is not None
-    table = state.step.optimization(recipe)
+    table = state.step.table(recipe)
     count = sum(batch.length for batch in group)
     losses: list[Tensor] = []
     optimizer.zero_grad(set_to_none=True)
@@ -157,7 +166,7 @@ def _loss(state: State, recipe: Recipe, data: Data, batch: Batch) -> Tensor:
     """The mean loss of a batch of training data, without penalty."""
     assert state.step is not None
     assert state.forward is not None
-    alpha, other, share = state.step.optimization(recipe).mixup, None, None
+    alpha, other, share = state.step.table(recipe).mixup, None, None
     if alpha is not None:
         batch, other, share = mixed(batch, alpha)
     inputs = of_each(_channels_last, batch.inputs) if recipe.channels_last else batch.inputs

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ellzero.data.data import Data
-from ellzero.recipe import Optimization, Recipe
+from ellzero.recipe import Recipe
+from ellzero.recipe_stages import StageTable
 from ellzero.record import Outcome, Stage
 
 
@@ -24,8 +26,8 @@ class Step:
     nonzeros: int | None = None
     search: tuple[float, float] | None = None
 
-    def optimization(self, recipe: Recipe) -> Optimization:
-        """The table of the recipe that says how this step moves the weights."""
+    def table(self, recipe: Recipe) -> StageTable:
+        """The table of the recipe that says how this step moves the weights, and how long."""
         return getattr(recipe, self.stage)
 
     @property
@@ -34,14 +36,34 @@ class Step:
         return f"{self.stage} round {self.round}" if self.round > 1 else self.stage
 
 
-def steps_per_epoch(table: Optimization, data: Data) -> int:
+def steps_per_epoch(table: StageTable, data: Data) -> int:
     """How many steps the optimizer takes in an epoch."""
     batches = data.train.batch_count(table.batch_size)
     return math.ceil(batches / table.gradient_accumulation_steps)
 
 
+def stage_epochs(recipe: Recipe, data: Data) -> dict[Stage, int]:
+    """How many epochs each stage has; of one that counts steps, the last one may end early."""
+    tables: dict[Stage, StageTable] = {
+        "reference": recipe.reference,
+        "train": recipe.train,
+        "finetune": recipe.finetune,
+    }
+    return {
+        stage: table.length
+        if table.steps is None
+        else math.ceil(table.steps / steps_per_epoch(table, data))
+        for stage, table in tables.items()
+    }
+
+
 def next_step(
-    recipe: Recipe, numel: int, outcomes: tuple[Outcome, ...], *, has_reference: bool
+    recipe: Recipe,
+    numel: int,
+    outcomes: tuple[Outcome, ...],
+    *,
+    has_reference: bool,
+    epochs: Mapping[Stage, int],
 ) -> Step | None:
     """The step after those done: reference, train, then rounds of prune and fine-tune; then None.
 
@@ -50,18 +72,19 @@ def next_step(
         numel: count of the selected weights.
         outcomes: of the steps done so far, in order.
         has_reference: whether the reference was given, so that it need not be trained.
+        epochs: how many each stage has, from `stage_epochs`.
     """
     done = {outcome.stage for outcome in outcomes}
     rounds = [outcome for outcome in outcomes if outcome.stage == "finetune"]
     target = recipe.prune.target(numel)
     if "reference" not in done and not has_reference:
-        return Step("reference", epochs=recipe.reference.epochs)
+        return Step("reference", epochs=epochs["reference"])
     if "train" not in done and recipe.train.file is None:
         gradual = target if recipe.prune.gradual else None
-        return Step("train", epochs=recipe.train.epochs, nonzeros=gradual)
+        return Step("train", epochs=epochs["train"], nonzeros=gradual)
     if len(rounds) == recipe.prune.rounds:
         return None
-    step = Step("finetune", round=len(rounds) + 1, epochs=recipe.finetune.epochs)
+    step = Step("finetune", round=len(rounds) + 1, epochs=epochs["finetune"])
     if target is None:
         return _under_budget(step, numel, rounds)
     # each round keeps the same fraction of what the round before it kept

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ellzero.data.data import Data
 from ellzero.progress import is_shown, rich_bar
 from ellzero.recipe import Recipe
+from ellzero.recipe_stages import StageTable
 from ellzero.record import EpochMetrics
-from ellzero.training.plan import Step
+from ellzero.training.plan import Step, steps_per_epoch
 
 
 class Bar:
@@ -31,12 +32,16 @@ class Bar:
         self._label = ""
 
     def _batches(self, stage: str) -> int:
-        table = getattr(self._recipe, stage)
-        return table.epochs * self._data.train.batch_count(table.batch_size)
+        table: StageTable = getattr(self._recipe, stage)
+        per_epoch = self._data.train.batch_count(table.batch_size)
+        if table.steps is None:
+            return table.length * per_epoch
+        epochs, rest = divmod(table.steps, steps_per_epoch(table, self._data))
+        return epochs * per_epoch + rest * table.gradient_accumulation_steps
 
     def begin(self, step: Step, epoch: int) -> None:
         """Name the step, and move the bar to where it stands."""
-        before = epoch * self._data.train.batch_count(step.optimization(self._recipe).batch_size)
+        before = epoch * self._data.train.batch_count(step.table(self._recipe).batch_size)
         for stage, times in self._stages:
             if stage == step.stage:
                 before += self._batches(stage) * (max(step.round, 1) - 1)

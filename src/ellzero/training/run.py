@@ -24,7 +24,7 @@ from ellzero.training.evaluation import evaluate
 from ellzero.training.identity import origin
 from ellzero.training.keeper import Keeper
 from ellzero.training.loop import epochs, masks_for
-from ellzero.training.plan import Step, kept_at, next_step
+from ellzero.training.plan import Step, kept_at, next_step, stage_epochs
 from ellzero.training.progress import Bar
 from ellzero.training.state import Snapshot, State
 
@@ -69,11 +69,18 @@ def go(run: RunContext, state: State) -> None:
         BudgetError: no round stayed within the budget.
     """
     keeper = Keeper(run.recipe, run.folder, state.seconds)
+    lengths = stage_epochs(run.recipe, run.data)
     try:
         while True:
             if state.step is None:
                 numel = state.weights.numel
-                step = next_step(run.recipe, numel, state.outcomes, has_reference=run.has_reference)
+                step = next_step(
+                    run.recipe,
+                    numel,
+                    state.outcomes,
+                    has_reference=run.has_reference,
+                    epochs=lengths,
+                )
                 if step is None:
                     break
                 run.bar.begin(step, 0)
@@ -321,7 +328,7 @@ def _divergence(
     run: RunContext, state: State, metrics: EpochMetrics, figure: str
 ) -> DivergenceError:
     assert state.step is not None
-    table = state.step.optimization(run.recipe)
+    table = state.step.table(run.recipe)
     terms = () if table.penalty is None else table.penalty.terms
     gates = run.recipe.train.gates if state.step.stage == "train" else None
     named = (*terms, *(() if gates is None else (gates,)))

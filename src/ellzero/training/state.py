@@ -84,7 +84,7 @@ class State:
     def equip(self, recipe: Recipe) -> None:
         """Give the step that begins an optimizer and a regularizer of its own."""
         assert self.step is not None
-        table = self.step.optimization(recipe)
+        table = self.step.table(recipe)
         self.optimizer = table.make_optimizer(self.model)
         self.forward = torch.compile(self.model) if recipe.compile else self.model
         self.regularizer = None
