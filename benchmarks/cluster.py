@@ -2,9 +2,9 @@
 
 `python benchmarks/cluster.py` starts a cluster of one node with room for two cells on this machine.
 
-- Efficiency: a plain process runs the cells of one seed, one after the other; two
-  of them side by side, and then a study of the same two seeds on the cluster. Each is timed from the
-  command's start to its end, imports of torch included; the ratio is efficiency.
+- Efficiency: two plain processes side by side, each of which runs the cells of one seed, and then a
+  study of the same two seeds on the cluster. Both are timed from the command's start to its end,
+  imports of torch included; the ratio is the efficiency.
 - Overhead: cells that take next to no time, on one worker of the cluster and in one plain process,
   few of them and four times as many. What the difference grows by is what a cell costs; the rest is
   what the start costs, on the driver and on the node.
