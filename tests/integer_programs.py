@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,13 @@ class IntegerBuilder:
         self.weights: dict[str, Tensor] = {}
         self.nodes = [Node(name="input", op=ops.Input(size=size))]
         self.shapes: dict[str, Shape] = {"input": size}
+        self.source: str | None = None
+        """What the next node reads, where that is not the last one."""
         self.add(integer.Quantize(scale=1.0, zero=0))
 
     @property
     def last(self) -> str:
-        return self.nodes[-1].name
+        return self.source or self.nodes[-1].name
 
     @property
     def shape(self) -> Shape:
@@ -99,6 +102,7 @@ class IntegerBuilder:
         self.shapes[name] = op.shape([self.shapes[n] for n in inputs], sizes)
         self.weights |= {roles[role]: w for role, w in weights.items()}
         self.nodes.append(Node(name=name, op=op, inputs=inputs, weights=roles))
+        self.source = None
         return name
 
     def layer(self, op: ops.Operation, *shape: int, density: float = 0.5) -> str:
@@ -206,6 +210,20 @@ def random_integer_network(seed: int) -> Network:
             b.table()
     b.add(ops.Flatten())
     b.linear(int(b.random.integers(1, 20)), b.pick(0.1, 0.9))
+    return b.network()
+
+
+def rows_of_kernels(columns: int) -> Network:
+    """Convolutions of one input, with kernels and strides of many lengths, sparse and dense."""
+    b = IntegerBuilder((2, columns), columns)
+    begin, results = b.last, []
+    for taps, stride, density in product(range(1, 11), (1, 2, 3), (0.1, 1.0)):
+        if taps <= columns:
+            b.source = begin
+            b.conv(2, (taps,), stride=(stride,), density=density)
+            results.append(b.add(ops.Flatten()))
+    b.source = results[0]
+    b.add(ops.Concat(axis=0), *results[1:])
     return b.network()
 
 

@@ -18,6 +18,7 @@ from integer_programs import (
     check_integers,
     random_integer_network,
     random_integers,
+    rows_of_kernels,
 )
 
 pytestmark = needs_gcc
@@ -44,6 +45,7 @@ def every_kind() -> dict[str, Network]:
         "strided": {"stride": (2, 3)},
         "padded": {"before": (1, 1), "after": (1, 1)},
         "uneven": {"before": (0, 2), "after": (3, 1), "stride": (2, 2)},
+        "causal": {"before": (2, 3), "after": (0, 0)},
         "dilated": {"dilation": (2, 3), "before": (2, 2), "after": (1, 0)},
     }
     shapes = ((1, 5, 0.1), (4, 4, 0.9), (1, 3, 0.9), (2, 6, 0.2), (4, 8, 0.1))
@@ -56,9 +58,7 @@ def every_kind() -> dict[str, Network]:
         b.conv(out, (3, 2), groups=groups, density=density, **options)
         keep(f"conv_{name}_{groups}_{out}_{density * 10:.0f}", b)
     for columns in (1, 2, 5, 8, 9, 11, 17):
-        b = IntegerBuilder((2, columns + 2), columns)
-        b.conv(3, (3,))
-        keep(f"signal_{columns}", b)
+        networks[f"rows_{columns}"] = rows_of_kernels(columns)
         b = IntegerBuilder((3, 2, columns), columns)
         b.conv(4, (1, 1))
         b.conv(2, (1, 1), stride=(1, 2))

@@ -13,7 +13,12 @@ from c_programs import random_network, raw_inputs
 from ellzero.graph import Network
 from ellzero.networks.lenet import lenet_300_100
 from ellzero.operations import Flatten
-from integer_programs import IntegerBuilder, random_integer_network, random_integers
+from integer_programs import (
+    IntegerBuilder,
+    random_integer_network,
+    random_integers,
+    rows_of_kernels,
+)
 from recurrent_networks import random_recurrent
 
 BOARD = Path(__file__).parents[2] / "examples" / "microcontroller"
@@ -135,6 +140,7 @@ def test_integer_networks_give_pytorchs_integers(tmp_path):
     b.linear(40, density=0.1)
     b.linear(9, density=1.0)
     networks["layers"] = b.network()
+    networks |= {f"rows{n}": rows_of_kernels(n) for n in (4, 7, 9, 13, 24, 41)}
     for name, network in networks.items():
         ez.export_c(network, tmp_path, random_integers(network), name=name)
         assert on_board(tmp_path, name)["failed"] == 0

@@ -8,21 +8,13 @@ of a negative number keeps its sign, and int8_t takes the low byte of a larger n
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from ellzero.c.text import indented
-
-_ROUND = """/* {limits}(zero + sum * multiplier / 2^32), rounded once, halves up. */
-static int8_t net_round(int32_t sum, int32_t multiplier, int32_t zero{parameters})
+_ROUND = """/* A value as int8; beyond {limits} it becomes the limit. */
+static int8_t net_saturate(int32_t q{parameters})
 {{
 #if defined(__ARM_FEATURE_DSP)
-    int32_t q;
-    __asm__("smmulr %0, %1, %2" : "=r"(q) : "r"(sum), "r"(multiplier));
-    q += zero;
     __asm__("ssat %0, #8, %0" : "+r"(q));
 #else
-    int32_t q = (int32_t)(((int64_t)sum * multiplier + 0x80000000) >> 32);
-    q += zero;
     if (q < -128) {{
         q = -128;
     }}
@@ -31,6 +23,18 @@ static int8_t net_round(int32_t sum, int32_t multiplier, int32_t zero{parameters
     }}
 #endif
 {more}    return (int8_t)q;
+}}
+
+/* {limits}(zero + sum * multiplier / 2^32), rounded once, halves up. */
+static int8_t net_round(int32_t sum, int32_t multiplier, int32_t zero{parameters})
+{{
+#if defined(__ARM_FEATURE_DSP)
+    int32_t q;
+    __asm__("smmulr %0, %1, %2" : "=r"(q) : "r"(sum), "r"(multiplier));
+#else
+    const int32_t q = (int32_t)(((int64_t)sum * multiplier + 0x80000000) >> 32);
+#endif
+    return net_saturate(q + zero{arguments});
 }}
 """
 
@@ -42,16 +46,19 @@ _LIMITS = """    if (q < low) {
     }
 """
 
-ROUND = _ROUND.format(limits="-128..127", parameters="", more="")
+ROUND = _ROUND.format(limits="-128..127", parameters="", arguments="", more="")
 ROUND_WITHIN = _ROUND.format(
-    limits="low..high", parameters=", int32_t low, int32_t high", more=_LIMITS
+    limits="low..high",
+    parameters=", int32_t low, int32_t high",
+    arguments=", low, high",
+    more=_LIMITS,
 )
 """For a network with layers whose activation limits them to less than int8 has."""
 
 
 def without_limits(text: str) -> str:
     """A kernel for a network whose layers have no limits of their own."""
-    return re.sub(r",\s+layer->low, layer->high\)", ")", text)
+    return re.sub(r",\s+(layer|sum)->low, (layer|sum)->high\)", ")", text)
 
 
 LINEAR = """typedef struct {
@@ -144,158 +151,13 @@ static void net_linear_dense(const net_linear *layer, const int8_t *x, int8_t *y
 }
 """
 
-CONV = """typedef struct {
-    const int8_t *weights;
-    const uint16_t *distances; /* of each weight's input from the one before */
-    const net_start *starts; /* of each output's weights; 0 where all have `count`, at one place */
-    const int32_t *sums, *multipliers; /* of each output, where its sum begins, and its factor */
-    int32_t count, group_outputs, group_step; /* inputs of a group of outputs are a step apart */
-    int32_t rows, columns, row_step, column_step;
-    int32_t last; /* column of the last outputs that are computed together */
-    int32_t zero, low, high;
-} net_conv;
-"""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Outputs of a row that are computed together, each weight multiplied by their inputs.
-
-    Args:
-        width: how many.
-        unit: whether their inputs lie side by side.
-    """
-
-    width: int
-    unit: bool
-
-    @property
-    def name(self) -> str:
-        """The kernel's name, without the network's."""
-        return f"conv_{self.width}" + ("" if self.unit else "_apart")
-
-    @property
-    def source(self) -> str:
-        """The kernel: the outputs of one channel."""
-        lanes = range(self.width)
-        step = "1" if self.unit else "step"
-        places = [f"p[{lane}]" if self.unit else f"p[{lane} * step]" for lane in lanes]
-        places = ["*p", *places[1:]]
-        if not self.unit and self.width > 1:
-            places[1] = "p[step]"
-        totals = ", ".join(f"s{lane} = sum" for lane in lanes)
-        added = "\n".join(f"s{lane} += w * {places[lane]};" for lane in lanes)
-        if self.unit and self.width >= 4:
-            added = _with_dsp(added, self.width)
-        stored = "\n".join(
-            f"y[{f'column + {lane}' if lane else 'column'}] = net_round(s{lane}, "
-            "multiplier, layer->zero, layer->low, layer->high);"
-            for lane in lanes
-        )
-        at = "column" if self.unit else "column * step"
-        define = "" if self.unit else f"    const int32_t {step} = layer->column_step;\n"
-        return f"""/* One output channel, {self.width} at a time. */
-static void net_{self.name}(const net_conv *layer, int32_t r, const int8_t *x, int8_t *y)
-{{
-    const net_start *const starts = layer->starts;
-    const int8_t *const weights = layer->weights + (starts ? (int32_t)starts[r] : r * layer->count);
-    const int8_t *const end = weights + (starts ? starts[r + 1] - starts[r] : layer->count);
-    const uint16_t *const distances = layer->distances + (starts ? (int32_t)starts[r] : 0);
-    const int32_t sum = layer->sums[r], multiplier = layer->multipliers[r];
-{define}    x += r / layer->group_outputs * layer->group_step;
-    for (int32_t row = 0; row < layer->rows; ++row) {{
-        int32_t column = 0;
-        for (;;) {{
-            const int8_t *p = x + {at}, *weight = weights;
-            const uint16_t *distance = distances;
-            int32_t {totals};
-            while (weight != end) {{
-                const int32_t w = *weight++;
-                p += *distance++;
-{indented(added, 4)}
-            }}
-{indented(stored, 3)}
-            if (column == layer->last) {{
-                break;
-            }}
-            column += {self.width};
-            if (column > layer->last) {{
-                column = layer->last; /* some outputs are computed twice, to the same */
-            }}
-        }}
-        x += layer->row_step;
-        y += layer->columns;
-    }}
-}}
-"""
-
-
-def _with_dsp(portable: str, width: int) -> str:
-    """Sums of neighbours: with DSP four inputs in one load, two of them in each word."""
-    lines = []
-    for first in range(0, width - 3, 4):
-        at = f"[%4, #{first}]" if first else "[%4]"
-        sums = ", ".join(f'"+r"(s{first + lane})' for lane in range(4))
-        lines.append(
-            f"""__asm__("ldr %5, {at}\\n\\t"
-        "sxtb16 %6, %5\\n\\t"
-        "sxtb16 %5, %5, ror #8\\n\\t"
-        "smlabb %0, %6, %7, %0\\n\\t"
-        "smlatb %2, %6, %7, %2\\n\\t"
-        "smlabb %1, %5, %7, %1\\n\\t"
-        "smlatb %3, %5, %7, %3"
-        : {sums}, "+r"(p), "=&r"(bytes), "=&r"(two)
-        : "r"(w), "m"(*(const int8_t(*)[{width}])p));"""
-        )
-    lines += [f"s{lane} += w * p[{lane}];" for lane in range(width - width % 4, width)]
-    fast = "\n".join(lines)
-    return (
-        f"#if defined(__ARM_FEATURE_DSP)\nuint32_t bytes, two;\n{fast}\n#else\n{portable}\n#endif"
-    )
-
-
-PAD = """/* Channels with a margin of one value around each. */
-static void net_pad(const int8_t *x, int8_t *y, int32_t channels, int32_t height, int32_t width,
-                    int32_t top, int32_t left, int32_t tall, int32_t wide, int8_t value)
-{
-    const int32_t between = wide - width, first = top * wide + left;
-    for (int32_t c = 0; c < channels; ++c) {
-        const int8_t *const next = y + tall * wide;
-        for (int32_t i = 0; i < first; ++i) {
-            *y++ = value;
-        }
-        for (int32_t row = 0; row < height; ++row) {
-            for (int32_t i = 0; i < width; ++i) {
-                *y++ = *x++;
-            }
-            for (int32_t i = 0; i < between && y != next; ++i) {
-                *y++ = value;
-            }
-        }
-        while (y != next) {
-            *y++ = value;
-        }
-    }
-}
-"""
-
 COPY = """/* Runs of a value, into places a step apart. */
 static void net_copy(const int8_t *x, int8_t *y, int32_t runs, int32_t length, int32_t step)
 {
     for (int32_t run = 0; run < runs; ++run) {
-        for (int32_t i = 0; i < length; ++i) {
-            y[i] = *x++;
-        }
+        memcpy(y, x, (size_t)length);
+        x += length;
         y += step;
-    }
-}
-"""
-
-FILL = """/* One value again and again. */
-static void net_fill(int8_t *y, int8_t value, int32_t count)
-{
-    for (int32_t i = 0; i < count; ++i) {
-        y[i] = value;
     }
 }
 """
@@ -310,23 +172,17 @@ static void net_lookup(const int8_t *table, const int8_t *x, int8_t *y, int32_t 
 """
 
 ADD = """typedef struct {
-    int32_t zero1, factor1, zero2, factor2, shift, zero, low, high;
+    int32_t first, factor1, factor2, shift, zero, low, high;
 } net_sum;
 
 /* The sum of two values, each with its own scale. */
 static void net_add(const net_sum *sum, const int8_t *x, const int8_t *x2, int8_t *y, int32_t count)
 {
-    const int32_t half = (int32_t)1 << (sum->shift - 1);
+    const int32_t first = sum->first, factor1 = sum->factor1, factor2 = sum->factor2;
+    const int32_t shift = sum->shift, zero = sum->zero;
     for (int32_t i = 0; i < count; ++i) {
-        int32_t q = (x[i] - sum->zero1) * sum->factor1 + (x2[i] - sum->zero2) * sum->factor2;
-        q = ((q + half) >> sum->shift) + sum->zero;
-        if (q < sum->low) {
-            q = sum->low;
-        }
-        if (q > sum->high) {
-            q = sum->high;
-        }
-        y[i] = (int8_t)q;
+        const int32_t q = first + x[i] * factor1 + x2[i] * factor2;
+        y[i] = net_saturate((q >> shift) + zero, sum->low, sum->high);
     }
 }
 """

@@ -15,6 +15,7 @@ from ellzero.c.storage import StorageChoice
 from ellzero.c.text import comment, dimensions, indented
 from ellzero.errors import InputError
 from ellzero.export.integer_c import kernels
+from ellzero.export.integer_c.convolution import CONV
 from ellzero.export.integer_c.floats import constant, input_functions
 from ellzero.export.integer_c.steps import Writer
 from ellzero.export.memory import Memory
@@ -234,15 +235,13 @@ def _source(network: Network, writer: Writer, places: dict[str, str], quantize: 
     else:
         texts = list(map(kernels.without_limits, texts))
     start = f"typedef {writer.start_type.name}_t net_start;\n\n"
-    has_conv = kernels.CONV in writer.kernels
+    has_conv = CONV in writer.kernels
     arrays = "".join(constant(array) for array in writer.arrays)
     unused = "" if any("scratch" in place for place in places.values()) else "(void)scratch;\n"
     return f"""/* A network of integers, written by ellzero {ellzero.__version__}. */
 #include "net_H"
 
-#if defined(__ARM_FEATURE_DSP)
 #include <string.h>
-#endif
 
 /* What stands behind the name of each constant, such as a section:
    -DNET_CONST='__attribute__((section(".weights")))'. */

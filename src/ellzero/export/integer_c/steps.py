@@ -17,16 +17,13 @@ from ellzero.c.storage import StorageChoice
 from ellzero.c.text import comment, dimensions, loop
 from ellzero.errors import InputError
 from ellzero.export.integer_c import kernels
-from ellzero.export.integer_c.kernels import Tile
+from ellzero.export.integer_c.convolution import CONV, DISTANCE
 from ellzero.export.integer_c.pooling import pooling, pooling_name
 from ellzero.export.integer_c.storage import Rows, conv_rows, linear_rows
 from ellzero.graph import Network, Node
 from ellzero.operations import Concat, Flatten, Operation, Pad, Reshape
 from ellzero.operations.integer import IntegerAdd, IntegerConv, IntegerLinear, IntegerPool, Lookup
 from ellzero.operations.integer.layer import IntegerLayer
-
-TILE = 8
-"""Outputs of a convolution that are computed together, at most: as many as registers hold."""
 
 
 @dataclass
@@ -71,7 +68,8 @@ class Writer:
         self.stored: dict[str, tuple[Rows, int]] = {}
         self.start_type = np.dtype(np.uint16)
         self.limited = any(
-            isinstance(op, IntegerLayer | IntegerPool) and (op.low, op.high) != (-128, 127)
+            isinstance(op, IntegerLayer | IntegerPool | IntegerAdd)
+            and (op.low, op.high) != (-128, 127)
             for op in (node.op for node in network.graph.nodes)
         )
         """Whether a step has limits of its own, so that rounding takes them."""
@@ -191,15 +189,6 @@ def _loop(index: str, count: int, body: str) -> str:
     return loop(index, count, body).replace("for (int ", "for (int32_t ", 1)
 
 
-def _tile(columns: int, *, unit: bool) -> int:
-    """How many outputs of a row together take the fewest instructions; of many as many as go.
-
-    A walk over the weights costs about 5 instructions for each, and 2 for each output.
-    """
-    most = min(columns, TILE)
-    return min(range(most, 0, -1), key=lambda n: math.ceil(columns / n) * (5 + 2 * n))
-
-
 def _conv(to: Writer, node: Node) -> None:
     op = node.op
     assert isinstance(op, IntegerConv)
@@ -212,23 +201,30 @@ def _conv(to: Writer, node: Node) -> None:
     (top, left), (bottom, right) = plane(op.before, 0), plane(op.after, 0)
     tall, wide = height + top + bottom, width + left + right
     (kh, kw), (sh, sw), (dh, dw) = (plane(n) for n in (weight.shape[2:], op.stride, op.dilation))
-    place = np.indices((per_group, kh, kw)).reshape(3, -1)
+    place = np.indices((per_group, kh, kw))
     offsets = place[0] * tall * wide + place[1] * dh * wide + place[2] * dw
-    stored = conv_rows(weight.flatten(1).numpy(), offsets.tolist(), to.choice)
     is_padded = (tall, wide) != (height, width)
     if (sh, sw, kh, kw) == (1, 1, 1, 1) and not is_padded:
         # the places of a channel as one row
         rows, columns, tall, wide = 1, rows * columns, 1, tall * wide
-    tile = Tile(_tile(columns, unit=sw == 1), sw == 1)
+    stored, tile = conv_rows(
+        weight.flatten(1).numpy(), offsets.reshape(-1, kw), columns, sw, to.choice
+    )
     name = f"step_{to.number()}"
-    alone = per_group == 1  # each output reads one channel: one is padded at a time
-    fields: dict[str, Any] = {"weights": to.array(f"{name}_weights", stored.weights)}
-    fields["distances"] = to.array(f"{name}_distances", stored.distances.astype(np.uint16))
-    if stored.layout == "gaps":
+    alone = per_group == 1 < channels  # each output reads one channel: one is padded at a time
+    fields: dict[str, Any] = {}
+    if tile.taps:
+        behind = np.zeros(int(tile.taps % 4 == 3), np.int8)  # is loaded with the last ones
+        fields["weights"] = to.array(f"{name}_weights", np.concatenate([stored.weights, behind]))
+        fields["distances"] = to.array(f"{name}_distances", stored.distances.astype(np.uint16))
+        fields["row_count"], fields["weight_count"] = stored.distances.size, weight[0].numel()
+    else:
+        bytes_of = stored.distances.astype("<u2").view(np.int8).reshape(-1, 2)
+        entries = np.concatenate([stored.weights[:, None], bytes_of], 1)
+        fields["weights"] = to.array(f"{name}_entries", entries)
         starts = np.concatenate([[0], np.cumsum(stored.counts)])
         fields["starts"] = to.array(f"{name}_starts", starts)
-    else:
-        fields["starts"], fields["count"] = 0, len(offsets)
+        to.kernel(DISTANCE)
     fields |= _sums(to, node, name)
     fields |= {
         "group_outputs": out // op.groups,
@@ -236,14 +232,13 @@ def _conv(to: Writer, node: Node) -> None:
         "rows": rows,
         "columns": columns,
         "row_step": sh * wide,
-        "column_step": sw,
         "last": columns - tile.width,
     }
     layer = to.struct("conv", name, fields | _rounding(op))
-    to.kernel(kernels.ROUND, kernels.CONV, tile.source)
+    to.kernel(kernels.ROUND, CONV, tile.source)
     work = []
     if is_padded:
-        to.kernel(kernels.PAD)
+        to.kernel(kernels.COPY)
         work.append((1 if alone else channels) * tall * wide)
     pool = _pool_behind(to, node)
     if pool is not None:
@@ -251,18 +246,18 @@ def _conv(to: Writer, node: Node) -> None:
 
     def code(inputs: Sequence[str], y: str, memory: Sequence[str]) -> str:
         source, lines, before = inputs[0], "", ""
-        if is_padded:
+        if is_padded:  # the margin is written once; what lies within it channel by channel
             source = memory[0]
-            shape = f"{height}, {width}, {top}, {left}, {tall}, {wide}, {op.zero}"
+            before = f"memset({source}, {op.zero}, {(1 if alone else channels) * tall * wide});\n"
+            inner = f"{source} + {top * wide + left}"
             if alone:
-                group = (
-                    f"r / {out // op.groups} * {height * width}"
-                    if out > op.groups
-                    else (f"r * {height * width}")
-                )
-                lines = f"net_pad({inputs[0]} + {group}, {source}, 1, {shape});\n"
+                channel = "r" if out == op.groups else f"r / {out // op.groups}"
+                x = f"{inputs[0]} + {channel} * {height * width}"
+                lines = f"net_copy({x}, {inner}, {height}, {width}, {wide});\n"
             else:
-                before = f"net_pad({inputs[0]}, {source}, {channels}, {shape});\n"
+                x, y_channel = f"{inputs[0]} + c * {height * width}", f"{inner} + c * {tall * wide}"
+                copy = f"net_copy({x}, {y_channel}, {height}, {width}, {wide});"
+                before += _loop("c", channels, copy) + "\n"
         target = f"{y} + r * {math.prod(result)}" if pool is None else memory[-1]
         lines += f"net_{tile.name}(&{layer}, r, {source}, {target});"
         if pool is not None:
@@ -340,9 +335,9 @@ def _sum(to: Writer, node: Node) -> None:
     op = node.op
     assert isinstance(op, IntegerAdd)
     fields = {
-        "zero1": op.zeros[0],
+        # half a unit to round, and what the zero points take off
+        "first": (1 << (op.shift - 1)) - op.zeros[0] * op.factors[0] - op.zeros[1] * op.factors[1],
         "factor1": op.factors[0],
-        "zero2": op.zeros[1],
         "factor2": op.factors[1],
         "shift": op.shift,
         "zero": op.output_zero,
@@ -351,7 +346,7 @@ def _sum(to: Writer, node: Node) -> None:
     }
     name = to.struct("sum", f"step_{to.number()}", fields)
     count = math.prod(to.integer.shapes[node.name])
-    to.kernel(kernels.ADD)
+    to.kernel(kernels.ROUND, kernels.ADD)
     to.step(node, lambda x, y, _: f"net_add(&{name}, {x[0]}, {x[1]}, {y}, {count});", in_place=True)
 
 
@@ -388,7 +383,7 @@ def _pad(to: Writer, node: Node) -> None:
     lead = 3 - len(shape)
     size, whole = (1,) * lead + tuple(source), (1,) * lead + tuple(shape)
     before = (0,) * lead + tuple(op.before)
-    to.kernel(kernels.COPY, kernels.FILL)
+    to.kernel(kernels.COPY)
 
     def code(inputs: Sequence[str], y: str, _: Sequence[str]) -> str:
         first = (before[0] * whole[1] + before[1]) * whole[2] + before[2]
@@ -396,7 +391,7 @@ def _pad(to: Writer, node: Node) -> None:
             f"net_copy({inputs[0]} + c * {size[1] * size[2]}, "
             f"{y} + {first} + c * {whole[1] * whole[2]}, {size[1]}, {size[2]}, {whole[2]});"
         )
-        fill = f"net_fill({y}, {round(op.value)}, {math.prod(whole)});"
+        fill = f"memset({y}, {round(op.value)}, {math.prod(whole)});"
         return f"{fill}\n{_loop('c', size[0], move)}"
 
     to.step(node, code)

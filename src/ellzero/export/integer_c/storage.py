@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from ellzero.c.storage import StorageChoice
+from ellzero.export.integer_c.convolution import WIDEST, Tile, taps_of
 
 Layout = Literal["gaps", "dense"]
 
@@ -41,7 +41,7 @@ def dense(matrix: np.ndarray, offsets: np.ndarray) -> Rows:
 
     Args:
         matrix: int8 (rows, columns).
-        offsets: where each column's input is, ascending.
+        offsets: where each column's input is, ascending; or of what lies side by side the first.
     """
     counts = np.full(len(matrix), matrix.shape[1])
     distances = np.diff(offsets, prepend=0)
@@ -91,18 +91,43 @@ def linear_rows(matrix: np.ndarray, choice: StorageChoice) -> Rows:
     return every if every.weights.size <= 2 * (few.weights.size + len(matrix)) else few
 
 
-def conv_rows(matrix: np.ndarray, offsets: Sequence[int], choice: StorageChoice) -> Rows:
-    """A convolution's weights as they are smallest, or as they take the fewest instructions.
+def conv_rows(
+    matrix: np.ndarray, offsets: np.ndarray, columns: int, stride: int, choice: StorageChoice
+) -> tuple[Rows, Tile]:
+    """A convolution's weights as they are smallest or as they take the fewest instructions.
 
-    A stored weight costs the same in both layouts: the fewer, the faster.
+    Args:
+        matrix: int8 (outputs, weights of each).
+        offsets: where each weight's input is, ascending: (channels and rows of the kernel, columns
+            of the kernel).
+        columns: outputs of a row.
+        stride: from one to the next.
+        choice: what is asked for.
     """
-    at = np.asarray(offsets)
-    every, few = dense(matrix, at), gaps(matrix, at, 65535)
+    row = offsets.shape[1]
+    # what lies side by side in the kernel but not in the input goes by itself
+    taps = 1 if row > 1 and offsets[0, 1] - offsets[0, 0] > 1 else taps_of(row)
+    every = dense(matrix, offsets.reshape(-1, taps)[:, 0])
+    few = gaps(matrix, offsets.reshape(-1), 65535)
+    of_every = _fastest(columns, stride, taps, matrix.shape[1])
+    of_few = _fastest(columns, stride, 0, few.weights.size / len(matrix))
     if every.distances.max(initial=0) > 65535:
-        return few
+        return few, of_few
     if choice == "dense":
-        return every
+        return every, of_every
     if choice == "fastest":
-        return few if few.weights.size < every.weights.size else every
-    small = 3 * few.weights.size + 2 * (len(matrix) + 1)
-    return every if every.weights.size + 2 * len(at) <= small else few
+        is_few = of_few.cost(columns, few.weights.size / len(matrix)) < of_every.cost(
+            columns, matrix.shape[1]
+        )
+    else:
+        small = 3 * few.weights.size + 2 * (len(matrix) + 1)
+        is_few = small < every.weights.size + 2 * every.distances.size
+    return (few, of_few) if is_few else (every, of_every)
+
+
+def _fastest(columns: int, stride: int, taps: int, weights: float) -> Tile:
+    """The tile that takes the fewest instructions for a row of so many outputs."""
+    widths = range(min(columns, WIDEST[taps == 0]), 0, -1)
+    return min(
+        (Tile(width, stride, taps) for width in widths), key=lambda t: t.cost(columns, weights)
+    )
