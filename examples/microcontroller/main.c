@@ -46,7 +46,7 @@ static unsigned long known_loop(void)
 {
     uint32_t n = 1000000;
     start();
-    __asm volatile("1: subs %0, %0, #1\n bne 1b" : "+r"(n) : : "cc");
+    __asm volatile(".syntax unified\n1: subs %0, %0, #1\n bne 1b" : "+l"(n) : : "cc");
     return instructions();
 }
 
