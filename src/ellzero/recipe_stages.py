@@ -43,6 +43,7 @@ class Optimization(Table):
     no_decay: tuple[Group, ...] = ()
     clip_grad_norm: float = Field(default=0.0, ge=0)
     clip_grad_value: float = Field(default=0.0, ge=0)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
     mixup: float | None = Field(default=None, gt=0)
     penalty: PenaltyTable = None
 

@@ -267,7 +267,13 @@ def without_keys(path: Path, *keys: str) -> None:
     write_tensors(path, tensors, document)
 
 
-NEWER = ("gradient_accumulation_steps", "clip_grad_norm", "clip_grad_value", "no_decay")
+NEWER = (
+    "gradient_accumulation_steps",
+    "clip_grad_norm",
+    "clip_grad_value",
+    "no_decay",
+    "ema_decay",
+)
 
 
 def test_one_that_is_older_than_a_key_is_gone_on_with(run, whole):

@@ -125,6 +125,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "adamw": {"penalty": PENALTY, "optimizer": "adamw", "weight_decay": 0.01},
     "no-decay": {"optimizer": "adamw", "weight_decay": 0.01, "no_decay": ["bias", "norm"]},
     "rmsprop": {"penalty": PENALTY, "optimizer": "rmsprop", "momentum": 0.9},
+    "average": {"penalty": PENALTY, "ema_decay": 0.9},
     "clip-norm": {"penalty": PENALTY, "clip_grad_norm": 0.1},
     "clip-value": {"penalty": PENALTY, "clip_grad_value": 0.1},
 }

@@ -89,6 +89,16 @@ CASES = {
             "prune": {"nonzeros": 20, "rounds": 2},
         },
     ),
+    "average, gradual": (
+        dropout_mlp,
+        classification,
+        {"train": {**SGD, "ema_decay": 0.9}, "prune": {"nonzeros": 20, "gradual": {"until": 0.7}}},
+    ),
+    "average, hard concrete": (
+        convnet,
+        images,
+        {"train": {**HARD_CONCRETE, "ema_decay": 0.8}, "prune": {"nonzeros": 90, "rounds": 2}},
+    ),
     "steps": (
         dropout_mlp,
         classification,

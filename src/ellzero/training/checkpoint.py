@@ -64,6 +64,8 @@ def take(state: State) -> Checkpoint:
         fixed["masks"] = state.masks.state_dict()
     if state.optimizer is not None:
         moved["optimizer"], document["optimizer"] = _parts(state.optimizer.state_dict())
+    if state.average is not None:
+        moved["average"] = state.average.tensors
     if state.regularizer is not None:
         regularizer = state.regularizer.state_dict()
         moved["remainders"] = regularizer["remainders"]
@@ -103,7 +105,7 @@ def put_back(checkpoint: Checkpoint, state: State, recipe: Recipe) -> None:
         noted = document["snapshots"].get(name)
         snapshot = noted and Snapshot(groups[name], Evaluation(*noted[0]), *noted[1:])
         setattr(state, name, snapshot)
-    state.step = state.optimizer = state.regularizer = state.masks = None
+    state.step = state.optimizer = state.regularizer = state.average = state.masks = None
     if document["step"] is not None:
         step = document["step"]
         state.step = Step(**{**step, "search": step["search"] and tuple(step["search"])})
@@ -115,6 +117,8 @@ def put_back(checkpoint: Checkpoint, state: State, recipe: Recipe) -> None:
         state.optimizer.load_state_dict(
             _optimizer_state(state.optimizer, document["optimizer"], moments)
         )
+    if state.average is not None:
+        state.average.load(groups["average"])
     if state.regularizer is not None:
         state.regularizer.load_state_dict(_regularizer_state(state, groups, document))
 

@@ -50,7 +50,11 @@ def epochs(
         seed_epoch(recipe.seed, step.stage, step.round, state.epoch)
         kept = kept_at(recipe, step, state.weights.numel, state.epoch)
         if kept is not None:
-            state.masks = masks_for(state, recipe, kept)
+            with state.averaged():
+                state.masks = masks_for(state, recipe, kept)
+            if state.average is not None:
+                state.masks.apply()
+                state.average.prune(state.masks)
         loss, rate = _train_epoch(state, recipe, data, tick)
         state.epoch += 1
         yield _metrics(state, data, loss, rate, began)
@@ -152,6 +156,8 @@ def _step(state: State, recipe: Recipe, data: Data, group: list[Batch]) -> Tenso
     optimizer.step()
     if regularizer is not None:
         regularizer.step(optimizer)
+    if state.average is not None:
+        state.average.update()
     return sum(losses[1:], losses[0])
 
 
@@ -191,15 +197,17 @@ def _metrics(
 ) -> tuple[EpochMetrics, Evaluation]:
     assert state.step is not None
     regularizer = state.regularizer
-    with nullcontext() if regularizer is None else regularizer.finalized():
-        validation = evaluate(state.model, data, "validation")
-        nonzeros = state.nonzeros
+    with state.averaged():
+        with nullcontext() if regularizer is None else regularizer.finalized():
+            validation = evaluate(state.model, data, "validation")
+            nonzeros = state.nonzeros
+        penalty = 0.0 if regularizer is None else float(regularizer.value())
     metrics = EpochMetrics(
         stage=state.step.stage,
         round=state.step.round,
         epoch=state.epoch,
         train_loss=train_loss,
-        penalty=0.0 if regularizer is None else float(regularizer.value()),
+        penalty=penalty,
         validation_loss=validation.loss,
         validation_score=validation.score,
         nonzeros=nonzeros,

@@ -90,8 +90,7 @@ def go(run: RunContext, state: State) -> None:
             validation = _train(run, state, keeper)
             if state.step is None:
                 continue  # it diverged and begins again
-            if state.regularizer is not None:
-                state.regularizer.finalize()
+            state.settle()
             # no epoch was left where a step has none, or was resumed at its very end
             _finish(run, state, validation or evaluate(state.model, run.data, "validation"))
         state.seconds = keeper.seconds()
@@ -257,6 +256,7 @@ def _finish(run: RunContext, state: State, validation: Evaluation) -> None:
 
 def _end_step(state: State) -> None:
     state.step = state.optimizer = state.regularizer = state.forward = state.masks = None
+    state.average = None
 
 
 def save_reference(run: RunContext, state: State) -> None:

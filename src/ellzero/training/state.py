@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -15,6 +16,7 @@ from ellzero.recipe import Recipe
 from ellzero.record import EpochMetrics, Evaluation, Outcome, Retry, TrainedWeights
 from ellzero.regularizers import BoundGates, Regularizer
 from ellzero.selection import Selection
+from ellzero.training.average import Average
 from ellzero.training.plan import Step
 
 
@@ -42,6 +44,8 @@ class State:
     regularizer: Regularizer | None = None
     forward: Callable[..., Tensor] | None = None
     """The network as the training calls it, compiled or as it is."""
+    average: Average | None = None
+    """Of all that the step trains; where there is one, it is the network that counts."""
     masks: Masks | None = None
     history: list[EpochMetrics] = field(default_factory=list)
     seconds: float = 0.0
@@ -73,16 +77,31 @@ class State:
         """The gates at work in this step, if it has any."""
         return None if self.regularizer is None else self.regularizer.gates
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network that counts inside the block: the average of the weights, if there is one."""
+        with nullcontext() if self.average is None else self.average.in_place():
+            yield
+
     def snapshot(self, evaluation: Evaluation) -> Snapshot:
-        """The network as it stands."""
-        return Snapshot(copied(self.model), evaluation, self.nonzeros, self.epoch)
+        """The network that counts, as it stands."""
+        with self.averaged():
+            return Snapshot(copied(self.model), evaluation, self.nonzeros, self.epoch)
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Put the network back to what it was."""
         self.model.load_state_dict(tensors)
 
+    def settle(self) -> None:
+        """End the step's training: the network is the average, and gates are plain weights."""
+        if self.average is not None:
+            self.average.put()
+            self.average = None
+        if self.regularizer is not None:
+            self.regularizer.finalize()
+
     def equip(self, recipe: Recipe) -> None:
-        """Give the step that begins an optimizer and a regularizer of its own."""
+        """Give the step that begins an optimizer, a regularizer and an average of its own."""
         assert self.step is not None
         table = self.step.table(recipe)
         self.optimizer = table.make_optimizer(self.model)
@@ -100,3 +119,9 @@ class State:
                 ramp=train and train.ramp,
                 compile=recipe.compile,
             )
+        self.average = None
+        if table.ema_decay:
+            trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+            own = {} if self.gates is None else self.gates.own
+            of_gates = {f"gates/{name}": tensor for name, tensor in own.items()}
+            self.average = Average(table.ema_decay, {**trained, **of_gates})
