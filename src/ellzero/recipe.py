@@ -134,6 +134,8 @@ class Recipe(Document):
                 raise InputError(f"train.penalty: {error}") from None
         inherited = {}
         for stage in ("reference", "finetune"):
+            if stage == "finetune" and "distillation" in train:
+                shared["distillation"] = train["distillation"]
             table = _set_fields(value.get(stage, {}))
             if isinstance(table, Mapping):
                 table = {**_taken_over(shared, table), **table}

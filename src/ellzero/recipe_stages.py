@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from ellzero.errors import EllzeroError, InputError
+from ellzero.errors import EllzeroError, InputError, is_number
 from ellzero.optimizers import (
     MOMENTUM,
     Group,
@@ -148,7 +148,29 @@ class Reference(StageTable):
     file: Path | None = None
 
 
-class Train(StageTable):
+class Distillation(Table):
+    """How much the outputs of the reference count; a number is short for the weight alone.
+
+    The loss is `(1 - weight) * loss + weight * distance` to the reference's outputs; weight 0: no
+    distillation. Logits are divided by the temperature.
+    """
+
+    weight: float = Field(ge=0, le=1)
+    temperature: float = Field(default=2.0, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_weight(cls, value: Any) -> Any:
+        return {"weight": value} if is_number(value) else value
+
+
+class Distilled(StageTable):
+    """A stage after the reference, which it may learn from."""
+
+    distillation: Distillation | None = None
+
+
+class Train(Distilled):
     """The regularized training, or the file of a network that has been trained so.
 
     It starts from a reference that was given, or else from the initial weights; `start` says which
@@ -163,7 +185,7 @@ class Train(StageTable):
     ramp: Ramp = None
 
 
-class Finetune(StageTable):
+class Finetune(Distilled):
     """The training of what is left, after each pruning."""
 
     dropout: bool = True

@@ -47,6 +47,7 @@ from ellzero.run_folder import (
 from ellzero.selection import select
 from ellzero.tensors import require_held
 from ellzero.training import checkpoint
+from ellzero.training.distillation import require_distillable
 from ellzero.training.evaluation import evaluate
 from ellzero.training.identity import require_same, settings_of
 from ellzero.training.precision import costs, settled
@@ -275,6 +276,8 @@ def _prepare(
     ranked(weights, *recipe.prune.targets(weights.values()))
     for stage in (recipe.reference, recipe.train, recipe.finetune):
         stage.make_optimizer(network)
+    if recipe.train.distillation or recipe.finetune.distillation:
+        require_distillable(data)
     budget = recipe.prune.budget
     if budget and budget.max_accuracy_drop is not None and not data.scores_accuracy:
         raise InputError(

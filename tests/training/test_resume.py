@@ -99,6 +99,11 @@ CASES = {
         images,
         {"train": {**HARD_CONCRETE, "ema_decay": 0.8}, "prune": {"nonzeros": 90, "rounds": 2}},
     ),
+    "distillation": (
+        dropout_mlp,
+        classification,
+        {"train": {"distillation": {"weight": 0.5, "temperature": 4}}, "prune": {"nonzeros": 30}},
+    ),
     "steps": (
         dropout_mlp,
         classification,

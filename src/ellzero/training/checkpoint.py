@@ -105,7 +105,8 @@ def put_back(checkpoint: Checkpoint, state: State, recipe: Recipe) -> None:
         noted = document["snapshots"].get(name)
         snapshot = noted and Snapshot(groups[name], Evaluation(*noted[0]), *noted[1:])
         setattr(state, name, snapshot)
-    state.step = state.optimizer = state.regularizer = state.average = state.masks = None
+    state.step = state.optimizer = state.regularizer = state.masks = None
+    state.average = state.teacher = None
     if document["step"] is not None:
         step = document["step"]
         state.step = Step(**{**step, "search": step["search"] and tuple(step["search"])})

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ellzero.data.batch import Batch
 from ellzero.data.data import Data
-from ellzero.data.inputs import called, of_each
+from ellzero.data.inputs import Inputs, all_of, called, of_each
 from ellzero.data.mixup import mixed
 from ellzero.modules import device_of, without_dropout
 from ellzero.pruning import Masks, kept_count, largest, minimums, ranked
@@ -176,16 +177,23 @@ def _loss(state: State, recipe: Recipe, data: Data, batch: Batch) -> Tensor:
     if alpha is not None:
         batch, other, share = mixed(batch, alpha)
     inputs = of_each(_channels_last, batch.inputs) if recipe.channels_last else batch.inputs
-    if recipe.precision == "float32":
-        outputs = called(state.forward, inputs)
-    else:
-        with torch.autocast(device_of(state.model).type, torch.bfloat16):
-            outputs = called(state.forward, inputs)
-        outputs = outputs.float()  # the loss itself keeps full precision
+    outputs = _outputs(state.forward, recipe, inputs)
     loss = data.loss(outputs, batch.targets)
-    if other is None or share is None:
+    if other is not None and share is not None:
+        loss = share * loss + (1 - share) * data.loss(outputs, other.targets)
+    if state.teacher is None:
         return loss
-    return share * loss + (1 - share) * data.loss(outputs, other.targets)
+    with torch.no_grad():
+        taught = _outputs(state.teacher.forward, recipe, inputs)
+    return state.teacher.distilled(loss, outputs, taught, data)
+
+
+def _outputs(forward: Callable[..., Any], recipe: Recipe, inputs: Inputs) -> Any:
+    if recipe.precision == "float32":
+        return called(forward, inputs)
+    with torch.autocast(all_of(inputs)[0].device.type, torch.bfloat16):
+        outputs = called(forward, inputs)
+    return outputs.float()  # the loss itself keeps full precision
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -256,7 +256,7 @@ def _finish(run: RunContext, state: State, validation: Evaluation) -> None:
 
 def _end_step(state: State) -> None:
     state.step = state.optimizer = state.regularizer = state.forward = state.masks = None
-    state.average = None
+    state.average = state.teacher = None
 
 
 def save_reference(run: RunContext, state: State) -> None:

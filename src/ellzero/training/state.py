@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from ellzero.files import copied
 from ellzero.pruning import Masks
 from ellzero.recipe import Recipe
+from ellzero.recipe_stages import Distilled
 from ellzero.record import EpochMetrics, Evaluation, Outcome, Retry, TrainedWeights
 from ellzero.regularizers import BoundGates, Regularizer
 from ellzero.selection import Selection
 from ellzero.training.average import Average
+from ellzero.training.distillation import Teacher
 from ellzero.training.plan import Step
 
 
@@ -44,6 +46,8 @@ class State:
     regularizer: Regularizer | None = None
     forward: Callable[..., Tensor] | None = None
     """The network as the training calls it, compiled or as it is."""
+    teacher: Teacher | None = None
+    """The reference, where the step learns from its outputs."""
     average: Average | None = None
     """Of all that the step trains; where there is one, it is the network that counts."""
     masks: Masks | None = None
@@ -101,7 +105,7 @@ class State:
             self.regularizer.finalize()
 
     def equip(self, recipe: Recipe) -> None:
-        """Give the step that begins an optimizer, a regularizer and an average of its own."""
+        """Give the step that begins an optimizer, and what else it needs, of its own."""
         assert self.step is not None
         table = self.step.table(recipe)
         self.optimizer = table.make_optimizer(self.model)
@@ -118,6 +122,13 @@ class State:
                 layer_scale=train and train.layer_scale,
                 ramp=train and train.ramp,
                 compile=recipe.compile,
+            )
+        self.teacher = None
+        settings = table.distillation if isinstance(table, Distilled) else None
+        if settings is not None and settings.weight:
+            assert self.reference is not None
+            self.teacher = Teacher(
+                self.model, self.reference.tensors, settings, compile=recipe.compile
             )
         self.average = None
         if table.ema_decay:
