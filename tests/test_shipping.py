@@ -41,6 +41,9 @@ def test_a_network_is_written_in_every_form_and_stays_as_it_is(tmp_path):
     assert shipped.onnx is not None
     assert shipped.onnx.difference is None or shipped.onnx.difference < 1e-5
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [
+        "CMakeLists.txt",
+        "Makefile",
+        "README.md",
         "own.c",
         "own.h",
         "own_test.c",
@@ -174,7 +177,7 @@ def test_destinations_that_are_refused(tmp_path):
 def test_paths_may_be_text(tmp_path):
     files = ez.Destinations(ellz=f"{tmp_path}/a.ellz", onnx=f"{tmp_path}/a.onnx", c=f"{tmp_path}/c")
     ez.ship(pruned(), files, example=X[:2])
-    names = ["net.c", "net.h", "net_test.c"]
+    names = ["CMakeLists.txt", "Makefile", "README.md", "net.c", "net.h", "net_test.c"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ellz", "a.onnx", "c"]
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == names
 

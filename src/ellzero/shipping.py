@@ -28,6 +28,7 @@ from ellzero.export.c.source import (
     export_c,
 )
 from ellzero.export.onnx_file import OnnxFile, export_onnx
+from ellzero.export.package import AROUND, Package, check_package, paths_of
 from ellzero.graph import Network, trace
 from ellzero.packed.pack import CodeWarning, Packed, pack
 from ellzero.pruning.budget import Budget
@@ -49,6 +50,7 @@ class Destinations:
         name: name of the C files and functions.
         storage: how weights lie in C, as `export_c` takes it; "dense" is the network as it is.
         c_weights: in "arrays" of the C, or in a "blob", a binary file beside it.
+        package: what lies around the C, as `export_c` takes it.
         overwrite: whether files that are there already may be replaced.
 
     Raises:
@@ -69,21 +71,23 @@ class Destinations:
     name: str = "net"
     storage: StorageChoice = "smallest"
     c_weights: WeightsIn = "arrays"
+    package: Package = "project"
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         check_storage(self.storage)
         check_weights(self.c_weights)
+        check_package(self.package)
         folders = [] if self.c is None else [Path(self.c)]
         for c in folders:
             check_name(self.name)
             if c.exists() and not c.is_dir():
                 raise InputError(f"{c} is a file; expected a folder for C source")
-        of_c = (self.name, self.storage, self.c_weights)
-        if not folders and of_c != ("net", "smallest", "arrays"):
+        of_c = (self.name, self.storage, self.c_weights, self.package)
+        if not folders and of_c != ("net", "smallest", "arrays", "project"):
             raise InputError(
-                "name (--name), storage (--storage) and weights (--c-weights) are those of C "
-                "source; name its folder (--c), or leave them out"
+                "name (--name), storage (--storage), weights (--c-weights) and package (--package) "
+                "are those of C source; name its folder (--c), or leave them out"
             )
         if not self.files:
             raise InputError("nothing to write: name a packed file, an ONNX file or a C folder")
@@ -94,8 +98,10 @@ class Destinations:
             if file.is_dir():
                 raise InputError(f"{file} is a folder; give the name of a file")
             if file.exists() and not self.overwrite:
+                around = self.c is not None and file.name in AROUND
+                without = "leave it out (--package source)" if around else "give another name"
                 raise InputError(
-                    f"{file} is there already; give another name, or overwrite it (--overwrite)"
+                    f"{file} is there already; {without}, or overwrite it (--overwrite)"
                 )
         paths = [*self.files, *folders]
         if len({path.resolve() for path in paths}) < len(paths):
@@ -104,9 +110,10 @@ class Destinations:
     @property
     def files(self) -> list[Path]:
         """All that is written."""
-        ends = [] if self.c is None else [".h", ".c", "_test.c"]
-        ends += ["_weights.bin"] * (self.c is not None and self.c_weights == "blob")
-        return self._single_files + [Path(self.c or "") / f"{self.name}{end}" for end in ends]
+        if self.c is None:
+            return self._single_files
+        of_c = paths_of(self.name, self.package, blob=self.c_weights == "blob")
+        return [*self._single_files, *(Path(self.c) / path for path in of_c)]
 
     @property
     def _single_files(self) -> list[Path]:
@@ -323,6 +330,7 @@ def ship(
                 name=destinations.name,
                 storage=storage,
                 weights=destinations.c_weights,
+                package=destinations.package,
                 remark=_measured(shipped),
             )
     return replace(shipped, ellz=ellz, onnx=onnx, c=c)

@@ -181,7 +181,9 @@ def test_nothing_is_overwritten_unasked(ellzero, run):
     assert ellzero("export", run, "--c", "c").code == 0
     before = Path("c/net.c").read_bytes()
     assert "c/net.h is there already" in ellzero("export", run, "--c", "c").says()
-    assert ellzero("export", run, "--c", "c", "--name", "other").code == 0
+    second = ("export", run, "--c", "c", "--name", "other")
+    assert "c/README.md is there already; leave it out (--package" in ellzero(*second).says()
+    assert ellzero(*second, "--package", "source").code == 0
     assert Path("c/net.c").read_bytes() == before
 
 
@@ -194,7 +196,7 @@ def test_nothing_is_overwritten_unasked(ellzero, run):
         (("--ellz", "a/b.ellz"), "there is no folder a"),
         (("--ellz", "a.ellz", "--bits", "9"), "bits (--bits) is 9"),
         (("--ellz", "a.ellz", "--bits", "4", "--data", "x"), "data (--data) are for a budget"),
-        (("--ellz", "a.ellz", "--name", "own"), "name (--name), storage (--storage) and weights"),
+        (("--ellz", "a.ellz", "--name", "own"), "name (--name), storage (--storage), weights"),
         (("--ellz", "a.ellz", "--bits", "3", "--int8"), "give one"),
         (("--ellz", "a.ellz", "--finetune", "2"), "none of the four ways to quantize"),
         (("--ellz", "a.ellz", "--bits", "4", "--finetune", "-1"), "(--finetune) is -1"),

@@ -23,6 +23,7 @@ def export(
     name: str = "net",
     storage: Literal["smallest", "fastest", "dense"] = "smallest",
     c_weights: Literal["arrays", "blob"] = "arrays",
+    package: Literal["source", "project", "arduino"] = "project",
     bits: int | None = None,
     biases: int | None = None,
     int8: Flag = False,
@@ -53,6 +54,9 @@ def export(
         How weights lie in the C; dense is the network as it is, zeros and all, for comparison.
     c_weights
         Weights in arrays of the C, or in a blob: a binary file beside it, for large networks.
+    package
+        The C source alone, with a README, a Makefile and a CMakeLists.txt, or as an Arduino
+        library.
     bits
         Quantize to codebooks of 2^bits values a layer, 2 to 8.
     biases
@@ -82,6 +86,7 @@ def export(
         name=name,
         storage=storage,
         c_weights=c_weights,
+        package=package,
         overwrite=overwrite,
     )
     quantization = None

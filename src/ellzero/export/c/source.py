@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from ellzero.export.c.plan import Plan, plan
 from ellzero.export.c.stream import Stream, declared, defined
 from ellzero.export.c.tokens import checks, has_tokens
 from ellzero.export.integer_c.source import integer_c
+from ellzero.export.package import Facts, Package, check_package, packaged
 from ellzero.files import write_atomically
 from ellzero.graph import Network, trace
 from ellzero.graph.graph import free_name
@@ -68,7 +69,7 @@ class CSource:
     """What `export_c` wrote.
 
     Args:
-        folder: where it is.
+        folder: where NAME.c is.
         name: of the files and functions.
         layers: how each weight is stored.
         constant_bytes: bytes of all constant arrays.
@@ -99,6 +100,7 @@ def export_c(
     name: str = "net",
     storage: StorageChoice = "smallest",
     weights: WeightsIn = "arrays",
+    package: Package = "source",
     remark: str = "",
 ) -> CSource:
     """Write a network as C99 that needs nothing but `math.h`: NAME.c, NAME.h and NAME_test.c.
@@ -122,6 +124,9 @@ def export_c(
         weights: in "arrays" of the C itself, or a "blob": a file NAME_weights.bin beside it, whose
             bytes the program hands over by `NAME_set_weights`; a compiler takes seconds then, where
             it would take minutes for the arrays of a large network. Integers lie in arrays.
+        package: "source", these files alone; "project", with a README.md, a Makefile and a
+            CMakeLists.txt; "arduino", a library: the C lies in `src`, the test in `extras`, and a
+            sketch in `examples`.
         remark: what the header says besides, such as on which data it was measured.
 
     Returns:
@@ -129,7 +134,7 @@ def export_c(
 
     Raises:
         InputError: a layer there is no C for, by its name; weights or examples with NaN; a name
-            that is no C identifier; no such folder's parent.
+            that is no C identifier; no such folder's parent; a blob in an Arduino library.
 
     Example:
         >>> import tempfile, torch, ellzero as ez
@@ -143,11 +148,12 @@ def export_c(
     check_name(name)
     check_storage(storage)
     check_weights(weights)
+    check_package(package)
     network, kept = trace(model, example), ()
     if any(is_integer(node.op) for node in network.graph.nodes):
         if weights != "arrays":
             raise InputError(f"weights is {weights!r}; C of integers has them in 'arrays'")
-        return _of_integers(network, _made(folder), example, name, storage, remark)
+        return _of_integers(network, _made(folder), example, name, storage, package, remark)
     changed = folded(network)
     warn_if_dead(changed)
     if storage != "dense" and not network.graph.opaque:
@@ -171,18 +177,20 @@ def export_c(
             reads=blob is not None,
         ),
     }
+    constants = sum(array.size_bytes for array in _arrays(planned, functions, name))
+    facts = Facts(name, False, constants, 4 * planned.scratch, remark, blob is not None)
+    place = _written(folder, files, facts, package)
     if blob is not None:
-        write_atomically(folder / f"{name}_weights.bin", blob.content)
-    for file, text in files.items():
-        write_atomically(folder / file, text.encode())
-    return CSource(
-        folder,
-        name,
-        tuple(_layers(functions)),
-        sum(array.size_bytes for array in _arrays(planned, functions, name)),
-        4 * planned.scratch,
-        kept,
-    )
+        write_atomically(place / f"{name}_weights.bin", blob.content)
+    return CSource(place, name, tuple(_layers(functions)), constants, 4 * planned.scratch, kept)
+
+
+def _written(folder: Path, files: Mapping[str, str], facts: Facts, package: Package) -> Path:
+    """Write a package; the folder of its C."""
+    for path, text in packaged(files, facts, package).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / path, text.encode())
+    return folder / "src" if package == "arduino" else folder
 
 
 def _made(folder: str | Path) -> Path:
@@ -202,18 +210,19 @@ def _of_integers(
     example: Example | None,
     name: str,
     storage: StorageChoice,
+    package: Package,
     remark: str,
 ) -> CSource:
     """Write a network of integers, for tests with the integers that PyTorch gives."""
     batches = batches_of(network.examples(2) if example is None else example)
     source = integer_c(network.cpu(), name, storage, batches[0][:EXAMPLES].detach().cpu(), remark)
-    for file, text in source.files.items():
-        write_atomically(folder / file, text.encode())
+    constants, scratch = source.constant_bytes, source.scratch_bytes
+    facts = Facts(name, True, constants, scratch, remark)
+    place = _written(folder, source.files, facts, package)
     layers = (
         CLayer(n.name, n.weights, n.nonzeros, n.layout, "int8", n.size_bytes) for n in source.layers
     )
-    constants, scratch = source.constant_bytes, source.scratch_bytes
-    return CSource(folder, name, tuple(layers), constants, scratch, ())
+    return CSource(place, name, tuple(layers), constants, scratch, ())
 
 
 _KEYWORDS = """
@@ -321,6 +330,10 @@ def _header(network: Network, planned: Plan, name: str, blob: Blob | None, remar
 #define {upper}_OUTPUTS {outputs} /* {_described(results, names)} */
 #define {upper}_SCRATCH {max(planned.scratch, 1)} /* floats of working memory */
 {named}
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
 /* Outputs of one raw example, its last index fastest; returns the index of the largest
    output{_several(network)}.
    Its working memory is static: one call at a time. Left out if {upper}_NO_STATIC is defined. */
@@ -329,6 +342,9 @@ int {name}_predict(const float *input, float *output);
 /* The same in working memory of the caller's, {upper}_SCRATCH floats. */
 int {name}_predict_in(const float *input, float *output, float *scratch);
 {declared(planned.stream, name)}{"" if blob is None else blob.declared(name)}
+#ifdef __cplusplus
+}}
+#endif
 #endif
 """
 
