@@ -113,6 +113,7 @@ class Recipe(Document):
     compile: bool = False
     checkpoint_seconds: float = Field(default=120.0, ge=0)
     on_divergence: Literal["stop", "retry"] = "stop"
+    tensorboard: bool = False
     reference: Reference = Field(default_factory=Reference)
     train: Train = Field(default_factory=Train)
     finetune: Finetune = Field(default_factory=Finetune)

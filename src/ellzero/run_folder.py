@@ -35,6 +35,8 @@ TRAINED = "trained.safetensors"
 ANSWERS = "answers.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint-previous.safetensors"
+TENSORBOARD = "tensorboard"
+"""A folder of events, one for each stage."""
 
 CHECKPOINTS = (CHECKPOINT, PREVIOUS)
 """Where a run can go on, the last one first; gone when it is done."""
@@ -42,7 +44,7 @@ CHECKPOINTS = (CHECKPOINT, PREVIOUS)
 WRITTEN = (
     RECIPE, RECORD, METRICS, MODEL, f"{MODEL}.gz", REFERENCE, TRAINED, ANSWERS, *CHECKPOINTS
 )  # fmt: skip
-"""All that a run may write."""
+"""All files that a run may write, TensorBoard's apart."""
 
 
 def new_folder(root: Path, name: str) -> Path:
@@ -186,6 +188,21 @@ def clear_folder(folder: Path) -> None:
     """Remove what a run left behind; other files stay."""
     for name in WRITTEN:
         (folder / name).unlink(missing_ok=True)
+    clear_events(folder / TENSORBOARD)
+
+
+def clear_events(folder: Path) -> None:
+    """Remove TensorBoard's events from a folder, and the folders that are empty then."""
+    if folder.is_symlink():  # what is behind a link was not written by a run
+        return
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is within a folder comes first
+        if path.is_dir() and not path.is_symlink():
+            with suppress(OSError):  # other files are in it
+                path.rmdir()
+        elif path.name.startswith("events.out.tfevents."):
+            path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def write_metrics(folder: Path, history: Sequence[EpochMetrics]) -> None:

@@ -55,6 +55,7 @@ from ellzero.training.progress import Bar
 from ellzero.training.run import Callback, RunContext, go, save_reference
 from ellzero.training.seeds import settings
 from ellzero.training.state import State
+from ellzero.training.tensorboard import Board, require_board
 from ellzero.trust import remember
 from ellzero.user_code import importing
 
@@ -163,6 +164,8 @@ def compress(
         if path is None:
             raise InputError("resume needs the folder of a run that was stopped; give folder=")
         require_resumable(path)
+    if recipe.tensorboard:
+        require_board(path)
     recipe = settled(recipe, device, path / RECIPE if path and resume else None)
     if path is not None and resume:
         _require_recipe(recipe, path / RECIPE)
@@ -202,10 +205,10 @@ def compress(
             with (
                 _recorded(path, begun, state),
                 Bar(recipe, data, has_reference=has_reference, progress=progress) as bar,
+                Board(path if recipe.tensorboard else None) as board,
             ):
-                run = RunContext(
-                    recipe, data, path, bar, has_reference, _about(recipe, data), callback
-                )
+                about = _about(recipe, data)
+                run = RunContext(recipe, data, path, bar, board, has_reference, about, callback)
                 if has_reference:  # also where the run that is resumed has lost it
                     save_reference(run, state)
                 go(run, state)

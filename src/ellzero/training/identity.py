@@ -10,7 +10,10 @@ from ellzero.errors import InputError
 from ellzero.model_file import read_metadata
 from ellzero.recipe import Recipe
 
-FREE = ("name", "device", "threads", "checkpoint_seconds", "data.data_root", "reference.file")
+FREE = (
+    "name", "device", "threads", "checkpoint_seconds", "tensorboard", "data.data_root",
+    "reference.file",
+)  # fmt: skip
 """Keys that may change when a run is resumed: its weights do not hang on them."""
 
 

@@ -27,6 +27,7 @@ from ellzero.training.loop import epochs, masks_for
 from ellzero.training.plan import Step, kept_at, next_step, stage_epochs
 from ellzero.training.progress import Bar
 from ellzero.training.state import Snapshot, State
+from ellzero.training.tensorboard import Board
 
 RETRIES = 3
 """So often the stages of a run begin again after a divergence: down to an eighth of a rate."""
@@ -53,6 +54,7 @@ class RunContext:
     data: Data
     folder: Path | None
     bar: Bar
+    board: Board
     has_reference: bool
     about: dict[str, Any]
     """What a model file says of its origin."""
@@ -112,6 +114,7 @@ def _train(run: RunContext, state: State, keeper: Keeper) -> Evaluation | None:
     step, validation = state.step, None
     assert step is not None
     run.bar.begin(step, state.epoch)
+    run.board.begin(step, state.history)
     for metrics, validation in epochs(state, run.recipe, run.data, tick=run.bar.tick):
         figure = _not_finite(metrics)
         if figure is not None:
@@ -121,6 +124,7 @@ def _train(run: RunContext, state: State, keeper: Keeper) -> Evaluation | None:
         _keep_best(run, state, validation)
         if run.folder is not None:
             write_metrics(run.folder, state.history)
+        run.board.epoch(metrics)
         run.bar.epoch(metrics)
         is_last = False
         try:
