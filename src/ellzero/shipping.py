@@ -284,10 +284,9 @@ def ship(
             "integers (--activations); give one of them, or leave the data out"
         )
     integers = quantization is not None and quantization.activations is not None
-    if integers and (destinations.onnx is not None or destinations.c_weights != "arrays"):
+    if integers and destinations.c_weights != "arrays":
         raise InputError(
-            "a network of integers (--activations) is written packed (--ellz) and as C with its "
-            "weights in arrays; leave ONNX (--onnx) and --c-weights out"
+            "C of integers (--activations) has its weights in arrays; leave --c-weights out"
         )
     # a network or run of our own, so that quantization leaves the given one as it is
     if isinstance(source, Run):

@@ -202,7 +202,7 @@ def test_nothing_is_overwritten_unasked(ellzero, run):
         (("--ellz", "a.ellz", "--bits", "4", "--finetune", "-1"), "(--finetune) is -1"),
         (("--ellz", "a.ellz", "--activations", "4"), "activations (--activations) is 4"),
         (("--ellz", "a.ellz", "--activations", "8", "--finetune", "1"), "is not fine-tuned"),
-        (("--onnx", "a.onnx", "--activations", "8"), "leave ONNX (--onnx)"),
+        (("--c", "c", "--c-weights", "blob", "--activations", "8"), "leave --c-weights out"),
         (("--c", "c", "--c-weights", "blob", "--activations", "8"), "weights in arrays"),
         (("--ellz", "a.ellz", "--max-accuracy-drop", "-1"), "max_accuracy_drop"),
         (("--ellz", "same", "--onnx", "same"), "two of the outputs are one path"),

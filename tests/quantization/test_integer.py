@@ -1,10 +1,8 @@
 """Integer networks in PyTorch: what they compute, from which ranges, and what they refuse."""
 
 import math
-import tempfile
 from fractions import Fraction
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -378,9 +376,3 @@ def test_settings_that_do_not_go_together():
         ez.quantize(form.model, activations=8, data=x)
     with pytest.raises(ez.InputError, match="no weights selected"):
         ez.quantize(form.model)
-
-
-def test_onnx_refuses_integers():
-    form = ez.quantize(nn.Linear(3, 2), activations=8, data=torch.randn(8, 3))
-    with pytest.raises(ez.InputError, match="there is no ONNX form of integer networks"):
-        ez.export_onnx(form.model, Path(tempfile.mkdtemp()) / "net.onnx")

@@ -19,18 +19,24 @@ from ellzero import __version__
 from ellzero.compaction.folding import folded
 from ellzero.compaction.living import warn_if_dead
 from ellzero.errors import InputError
+from ellzero.export.onnx_integers import integer_proto
+from ellzero.export.onnx_weights import name_by_weights, store_as_int8
 from ellzero.files import write_atomically
 from ellzero.graph import Network, trace
 from ellzero.graph.graph import Output, free_name
 from ellzero.graph.network import outputs_of
 from ellzero.graph.trace import Example, batches_of, quiet
-from ellzero.operations.integer import is_integer
+from ellzero.operations.integer import Dequantize, is_integer
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 TOLERANCE = 1e-5
 """How far onnxruntime's outputs may be off: absolutely, or relative to the largest output."""
+
+STEPS = 4
+"""How many steps of their int8 the outputs of an integer network may be off: ONNX rounds halves to
+even, the network up."""
 
 BATCHES = (1, 3)
 """Batch sizes on which the file is compared with the network."""
@@ -72,6 +78,10 @@ def export_onnx(model: nn.Module, path: str | Path, example: Example | None = No
     installed, the model is run and compared with the network before anything is written. Written
     atomically. A warning names layers without a weight and outputs that are constant.
 
+    Weights that are int8 times one scale (after `ez.quantize(method="int8")`) are stored so. An
+    integer network (`ez.quantize(activations=8)`) is written in QDQ form, which runtimes compute in
+    integers: its outputs may be some steps of their int8 off, as ONNX rounds halves to even.
+
     Args:
         model: a network that `ez.trace` can trace, or one that it has traced; it does not change.
         path: the file; an existing one is replaced.
@@ -81,7 +91,7 @@ def export_onnx(model: nn.Module, path: str | Path, example: Example | None = No
     Raises:
         InputError: no example; a network that cannot be traced, or whose operations ONNX lacks;
             weights that are NaN or infinite; the extra `export` is not installed; onnxruntime's
-            outputs differ by more than 1e-5.
+            outputs differ by more than 1e-5, those of integers by more than 4 steps.
 
     Example:
         >>> import tempfile, torch, ellzero as ez
@@ -94,9 +104,7 @@ def export_onnx(model: nn.Module, path: str | Path, example: Example | None = No
     _require_libraries()
     network = trace(model, example).cpu()
     if any(is_integer(node.op) for node in network.graph.nodes):
-        raise InputError(
-            "there is no ONNX form of integer networks; export the network it was made of, or C"
-        )
+        return _of_integers(network, Path(path), example)
     for name, tensor in network.state_dict().items():
         if not tensor.isfinite().all():
             raise InputError(f"{name} {tuple(tensor.shape)} holds NaN or inf; it is not exported")
@@ -105,15 +113,37 @@ def export_onnx(model: nn.Module, path: str | Path, example: Example | None = No
     batches = [_inputs(network, size, example) for size in BATCHES]
     proto = _converted(network, batches[-1])
     _strip(proto)
+    name_by_weights(proto, network)
+    store_as_int8(proto, network)
+    return _written(proto, network, batches, Path(path))
+
+
+def _of_integers(network: Network, path: Path, example: Example | None) -> OnnxFile:
+    """The file of an integer network."""
+    proto = integer_proto(network)
+    batches = [_inputs(network, size, example) for size in BATCHES]
+    (scale,) = [node.op.scale for node in network.graph.nodes if isinstance(node.op, Dequantize)]
+    return _written(proto, network, batches, path, step=scale)
+
+
+def _written(
+    proto: ModelProto,
+    network: Network,
+    batches: Sequence[tuple[Tensor, ...]],
+    path: Path,
+    *,
+    step: float | None = None,
+) -> OnnxFile:
+    """Compare a model with the network, write it, and tell of it; `step` is that of its outputs."""
     for key, value in _metadata(network).items():
         entry = proto.metadata_props.add()
         entry.key, entry.value = f"ellzero.{key}", value
     if proto.ByteSize() > LIMIT:
         raise InputError(f"the model takes {proto.ByteSize():,} bytes; one ONNX file holds 2 GB")
     content = proto.SerializeToString()
-    difference = _difference(content, network, batches)
-    write_atomically(Path(path), content)
-    return OnnxFile(Path(path), len(content), difference)
+    difference = _difference(content, network, batches, step)
+    write_atomically(path, content)
+    return OnnxFile(path, len(content), difference)
 
 
 def _require_libraries() -> None:
@@ -249,9 +279,13 @@ def _largest_difference(outputs: Tensor, expected: Tensor) -> float:
 
 
 def _difference(
-    content: bytes, network: Network, batches: Sequence[tuple[Tensor, ...]]
+    content: bytes, network: Network, batches: Sequence[tuple[Tensor, ...]], step: float | None
 ) -> float | None:
-    """How far onnxruntime's outputs are from the network's, if it is installed."""
+    """How far onnxruntime's outputs are from the network's, if it is installed.
+
+    Raises:
+        InputError: too far; of integers in steps of the outputs.
+    """
     if not _can_import("onnxruntime"):
         return None
     import onnxruntime
@@ -261,18 +295,23 @@ def _difference(
     session: Any = onnxruntime.InferenceSession(
         content, options, providers=["CPUExecutionProvider"]
     )
-    difference = 0.0
+    difference = steps = 0.0
     for inputs in batches:
         with torch.no_grad():
             expected = outputs_of(network(*inputs))
         names = [known.name for known in session.get_inputs()]
         given = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
         for output, right in zip(session.run(None, given), expected, strict=True):
-            off = _largest_difference(torch.from_numpy(output), right.double())
-            difference = max(difference, off)
-    if not difference <= TOLERANCE:
+            outputs, exact = torch.from_numpy(output), right.double()
+            difference = max(difference, _largest_difference(outputs, exact))
+            if step is not None:
+                steps = max(steps, float((outputs - exact).abs().max()) / step)
+    if not (difference <= TOLERANCE if step is None else steps <= STEPS + 0.5):
+        by, most = (f"{difference:.2g}", f"{TOLERANCE:g}")
+        if step is not None:
+            by, most = f"{steps:.0f} steps of its integers", str(STEPS)
         raise InputError(
-            f"onnxruntime's outputs differ from the network's by {difference:.2g}, more than "
-            f"{TOLERANCE:g}; nothing was written"
+            f"onnxruntime's outputs differ from the network's by {by}, more than {most}; nothing "
+            "was written"
         )
     return difference
