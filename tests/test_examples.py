@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -37,3 +38,29 @@ def test_a_network_and_data_of_your_own(tmp_path):
     tensors = load_file(tmp_path / record["folder"] / "model.safetensors")
     read = tensors["0.weight"].count_nonzero(dim=0)
     assert read[:4].sum() > 0.9 * read.sum()
+
+
+def example(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What an example's file defines; those beside it can be imported by it."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return runpy.run_path(str(EXAMPLES / name))
+
+
+@pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy:DeprecationWarning")
+def test_a_run_in_mlflow(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="an example of a callback for MLflow")
+    monkeypatch.chdir(tmp_path)  # where it puts artifacts
+    record = example("with_mlflow.py", monkeypatch)["main"](tmp_path).record
+    (run,) = mlflow.search_runs(experiment_names=["ellzero"], output_format="list")
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["validation_score"] == record.compressed.validation.score
+    points = mlflow.MlflowClient().get_metric_history(run.info.run_id, "train/validation_loss")
+    assert [point.step for point in points] == [1, 2, 3, 4, 5]
+
+
+def test_a_run_in_wandb(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="an example of a callback for Weights & Biases")
+    example("with_wandb.py", monkeypatch)["main"](tmp_path)
+    (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    # each of the five epochs is written as a line of the history and into the summary
+    assert log.read_bytes().count(b"train/validation_loss") == 10
