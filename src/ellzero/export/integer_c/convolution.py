@@ -41,7 +41,7 @@ static int32_t net_distance(const int8_t *weight)
     memcpy(&distance, weight + 1, 2);
     return distance;
 #else
-    return (uint8_t)weight[1] + (uint8_t)weight[2] * 256;
+    return (uint8_t)weight[1] + (int32_t)(uint8_t)weight[2] * 256;
 #endif
 }
 """

@@ -57,8 +57,11 @@ ROUND_WITHIN = _ROUND.format(
 
 
 def without_limits(text: str) -> str:
-    """A kernel for a network whose layers have no limits of their own."""
-    return re.sub(r",\s+(layer|sum)->low, (layer|sum)->high\)", ")", text)
+    """A kernel or a constant for a network whose layers have no limits of their own."""
+    text = re.sub(r",\s+(layer|sum)->low, (layer|sum)->high\)", ")", text)
+    return re.sub(
+        r", low, high;|, \.low = -128, \.high = 127", lambda m: ";" * (m[0][-1] == ";"), text
+    )
 
 
 LINEAR = """typedef struct {

@@ -229,11 +229,11 @@ def _source(network: Network, writer: Writer, places: dict[str, str], quantize: 
             [places[f"{step.result}:{number}"] for number in range(len(step.work))],
         )
         calls.append(f"/* {_plain(step.name)} */\n{code}")
-    texts = list(writer.kernels)
+    texts, constants = list(writer.kernels), writer.constants
     if writer.limited:
         texts = [kernels.ROUND_WITHIN if text == kernels.ROUND else text for text in texts]
     else:
-        texts = list(map(kernels.without_limits, texts))
+        texts, constants = (list(map(kernels.without_limits, x)) for x in (texts, constants))
     start = f"typedef {writer.start_type.name}_t net_start;\n\n"
     has_conv = CONV in writer.kernels
     arrays = "".join(constant(array) for array in writer.arrays)
@@ -250,7 +250,7 @@ def _source(network: Network, writer: Writer, places: dict[str, str], quantize: 
 #endif
 
 {start if has_conv else ""}{chr(10).join(texts)}
-{arrays}{"".join(writer.constants)}
+{arrays}{"".join(constants)}
 int net_predict_in(const int8_t *input, int8_t *output, int8_t *scratch)
 {{
     int best = 0;
