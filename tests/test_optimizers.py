@@ -30,6 +30,16 @@ class Plain(torch.optim.Optimizer):
                     w -= group["factor"] * group["lr"] * w.grad
 
 
+class WithObjects(Plain):
+    """One that keeps what no file can hold."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().step()
+        for w in self.param_groups[0]["params"]:
+            self.state[w]["seen"] = {object()}
+
+
 class WithoutRate(Plain):
     def __init__(self, params: Any) -> None:
         super().__init__(params, 1.0)
@@ -144,6 +154,13 @@ def test_a_class_of_the_user_s_own():
     with importing(False):
         table = {"train": {"optimizer": "nowhere:Class", "momentum": 0.1}, "prune": {"nonzeros": 9}}
         assert ez.Recipe.parse(table).train.optimizer == "nowhere:Class"
+
+
+def test_a_state_that_no_checkpoint_can_hold_is_named(tmp_path):
+    told = parsed("test_optimizers:WithObjects", learning_rate=0.05)
+    assert ez.compress(mlp(), classification(), told).record.status == "done"
+    with pytest.raises(InputError, match=r"state cannot be kept in a checkpoint: .* type set"):
+        ez.compress(mlp(), classification(), told, folder=tmp_path)
 
 
 def test_an_option_can_be_set_where_the_optimizer_is_a_plain_name(tmp_path):

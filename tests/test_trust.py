@@ -54,6 +54,20 @@ def test_a_name_alone_cannot_be_trained_with(here):
     assert not Path("imported").exists()
 
 
+@pytest.mark.parametrize(
+    "optimizer", ["hostile:Sgd", {"name": "hostile:Sgd", "factor": 2}], ids=str
+)
+def test_an_optimizer_stays_a_name_as_well(optimizer, here):
+    table = {"train": {"optimizer": optimizer}, "device": "cpu", "prune": {"sparsity": 0.5}}
+    with importing(False):
+        shown = ez.Recipe.parse(table)
+        assert ez.Recipe.parse(shown.to_table()) == shown
+    assert list(code_in(shown)) == ["optimizer 'hostile:Sgd'"] * 3
+    with pytest.raises(InputError, match=r"optimizer 'hostile:Sgd' is a name alone"):
+        ez.compress(mlp(), classification(), shown)
+    assert not Path("imported").exists()
+
+
 def test_nothing_at_all_is_imported_where_names_are_shown(here):
     with importing(False), pytest.raises(InputError, match="is not imported"):
         imported("model 'hostile:L1'", "hostile:L1")

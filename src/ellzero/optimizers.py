@@ -165,8 +165,6 @@ def made(
         UserCodeError: the user's own class fails.
     """
     cls: Any = optimizer_class(name)
-    if cls is None:
-        raise InputError(f"optimizer {name!r} is code, which is not imported here")
     parameters = [p for p in model.parameters() if p.requires_grad]
     keys = {"momentum": momentum, "weight_decay": weight_decay}
     arguments = {key: value for key, value in keys.items() if has_argument(cls, key)}

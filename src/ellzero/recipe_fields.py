@@ -80,13 +80,13 @@ class Named(Term):
         pass  # what its numbers may be, only the class knows
 
     def value(self, w: Tensor) -> Tensor:
-        _refuse_use("penalty", self.name)
+        refuse_use("penalty", self.name)
 
     def gradient(self, w: Tensor) -> Tensor:
-        _refuse_use("penalty", self.name)
+        refuse_use("penalty", self.name)
 
     def shrink_(self, w: Tensor, step: float | Tensor) -> None:
-        _refuse_use("penalty", self.name)
+        refuse_use("penalty", self.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +105,15 @@ class NamedGates(Gates):
         pass  # what its numbers may be, only the class knows
 
     def bind(self, weights: Selection) -> NoReturn:
-        _refuse_use("gates", self.name)
+        refuse_use("gates", self.name)
 
 
-def _refuse_use(what: str, name: str) -> NoReturn:
+def refuse_use(what: str, name: str) -> NoReturn:
+    """Refuse to work with what stands for a class that was not imported.
+
+    Raises:
+        InputError: always.
+    """
     raise InputError(
         f"{what} {name!r} is a name alone: its recipe was read without importing code; read it "
         "where it may be (ez.open_run(path, trust=True), or ez.Recipe.read)"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 from torch import nn
 
 from ellzero.errors import EllzeroError, InputError, is_number
@@ -22,7 +22,7 @@ from ellzero.optimizers import (
     optimizer_class,
     require_options,
 )
-from ellzero.recipe_fields import GatesTable, PenaltyTable, Ramp
+from ellzero.recipe_fields import GatesTable, PenaltyTable, Ramp, refuse_use
 from ellzero.recipe_tables import LENGTHS, Factory, Table
 from ellzero.regularizers import LayerScale
 from ellzero.schedules import ScheduleShape
@@ -47,6 +47,9 @@ class Optimization(Table):
     mixup: float | None = Field(default=None, gt=0)
     penalty: PenaltyTable = None
 
+    _optimizer_is_name: bool = PrivateAttr(default=False)
+    """Whether its class was not imported, as the recipe is only shown."""
+
     @model_validator(mode="before")
     @classmethod
     def _settle_momentum(cls, value: Any) -> Any:
@@ -70,7 +73,8 @@ class Optimization(Table):
             raise InputError("got clip_grad_norm and clip_grad_value; expected one (0: none)")
         name = name_of(self.optimizer)
         cls = optimizer_class(name)
-        if cls is None:  # a recipe that is only shown
+        if cls is None:
+            self._optimizer_is_name = True
             return self
         # what torch's Adam has by that name is no decay but a term that it rescales
         decays = has_argument(cls, "weight_decay") and cls is not torch.optim.Adam
@@ -88,8 +92,11 @@ class Optimization(Table):
         """The optimizer of a network's parameters.
 
         Raises:
-            InputError: the class refuses its options, or parameters of this network.
+            InputError: the class refuses its options, or parameters of this network; a recipe that
+                is only shown names a class of the user's.
         """
+        if self._optimizer_is_name:
+            refuse_use("optimizer", name_of(self.optimizer))
         return made(
             model,
             name_of(self.optimizer),

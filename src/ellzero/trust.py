@@ -1,9 +1,9 @@
 """Trust: whether the code that a run's recipe names may be run.
 
-A recipe may name a network, data, penalties and gates as `package.module:name`, which runs code
-once it is imported. What a user's own recipe names is; what a folder's recipe names only where the
-user says that the folder is trusted, or where this very run was begun by this user on this machine.
-What was begun here stands outside of the folder, in the user's state folder.
+A recipe may name a network, data, penalties, gates and optimizers as `package.module:name`, which
+runs code once it is imported. What a user's own recipe names is; what a folder's recipe names only
+where the user says that the folder is trusted, or where this very run was begun by this user on
+this machine. What was begun here stands outside of the folder, in the user's state folder.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ellzero.data import DATA_SETS
 from ellzero.errors import InputError
 from ellzero.networks import NETWORKS
 from ellzero.recipe import Factory, Recipe
+from ellzero.recipe_stages import name_of
 from ellzero.run_folder import RECIPE
 from ellzero.user_code import importing
 
@@ -44,6 +45,9 @@ def code_in(recipe: Recipe) -> Iterator[str]:
         tables = stage if isinstance(stage, Mapping) else {}
         for what in ("penalty", "gates"):
             yield from (f"{what} {name!r}" for name in tables.get(what, ()) if ":" in name)
+        optimizer = name_of(tables.get("optimizer"))
+        if ":" in optimizer:
+            yield f"optimizer {optimizer!r}"
 
 
 def is_code(factory: Factory, built_in: Mapping[str, str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from contextlib import suppress
 from dataclasses import dataclass
@@ -235,18 +236,30 @@ def _regularizer_state(
 
 
 def _parts(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of an optimizer's state_dict, and all the rest of it."""
+    """The tensors of an optimizer's state_dict, and all the rest of it, which has to be JSON.
+
+    Raises:
+        InputError: it is not, in an optimizer of the user's own.
+    """
     tensors = {
         f"{index}/{key}": value
         for index, values in state["state"].items()
         for key, value in values.items()
         if isinstance(value, Tensor)
     }
-    rest = {
+    others = {
         index: {key: value for key, value in values.items() if not isinstance(value, Tensor)}
         for index, values in state["state"].items()
     }
-    return tensors, {"param_groups": state["param_groups"], "state": rest}
+    rest = {"param_groups": state["param_groups"], "state": others}
+    try:
+        json.dumps(rest)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the optimizer's state cannot be kept in a checkpoint: {error}; expected tensors, "
+            "numbers and texts in it"
+        ) from None
+    return tensors, rest
 
 
 def _optimizer_state(
