@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import ellzero as ez
 from ellzero.data.data import accuracy
 from ellzero.errors import InputError
+from ellzero.optimizers import OPTIMIZERS
 from ellzero.run_folder import read_record
 from small import (
     Counted,
@@ -331,6 +334,32 @@ def test_a_training_that_starts_where_it_is_told(start, given, after, tmp_path):
         ez.compress(mlp(), data, told, reference=reference, folder=folder)
     result = ez.compress(mlp(), classification(), told, folder=folder, resume=True)
     assert_same(result, folder, whole, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", [n for n in OPTIMIZERS if n not in ("lbfgs", "sparseadam")])
+def test_a_training_by_each_optimizer_of_torch(name, tmp_path):
+    def network() -> nn.Module:  # Muon takes matrices alone
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 3, bias=False)) if name == "muon" else mlp()
+
+    def stops(metrics: ez.EpochMetrics) -> None:
+        if metrics.stage == "finetune" and metrics.epoch == 1:
+            raise KeyboardInterrupt
+
+    told = recipe(
+        train={"epochs": 1, "optimizer": name},
+        finetune={"epochs": 2},
+        prune={"sparsity": 0.5},
+        checkpoint_seconds=1000,
+    )
+    data = classification()
+    options: dict[str, Any] = {"reference": network(), "folder": tmp_path / "whole"}
+    whole = ez.compress(network(), data, told, **options).model
+    options["folder"] = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        ez.compress(network(), data, told, callback=stops, **options)
+    resumed = ez.compress(network(), data, told, folder=tmp_path / "run", resume=True).model
+    assert tensors_equal(resumed, whole)
 
 
 def test_the_seconds_of_all_sessions_are_added(tmp_path):
