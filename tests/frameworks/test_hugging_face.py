@@ -311,3 +311,35 @@ def test_an_encoder_is_saved_and_read_without_ellzero(tmp_path):
     assert numel == 2 * (4 * 256 + 2 * 512)
     assert nonzeros == compressed.masks.nonzeros == numel - round(0.9 * numel)
     torch.testing.assert_close(torch.tensor(logits), expected)
+
+
+class Logits(nn.Module):
+    """The encoder as a network from tokens to logits, which is what a packed file holds."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.encoder(tokens).logits
+
+
+@pytest.mark.slow
+def test_an_encoder_is_packed_and_read_without_transformers(tmp_path):
+    network = Logits(encoder()).eval()
+    weights = ez.select(network, include=["*.encoder.layer.*.weight"], exclude=["*Norm*"])
+    ez.prune(network, sparsity=0.9, weights=weights)
+    tokens = torch.stack([Tokens()[i]["input_ids"] for i in range(3)])
+    ez.pack(ez.trace(network, tokens[:1]), tmp_path / "net.ellz")
+    with torch.no_grad():
+        torch.save((tokens, network(tokens)), tmp_path / "expected.pt")
+    code = (
+        "import sys; sys.modules.update(transformers=None, accelerate=None)\n"
+        "import torch, ellzero as ez\n"
+        f"tokens, expected = torch.load({str(tmp_path / 'expected.pt')!r})\n"
+        "with torch.no_grad():\n"
+        f"    logits = ez.load({str(tmp_path / 'net.ellz')!r})(tokens)\n"
+        "torch.testing.assert_close(logits, expected)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
