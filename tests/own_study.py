@@ -56,7 +56,7 @@ def data():
         y = torch.arange(count) % 3
         x = torch.eye(6)[:3][y] + 0.6 * torch.randn(count, 6, generator=generator)
         parts.append((x, y))
-    return ez.Data(*parts, loss=loss)
+    return ez.Data(*parts, loss=loss, task="classification")
 """
 
 RECIPE: dict[str, Any] = {

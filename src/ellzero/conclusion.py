@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from ellzero import flags, model_file
 from ellzero.compaction.folding import folded
 from ellzero.compaction.living import Living, living, sentences
-from ellzero.data.data import Data, negative_mse
+from ellzero.data.constant import best_constant
+from ellzero.data.data import Data
 from ellzero.data.flags import flags as data_flags
-from ellzero.data.inputs import called, of_first
-from ellzero.data.tally import NOTHING, Tally
+from ellzero.data.outputs import find
 from ellzero.errors import InputError
 from ellzero.files import write_tensors
 from ellzero.graph import Network, trace
@@ -36,10 +36,7 @@ def traced(model: nn.Module, data: Data) -> Network:
     Raises:
         InputError: a network that cannot be traced.
     """
-    inputs = data.train.example[0]
-    if data.preprocess is not None:
-        inputs = of_first(data.preprocess, inputs)
-    return trace(model, inputs, preprocess=data.preprocess, classes=data.classes)
+    return trace(model, data.example, preprocess=data.preprocess, classes=data.classes)
 
 
 def conclude(run: RunContext, state: State, record: Record) -> FinishedRecord:
@@ -175,11 +172,12 @@ def _constant_outputs(network: nn.Module, data: Data) -> int:
 
     Judged by a batch of validation data; 0 where they are not.
     """
-    inputs, _ = next(iter(data.validation.batches(BATCH, device_of(network))))
-    outputs = called(network, inputs)
-    if not isinstance(outputs, Tensor) or len(outputs) < 2 or (outputs != outputs[:1]).any():
+    batch = next(iter(data.validation.batches(BATCH, device_of(network))))
+    outputs = data.outputs(network, batch)
+    logits = outputs if isinstance(outputs, Tensor) else find(outputs, "logits")
+    if not isinstance(logits, Tensor) or len(logits) < 2 or (logits != logits[:1]).any():
         return 0
-    return outputs[0].numel()
+    return logits[0].numel()
 
 
 def _of_reference(
@@ -187,7 +185,8 @@ def _of_reference(
 ) -> list[str]:
     """What the reference gives cause for."""
     said: list[str] = []
-    constant = _best_constant(run.data, device_of(state.model))
+    found = best_constant(run.data, BATCH)
+    constant = found and flags.Constant(*found, accuracy=run.data.scores_accuracy)
     if constant is not None:
         said += flags.weak_reference(reference, constant)
     budget = run.recipe.prune.budget
@@ -197,28 +196,6 @@ def _of_reference(
         epochs = [metrics for metrics in state.history if metrics.stage == "reference"]
         said += flags.short_reference([metrics.validation_loss for metrics in epochs])
     return said
-
-
-def _best_constant(data: Data, device: torch.device) -> flags.Constant | None:
-    """What one answer to everything scores on validation data; None for a score of one's own."""
-    batches = (targets.cpu() for targets in data.validation.targets(BATCH, device))
-    if data.scores_accuracy:
-        tally = data.validation.tally or sum(map(Tally.of, batches), NOTHING)
-        if not tally.counts:
-            return None
-        share = max(tally.counts.values()) / tally.targets
-        return flags.Constant(share, tally.targets, accuracy=True)
-    if data.score is not negative_mse:
-        return None
-    count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for targets in batches:
-        exact = targets.double()
-        if count and exact.shape[1:] != total.shape:
-            return None  # examples of many shapes have no common answer
-        count, total = count + len(exact), total + exact.sum(0)
-        squares = squares + exact.square().sum(0)
-    variance = squares / count - (total / count) ** 2
-    return flags.Constant(-float(variance.mean()), count, accuracy=False)
 
 
 def _evaluations(validation: Evaluation, test: Evaluation | None) -> dict[str, Evaluation]:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ellzero import model_file
 from ellzero.conclusion import conclude, finite, traced
-from ellzero.data.data import ONE_HOT, Data
+from ellzero.data.data import Data
 from ellzero.data.flags import flags
+from ellzero.data.mixup import require_mixable
 from ellzero.errors import EllzeroError, InputError, warn
 from ellzero.files import copied, write_atomically
 from ellzero.graph import Network
@@ -179,7 +180,7 @@ def compress(
         state = _prepare(model, data, recipe, reference, trained, device)
         of_data = flags(data)
         for text in (*costs(recipe, device), *of_data):
-            if text != ONE_HOT:  # of which `Data` has warned
+            if text != data.doubt:  # of which `Data` has warned
                 warn(text)
         known = (*state.weights.left_out, *of_data)
         if path is not None and not resume:
@@ -274,6 +275,8 @@ def _prepare(
     if reference is not None:
         _start_from(network, reference)
     data.check_fit(network)
+    if any(stage.mixup is not None for stage in (recipe.reference, recipe.train, recipe.finetune)):
+        require_mixable(data)
     weights = select(network, include=recipe.prune.include, exclude=recipe.prune.exclude)
     # says now what would fail after the training
     ranked(weights, *recipe.prune.targets(weights.values()))

@@ -33,7 +33,8 @@ def data(wrong="", test=True):
         if wrong == "width":
             x = x[:, :5]
         parts.append((x, y))
-    return ez.Data(*parts[:3 if test else 2], loss=diverging if wrong == "loss" else None)
+    loss = diverging if wrong == "loss" else None
+    return ez.Data(*parts[:3 if test else 2], loss=loss, task="classification")
 
 def diverging(outputs, targets):
     return outputs.sum() * torch.nan

@@ -186,8 +186,9 @@ def test_a_loss_of_the_users_that_fails_is_shown_and_named(ellzero, project):
     with (project / "own_project.py").open("a") as module:
         module.write("""
 def badly():
-    parts = data().train._examples
-    return ez.Data(parts, parts, loss=lambda outputs, targets: outputs.no_such_thing)
+    (part,) = data().train.batches(1000, torch.device("cpu"))
+    loss = lambda outputs, targets: outputs.no_such_thing
+    return ez.Data(tuple(part), tuple(part), loss=loss, score="loss")
 """)
     done = ellzero("run", "mine.toml", "--set", "data=own_project:badly")
     assert done.code == 1

@@ -3,14 +3,13 @@
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import ellzero as ez
-from ellzero.data.data import accuracy, negative_mse
+from ellzero.data.batch import Batch
 from ellzero.errors import InputError
 from small import Counted, blobs, classification, mlp, regression
 
@@ -34,16 +33,18 @@ def whole(part, batch_size=5, **options):
         (TensorDataset(X[:0], Y[:0]), "is empty"),
         (DataLoader(TensorDataset(X[:0], Y[:0])), "is empty"),
         ((X, Y[:5]), "has 12 inputs and 5 targets"),
-        ((X, Y, Y), r"has 3 parts; expected \(inputs, targets\)"),
-        ([X], "has 1 parts"),
-        ((None, Y), "cannot be made into tensors"),
-        ((X, ["a"] * 12), "cannot be made into tensors"),
-        ([[X, Y], [X, Y]], "cannot be made into tensors"),
-        (((x, y) for x, y in [(X, Y)]), "is generator; expected .* with a length"),
+        ((X, Y, Y, Y), r"is tuple of 4; expected \(inputs, targets\)"),
+        ([X], "is list of 1"),
+        ((None, Y), "inputs cannot be made into tensors"),
+        ((X, ["a"] * 12), "targets cannot be made into tensors"),
+        ((X, torch.tensor(1)), "holds a single number"),
+        (((x, y) for x, y in [(X, Y)]), "is generator, which can be read once only"),
         (None, "is NoneType; expected a pair of tensors"),
         (7, "is int; expected a pair of tensors"),
-        (DataLoader(TensorDataset(X)), r"is list; expected \(inputs, targets\)"),
-        ({"x": 1}, "is str; expected"),
+        (DataLoader(TensorDataset(X)), r"is list of 1; expected \(inputs, targets\)"),
+        (["text"], "is list of 1"),
+        ({"x": X, "y": Y}, "has no 'labels'; it has x, y"),
+        ({"labels": Y}, "has no inputs beside labels"),
     ],
 )
 def test_what_is_no_data_is_named(part, examples, expected):
@@ -52,19 +53,8 @@ def test_what_is_no_data_is_named(part, examples, expected):
     }
     if part == "test" and examples is None:
         pytest.skip("None means that there is no test part")
-    with pytest.raises(InputError, match=f"{part} data .*{expected}"):
+    with pytest.raises(InputError, match=f"{part} .*{expected}"):
         ez.Data(**parts)
-
-
-class Endless(IterableDataset):
-    def __iter__(self):
-        while True:
-            yield X[0], Y[0]
-
-
-def test_a_dataset_without_a_length_is_refused():
-    with pytest.raises(InputError, match=r"train data is Endless; .* with a length"):
-        ez.Data(Endless(), (X, Y))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -129,6 +119,14 @@ def test_labels_of_any_integer_type_are_as_good_as_int64(dtype):
 # defaults
 
 
+def score_of(data: ez.Data, outputs: Any, *batch: Any) -> float:
+    metric = data.objective.metric(CPU)
+    if metric is None:
+        return -float(data.loss(outputs, *batch))
+    metric.update(outputs, Batch(None, *batch))
+    return metric.compute()
+
+
 def test_integers_mean_classification_and_floats_regression():
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     data = classification()
@@ -143,15 +141,16 @@ def test_integers_mean_classification_and_floats_regression():
     assert not data.scores_accuracy
     guess, truth = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [4.0]])
     assert float(data.loss(guess, truth)) == 2.5
-    assert float(data.score(guess, truth)) == -2.5
+    assert score_of(data, guess, truth) == -2.5
 
 
 def test_accuracy_and_mse_by_hand():
     logits = torch.tensor([[0.1, 0.9, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 1.0], [5.0, 0.0, 0.0]])
-    assert float(accuracy(logits, torch.tensor([1, 0, 2, 1]))) == 0.75
+    assert score_of(classification(), logits, torch.tensor([1, 0, 2, 1])) == 0.75
     # a pixel each: outputs (N, C, H), targets (N, H)
-    assert float(accuracy(logits.T[None], torch.tensor([[1, 0, 1, 1]]))) == 0.5
-    assert float(negative_mse(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0]))) == -5.0
+    pixels = ez.Data((X, Y[:, None]), (X, Y[:, None]), task="segmentation")
+    assert score_of(pixels, logits.T[None], torch.tensor([[1, 0, 1, 1]])) == 0.5
+    assert score_of(regression(), torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0])) == -5.0
 
 
 def test_loss_and_score_of_ones_own_are_used():
@@ -260,7 +259,7 @@ def test_a_network_that_cannot_take_the_data_is_named_with_the_shapes():
         InputError, match=r"Linear cannot take the data, inputs of torch.float32 \(1, 6\)"
     ):
         classification().check_fit(nn.Linear(5, 3))
-    doubles = ez.Data((X.numpy().astype(np.float64), Y), (X, Y))
+    doubles = ez.Data((X.double(), Y), (X, Y))
     with pytest.raises(InputError, match=r"inputs of torch.float64"):
         doubles.check_fit(mlp())
 
@@ -322,7 +321,9 @@ def test_the_accuracy_of_a_single_output_is_refused():
         return nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], targets.float())
 
     x, y = blobs(20, 1)
-    data = ez.Data((x, y % 2), (x, y % 2), loss=binary)
+    with pytest.raises(InputError, match="there is no score by default"):
+        ez.Data((x, y % 2), (x, y % 2), loss=binary)
+    data = ez.Data((x, y % 2), (x, y % 2), loss=binary, task="classification")
     with pytest.raises(InputError, match="score of your own"):
         data.check_fit(nn.Linear(6, 1))
 

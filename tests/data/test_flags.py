@@ -83,9 +83,9 @@ def test_labels_with_a_meaning_of_their_own_are_not_counted_as_classes():
 
     many = labelled(0, 5)
     assert flags(ez.Data(many, ALL, loss=loss, score=lambda o, t: -loss(o, t))) == []
-    # with the accuracy for a score they are classes; what the loss leaves out is none
-    ignoring = labelled(0, 1, -100)
-    assert flags(ez.Data(ignoring, ALL, loss=loss)) == ["train data has no example of class 2"]
+    # of torch's cross-entropy they are classes; what it leaves out is none
+    data = ez.Data(labelled(0, 1, -100), ALL, loss=nn.CrossEntropyLoss(ignore_index=-100))
+    assert flags(data) == ["train data has no example of class 2"]
 
 
 def kinds(x: Tensor, y: Tensor):
@@ -196,8 +196,6 @@ def one_hot(**changes: float) -> Tensor:
     "targets",
     [
         one_hot(middle=0.999),
-        one_hot(middle=1.0, last=1.0),
-        one_hot(middle=0.0),
         one_hot(middle=-1.0),
         one_hot()[:, :1],
         torch.ones(120),
@@ -210,25 +208,40 @@ def test_targets_that_are_a_regression(targets):
         assert flags(ez.Data((ALL[0], targets), (ALL[0], targets))) == []
 
 
+@pytest.mark.parametrize("targets", [one_hot(middle=1.0, last=1.0), one_hot(middle=0.0)])
+def test_rows_of_0_and_1_may_be_meant_as_labels(targets):
+    with pytest.warns(ez.EllzeroWarning, match="task='multi-label'"):
+        data = ez.Data((ALL[0], targets), (ALL[0], targets))
+    (said,) = flags(data)
+    assert "rows of the floating numbers 0 and 1" in said
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for task in ("regression", "multi-label"):
+            assert flags(ez.Data((ALL[0], targets), (ALL[0], targets), task=task)) == []
+
+
 def test_one_hot_targets_with_a_loss_of_ones_own_are_as_they_should_be():
-    data = ez.Data((ALL[0], one_hot()), (ALL[0], one_hot()), loss=nn.functional.cross_entropy)
+    data = ez.Data(
+        (ALL[0], one_hot()), (ALL[0], one_hot()), loss=nn.functional.cross_entropy, score="loss"
+    )
     assert flags(data) == []
 
 
 @pytest.mark.parametrize(
-    ("targets", "counts", "is_one_hot"),
+    ("targets", "counts", "is_one_hot", "is_multi_hot"),
     [
-        (torch.tensor([3, 1, -1, 3]), {1: 1, 3: 2}, False),
-        (torch.tensor([[3, 3], [0, 3], [1, 1], [-100, 0]]), {0: 2, 1: 2, 3: 3}, False),
-        (torch.eye(4), None, True),
-        (torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), None, False),
-        (torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]), None, False),
+        (torch.tensor([3, 1, -1, 3]), {1: 1, 3: 2}, False, False),
+        (torch.tensor([[3, 3], [0, 3], [1, 1], [-100, 0]]), {0: 2, 1: 2, 3: 3}, False, False),
+        (torch.eye(4), None, True, True),
+        (torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), None, False, True),
+        (torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.5]]), None, False, False),
     ],
 )
 @pytest.mark.parametrize("cut", [1, 3])
-def test_a_tally_of_parts_is_that_of_the_whole(targets, counts, is_one_hot, cut):
+def test_a_tally_of_parts_is_that_of_the_whole(targets, counts, is_one_hot, is_multi_hot, cut):
     parts = Tally.of(targets[:cut]) + Tally.of(targets[cut:])
-    assert parts == Tally(4, targets.numel(), counts, is_one_hot) == Tally.of(targets)
+    expected = Tally(4, targets.numel(), counts, is_one_hot, is_multi_hot)
+    assert parts == expected == Tally.of(targets)
 
 
 def test_huge_labels_take_no_memory():

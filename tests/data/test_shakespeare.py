@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ellzero as ez
-from ellzero.data.shakespeare import negative_bits, shakespeare, text_data, token_cross_entropy
+from ellzero.data.shakespeare import negative_bits, shakespeare, text_data
 from ellzero.errors import InputError
 from ellzero.networks.gpt import gpt_small
 from small import recipe
@@ -49,7 +49,8 @@ def test_the_score_is_in_bits():
     targets = torch.tensor([[0, 3, 2], [1, 1, 0]])
     uniform = torch.zeros(2, 3, 4)
     assert float(negative_bits(uniform, targets)) == pytest.approx(-2)
-    assert float(token_cross_entropy(uniform, targets)) == pytest.approx(2 * math.log(2))
+    data = text_data(b"abcd" * 500, "characters", context=3)
+    assert float(data.loss(uniform, targets)) == pytest.approx(2 * math.log(2))
     sure = 50 * torch.nn.functional.one_hot(targets, 4).float()
     assert float(negative_bits(sure, targets)) == pytest.approx(0, abs=1e-6)
     # three symbols at 1/2, 1/4, 1/4, the first of which comes

@@ -331,7 +331,11 @@ def test_a_missed_budget_leaves_the_network_and_names_the_best_found():
     model = mlp()
     x = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
     own = (x, model(x).detach())  # any other answers than its own are worse
-    data = ez.Data(own, own, loss=lambda outputs, y: 1 + 1000 * (outputs - y).square().mean())
+
+    def loss(outputs: Tensor, y: Tensor) -> Tensor:
+        return 1 + 1000 * (outputs - y).square().mean()
+
+    data = ez.Data(own, own, loss=loss, score="loss")
     before = copy.deepcopy(model)
     # 96 and 48 weights have at most 128 values, so that 8 bits are no better than 7
     with pytest.raises(ez.BudgetError, match=r"the best found, 7 bits, lost \S+\. Allow more"):

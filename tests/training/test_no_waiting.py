@@ -134,7 +134,7 @@ each_training = pytest.mark.parametrize("name", TRAININGS)
 
 def waits(batches: int, *, masked: bool = False, loss: Any = None, **tables: Any) -> Counter[str]:
     """What one epoch of so many batches waits for, its validation and metrics included."""
-    data = ez.Data(blobs(batches * BATCH_SIZE, 1), blobs(30, 2), loss=loss)
+    data = ez.Data(blobs(batches * BATCH_SIZE, 1), blobs(30, 2), loss=loss, task="classification")
     return epoch(mlp(), data, batches, masked=masked, **tables)
 
 

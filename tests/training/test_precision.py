@@ -7,10 +7,9 @@ import pytest
 import torch
 
 import ellzero as ez
-from ellzero.data.data import accuracy
 from ellzero.training import precision
 from ellzero.training.precision import bfloat16_pays, costs, settled
-from small import classification, mlp, nonzero_weights, recipe, tensors_equal
+from small import accuracy, classification, mlp, nonzero_weights, recipe, tensors_equal
 
 CPU = torch.device("cpu")
 XEON = (

@@ -18,12 +18,12 @@ import torch
 from torch import nn
 
 import ellzero as ez
-from ellzero.data.data import accuracy
 from ellzero.errors import InputError
 from ellzero.optimizers import OPTIMIZERS
 from ellzero.run_folder import read_record
 from small import (
     Counted,
+    accuracy,
     blobs,
     classification,
     convnet,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ellzero.data.data import ONE_HOT, Data
+from ellzero.data.data import Data
 
 FEW = 100
 LISTED = 10
@@ -14,8 +14,8 @@ def flags(data: Data) -> list[str]:
     """What is doubtful about the data, as far as it is known yet, a sentence each.
 
     Parts of fewer than 100 examples, classes that do not occur in the training or validation data
-    (where an example has one label, or classes have names), and one-hot targets that are taken for
-    regression. What a `Dataset` or an iterable holds is known after the first pass over it, or
+    (where an example has one label, or classes have names), and targets of 0 and 1 that are taken
+    for regression. What a `Dataset` or an iterable holds is known after the first pass over it, or
     after the second if each pass leaves an example out.
 
     Example:
@@ -24,7 +24,7 @@ def flags(data: Data) -> list[str]:
         >>> flags(ez.Data((x, y), (x, y.clamp(max=1))))
         ['validation data has no example of class 2']
     """
-    return [*_few(data), *_absent_classes(data), *([ONE_HOT] if data.is_one_hot else [])]
+    return [*_few(data), *_absent_classes(data), *([data.doubt] if data.doubt else [])]
 
 
 def _few(data: Data) -> Iterator[str]:
@@ -36,9 +36,14 @@ def _few(data: Data) -> Iterator[str]:
             )
 
 
+def _are_tokens(data: Data) -> bool:
+    return data.task is not None and data.task.name == "tokens"
+
+
 def _absent_classes(data: Data) -> Iterator[str]:
-    if not data.labels_are_classes or (data.train.example[1].ndim > 1 and not data.classes):
-        return  # of several labels an example, such as tokens, many need not occur
+    several = data.train.example[1].ndim > 1
+    if not data.is_classification or (several and not data.classes) or _are_tokens(data):
+        return  # of several labels an example many need not occur
     tallies = {part.name: part.tally for part in data.parts}
     labels = {name: tally.labels for name, tally in tallies.items() if tally and tally.labels}
     classes = range(data.class_count) if data.class_count else sorted(set().union(*labels.values()))

@@ -45,11 +45,6 @@ def of_first(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
     return (function(inputs[0]), *inputs[1:])
 
 
-def arguments(inputs: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """The positional and the named arguments that a network is called with."""
-    return ((), inputs) if isinstance(inputs, dict) else (all_of(inputs), {})
-
-
 def called(network: Callable[..., Any], inputs: Inputs, **more: Tensor) -> Any:
     """What a network gives for a batch of its inputs, and further arguments by name.
 
@@ -58,5 +53,6 @@ def called(network: Callable[..., Any], inputs: Inputs, **more: Tensor) -> Any:
         >>> called(lambda x, scale: x * scale, {"x": torch.ones(2), "scale": torch.tensor(3.0)})
         tensor([3., 3.])
     """
-    positional, named = arguments(inputs)
-    return network(*positional, **named, **more)
+    if isinstance(inputs, dict):
+        return network(**inputs, **more)
+    return network(*all_of(inputs), **more)

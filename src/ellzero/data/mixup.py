@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ellzero.data.batch import Batch
+from ellzero.data.data import Data
 from ellzero.data.inputs import all_of, of_first
 from ellzero.errors import InputError
 
@@ -24,9 +25,6 @@ def mixed(batch: Batch, alpha: float) -> tuple[Batch, Batch, Tensor]:
         The mixed inputs with the targets `y_i`; the same inputs with the targets `y_j`; `m`, 0-d
         on the CPU.
 
-    Raises:
-        InputError: a first input of integers, such as tokens.
-
     Source:
         Zhang et al.: mixup: Beyond Empirical Risk Minimization, https://arxiv.org/abs/1710.09412
 
@@ -37,7 +35,6 @@ def mixed(batch: Batch, alpha: float) -> tuple[Batch, Batch, Tensor]:
         True
     """
     first = all_of(batch.inputs)[0]
-    require_mixable(first)
     concentration = torch.tensor(float(alpha))
     # not validated, for that would look at numbers; 0-d on the CPU, so that no device is waited for
     beta = torch.distributions.Beta(concentration, concentration, validate_args=False)
@@ -49,13 +46,17 @@ def mixed(batch: Batch, alpha: float) -> tuple[Batch, Batch, Tensor]:
     return one, Batch(inputs, other.targets, other.weights), share
 
 
-def require_mixable(first: Tensor) -> None:
-    """Refuse to mix inputs of which there is nothing in between.
+def require_mixable(data: Data) -> None:
+    """Refuse data of which there is nothing in between.
 
     Raises:
-        InputError: integers, such as tokens.
+        InputError: a first input of integers, such as tokens; a loss that the network computes
+            itself, of one target for each example.
     """
+    first = all_of(data.example)[0]
     if not first.is_floating_point():
         raise InputError(
             f"mixup lays inputs over each other, but the first one is {first.dtype}; leave it out"
         )
+    if data.objective.is_models:
+        raise InputError("mixup needs a loss of two targets, which loss='model' is not")

@@ -1,102 +1,99 @@
-"""A part of a data set: tensors, a Dataset or an iterable, as checked and counted batches."""
+"""A part of a data set: its examples as checked and counted batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
 
 from ellzero.data.batch import Batch
-from ellzero.data.inputs import Inputs, all_of, of_each, of_first
+from ellzero.data.inputs import all_of, of_first
+from ellzero.data.sources import Source, Tensors
 from ellzero.data.tally import NOTHING, Tally
 from ellzero.errors import InputError
 
-Examples = tuple[Inputs, Tensor] | Dataset[Any] | Iterable[Any]
+Function = Callable[[Tensor], Tensor]
 
 
 class Part:
-    """One part of a data set, as batches on a device; made by `Data`."""
+    """One part of a data set, as batches on a device; made by `Data`.
+
+    Args:
+        name: train, validation or test.
+        source: where its batches come from.
+        preprocess: what turns raw inputs into those of the network.
+        augment: what changes the raw inputs of an epoch to train on.
+        steps: how many batches such an epoch has; None: all there are.
+    """
 
     def __init__(
         self,
         name: str,
-        examples: Examples,
-        preprocess: Callable[[Tensor], Tensor] | None,
-        workers: int,
-        augment: Callable[[Tensor], Tensor] | None = None,
+        source: Source,
+        preprocess: Function | None,
+        *,
+        augment: Function | None = None,
+        steps: int | None = None,
     ) -> None:
         self.name = name
-        self._augment = augment
-        self._workers = workers
-        self._preprocess = preprocess
-        self._label_limit: int | None = None
+        self._source, self._steps = source, steps
+        self._preprocess, self._augment = preprocess, augment
+        self._wrong: Callable[[Any], str | None] | None = None
         self._tally: Tally | None = None
         self._all_but_one: Tally | None = None
-        batches = isinstance(examples, list) and all(isinstance(b, tuple) for b in examples)
-        if isinstance(examples, tuple | list) and not batches:
-            examples = _checked_pair(name, examples)
-            first = examples
-        else:
-            first = _first_batch(name, examples)
-        self._examples: Examples = examples
-        self.has_labels = not first[1].is_floating_point()
-        """Whether the targets are class labels (integers)."""
-        self.example: tuple[Any, Tensor] = (of_each(lambda x: x[:1], first[0]), first[1][:1])
-        """One example's raw inputs and its target, as a batch of one."""
+        self.first = source.first.each(lambda x: x[:1])
+        """The first example, raw, as a batch of one."""
 
-    def limit_labels(self, classes: int) -> None:
-        """Require labels in 0..classes-1, at once or (Dataset, iterable) batch by batch.
+    @property
+    def example(self) -> tuple[Any, Any]:
+        """One example's raw inputs and its targets, as a batch of one."""
+        return self.first.inputs, self.first.targets
+
+    def require(self, wrong: Callable[[Any], str | None]) -> None:
+        """Require something of the targets, at once or (Dataset, iterable) batch by batch.
+
+        Args:
+            wrong: what is wrong about some targets, in words; None: nothing.
 
         Raises:
-            InputError: a label out of range.
+            InputError: something is.
         """
-        self._label_limit = classes
-        if isinstance(self._examples, tuple):
-            self._check_labels(self._examples[1])
+        self._wrong = wrong
+        if isinstance(self._source, Tensors):
+            self._check(self._source.whole)
+
+    def _check(self, batch: Batch) -> None:
+        wrong = None if self._wrong is None else self._wrong(batch.targets)
+        if wrong is not None:
+            raise InputError(f"{self.name} {wrong}")
 
     def batch_count(self, batch_size: int) -> int:
-        """How many batches an epoch has."""
-        if isinstance(self._examples, tuple | Dataset):
-            return _batch_count(self._count(), batch_size)
-        return len(self._examples)  # pyright: ignore[reportArgumentType]
+        """How many batches an epoch to train on has."""
+        return self._source.batch_count(batch_size) if self._steps is None else self._steps
 
     @property
     def examples(self) -> int | None:
-        """How many examples there are; of an iterable known after the first pass."""
-        if isinstance(self._examples, tuple | Dataset):
-            return self._count()
-        return None if self._tally is None else self._tally.examples
+        """How many examples there are; of a stream known after the first pass."""
+        known = self._source.examples
+        return self._tally.examples if known is None and self._tally is not None else known
 
     @property
     def tally(self) -> Tally | None:
-        """What the targets are; of no pair known after a whole pass, or two that leave one out."""
-        if self._tally is None and isinstance(self._examples, tuple):
-            self._tally = Tally.of(self._examples[1])
+        """What the targets are; of a Dataset or stream known after a pass or two."""
+        if self._tally is None and isinstance(self._source, Tensors):
+            self._tally = Tally.of(self._source.whole.targets)
         return self._tally
 
     def spread(self, count: int) -> Part:
         """At most so many examples, from all over the part, whose order may be that of its classes.
 
-        Of an iterable, which has no order, the part itself.
+        Of a stream, which has an order of its own, the part itself.
         """
-        if not isinstance(self._examples, tuple | Dataset):
-            return self
-        chosen = torch.linspace(0, self._count() - 1, min(count, self._count())).round().long()
-        if isinstance(self._examples, tuple):
-            inputs, targets = self._examples
-            taken = partial(_taken, chosen.to(targets.device))
-            examples: Examples = (of_each(taken, inputs), taken(targets))
-        else:
-            examples = Subset(self._examples, chosen.tolist())
-        return Part(self.name, examples, self._preprocess, self._workers)
-
-    def _count(self) -> int:
-        examples = self._examples[1] if isinstance(self._examples, tuple) else self._examples
-        return len(examples)  # pyright: ignore[reportArgumentType]
+        return Part(self.name, self._source.spread(count), self._preprocess)
 
     def batches(
         self, batch_size: int, device: torch.device, *, shuffle: bool = False
@@ -108,33 +105,33 @@ class Part:
         (Dataset). A shuffled epoch is one to train on: its inputs are augmented. Shuffling draws
         from torch's global generator, which the training reseeds every epoch.
         """
-        if isinstance(self._examples, tuple):
-            inputs, targets = self._examples
-            inputs, targets = of_each(lambda x: x.to(device), inputs), targets.to(device)
-            self._examples = (inputs, targets)  # moved to the device once
-            batches = _slices(inputs, targets, batch_size, shuffle)
-        elif isinstance(self._examples, Dataset):
-            alone = shuffle and self._count() > _batch_count(self._count(), batch_size) * batch_size
-            loader = DataLoader(
-                self._examples,
-                batch_size,
-                shuffle=shuffle,
-                drop_last=alone,
-                num_workers=self._workers,
-                pin_memory=device.type == "cuda",  # so that copies need not be waited for
-            )
-            batches = self._checked(loader, whole=not alone)
-        else:
-            batches = self._checked(self._examples, whole=True)
-        for inputs, targets in batches:
-            inputs = of_each(lambda x: x.to(device, non_blocking=True), inputs)
+        batches = self._source.batches(batch_size, device, shuffle=shuffle)
+        if not isinstance(self._source, Tensors):  # which were checked when they were given
+            whole = not self._source.leaves_one_out(batch_size, shuffle=shuffle)
+            batches = self._checked(batches, whole=whole)
+        if shuffle and self._steps is not None:
+            batches = self._first_steps(batches, self._steps)
+        for batch in batches:
+            if not isinstance(self._source, Tensors):  # which are there already
+                batch = batch.each(lambda x: x.to(device, non_blocking=True))
+            inputs = batch.inputs
             if shuffle and self._augment is not None:
                 inputs = of_first(partial(self._augmented, augment=self._augment), inputs)
             if self._preprocess is not None:
                 inputs = of_first(self._preprocess, inputs)
-            yield Batch(inputs, targets.to(device, non_blocking=True))
+            yield Batch(inputs, batch.targets, batch.weights)
 
-    def _augmented(self, inputs: Tensor, augment: Callable[[Tensor], Tensor]) -> Tensor:
+    def _first_steps(self, batches: Iterator[Batch], steps: int) -> Iterator[Batch]:
+        given = 0
+        for batch in islice(batches, steps):
+            yield batch
+            given += 1
+        if given < steps:
+            raise InputError(
+                f"{self.name} data gave {given} batches; expected steps_per_epoch = {steps}"
+            )
+
+    def _augmented(self, inputs: Tensor, augment: Function) -> Tensor:
         changed = augment(inputs)
         if not isinstance(changed, Tensor) or len(changed) != len(inputs):
             kind = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
@@ -144,123 +141,29 @@ class Part:
             )
         return changed
 
-    def targets(self, batch_size: int, device: torch.device) -> Iterator[Any]:
-        """Targets in batches; the inputs of a pair of tensors are not touched for them."""
-        if isinstance(self._examples, tuple):
-            yield from self._examples[1].split(batch_size)
+    def targets(self, batch_size: int) -> Iterator[tuple[Any, Tensor | None]]:
+        """Targets and weights in batches; the inputs of tensors are not touched for them."""
+        if isinstance(self._source, Tensors):
+            whole = self._source.whole
+            known = Tensors(self.name, Batch(whole.targets, whole.targets, whole.weights))
+            found = known.batches(batch_size, all_of(whole.targets)[0].device, shuffle=False)
         else:
-            yield from (targets for _, targets in self.batches(batch_size, device))
+            source = self._source.batches(batch_size, torch.device("cpu"), shuffle=False)
+            found = self._checked(source, whole=True)
+        yield from ((batch.targets, batch.weights) for batch in found)
 
-    def _checked(self, batches: Iterable[Any], *, whole: bool) -> Iterator[tuple[Inputs, Tensor]]:
-        """Batches of what is no pair, which was checked when it was given; counted, too."""
+    def _checked(self, batches: Iterator[Batch], *, whole: bool) -> Iterator[Batch]:
+        """Batches of what was not all there to be checked when it was given; counted, too."""
         tally = NOTHING if self._tally is None else None
-        for batch, targets in batches:
-            inputs = _joined(batch)
-            self._check_labels(targets)
-            _require_finite(self.name, inputs, targets)
+        for batch in batches:
+            self._check(batch)
             if tally is not None:  # a device would have to be waited for
-                tally = tally + Tally.of(targets) if targets.is_cpu else None
-            yield inputs, targets
+                on_cpu = all_of(batch.targets)[0].is_cpu
+                tally = tally + Tally.of(batch.targets) if on_cpu else None
+            yield batch
         if tally is None:
             return
         if not whole and self._all_but_one is None:
             self._all_but_one = tally
         else:  # a second pass leaves another example out
             self._tally = tally if whole or self._all_but_one is None else self._all_but_one | tally
-
-    def _check_labels(self, targets: Tensor) -> None:
-        if self._label_limit is None or not targets.numel():
-            return
-        low, high = int(targets.min()), int(targets.max())
-        if low < 0 or high >= self._label_limit:
-            raise InputError(
-                f"{self.name} labels run from {low} to {high}; "
-                f"expected 0 to {self._label_limit - 1}, one per class"
-            )
-
-
-def _batch_count(examples: int, batch_size: int) -> int:
-    """Batches of a training epoch: a last one of a single example is none of its own.
-
-    Batch normalization cannot be trained on one example.
-    """
-    full, rest = divmod(examples, batch_size)
-    return full if rest == 1 and full else full + (rest > 0)
-
-
-def _slices(
-    inputs: Inputs, targets: Tensor, batch_size: int, shuffle: bool
-) -> Iterator[tuple[Inputs, Tensor]]:
-    if shuffle:
-        order = torch.randperm(len(targets)).to(targets.device)
-        chunks = list(order.split(batch_size))
-        if len(chunks) > _batch_count(len(order), batch_size):
-            chunks[-2:] = [torch.cat(chunks[-2:])]
-        for chosen in chunks:
-            # several times as fast as indexing, which serves any number of dimensions
-            yield of_each(partial(_taken, chosen), inputs), targets.index_select(0, chosen)
-    else:
-        for start in range(0, len(targets), batch_size):
-            part = slice(start, start + batch_size)
-            yield of_each(lambda x, part=part: x[part], inputs), targets[part]
-
-
-def _taken(chosen: Tensor, x: Tensor) -> Tensor:
-    return x.index_select(0, chosen)
-
-
-def _checked_pair(name: str, examples: Sequence[Any]) -> tuple[Inputs, Tensor]:
-    if len(examples) != 2:
-        raise InputError(f"{name} data has {len(examples)} parts; expected (inputs, targets)")
-    try:
-        inputs, targets = _joined(examples[0]), torch.as_tensor(examples[1])
-        inputs = inputs if isinstance(inputs, tuple) else torch.as_tensor(inputs)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{name} data cannot be made into tensors: {error}") from None
-    for x in all_of(inputs):
-        if len(x) != len(targets):
-            raise InputError(f"{name} data has {len(x)} inputs and {len(targets)} targets")
-    if not len(targets):
-        raise InputError(f"{name} data is empty; expected at least one example")
-    _require_finite(name, inputs, targets)
-    return inputs, targets
-
-
-def _joined(inputs: Any) -> Any:
-    """Several inputs as a tuple, whether a list holds them or a tuple; what is else as it is."""
-    several = isinstance(inputs, tuple | list) and len(inputs) > 0
-    is_batches = several and all(isinstance(x, Tensor) and x.ndim for x in inputs)
-    return tuple(inputs) if is_batches else inputs
-
-
-def _first_batch(name: str, examples: Any) -> tuple[Inputs, Tensor]:
-    loader = DataLoader(examples, 1) if isinstance(examples, Dataset) else examples
-    try:
-        len(loader)
-        with torch.random.fork_rng(devices=[]):  # a loader draws a seed from the caller's generator
-            batch = next(iter(loader))
-    except TypeError:
-        raise InputError(
-            f"{name} data is {type(examples).__name__}; expected a pair of tensors, a Dataset, or "
-            "an iterable of batches with a length, such as a DataLoader"
-        ) from None
-    except (StopIteration, IndexError):
-        raise InputError(f"{name} data is empty; expected at least one example") from None
-    inputs: Any = batch
-    targets: Any = None
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        inputs, targets = _joined(batch[0]), batch[1]
-    if not all(isinstance(tensor, Tensor) for tensor in (*all_of(inputs), targets)):
-        raise InputError(
-            f"a batch of the {name} data is {type(batch).__name__}; expected (inputs, targets), "
-            "both tensors; of a network with several inputs a tuple of them"
-        )
-    _require_finite(name, inputs, targets)
-    return inputs, targets
-
-
-def _require_finite(name: str, inputs: Inputs, targets: Tensor) -> None:
-    for what, tensor in (*(("inputs", x) for x in all_of(inputs)), ("targets", targets)):
-        # the sum is NaN or inf as soon as one entry is, and takes no memory of the data's size
-        if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float64)):
-            raise InputError(f"{name} {what} hold NaN or inf; clean or drop those examples")

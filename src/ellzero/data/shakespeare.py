@@ -10,10 +10,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ellzero.data.data import Data
 from ellzero.data.folders import Published, find_files
+from ellzero.data.tasks import TASKS
 from ellzero.errors import InputError
 
 _FILE = "input.txt"
@@ -101,20 +102,15 @@ def text_data(text: bytes, tokens: Literal["characters", "bytes"], context: int)
         raise InputError(f"context is {context!r}; expected 1 to {min(map(len, parts)) - 1} tokens")
     return Data(
         *(_windows(part, context) for part in parts),
-        loss=token_cross_entropy,
+        task="tokens",
         score=negative_bits,
         classes=None if vocabulary is None else [chr(point) for point in vocabulary],
     )
 
 
-def token_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (N, T, V) and tokens (N, T), in nats."""
-    return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
-
-
 def negative_bits(outputs: Tensor, targets: Tensor) -> Tensor:
     """The bits per token that a code by these logits takes, times -1, so that higher is better."""
-    return -token_cross_entropy(outputs, targets) / math.log(2)
+    return -TASKS["tokens"].loss(outputs, targets) / math.log(2)
 
 
 def _windows(codes: np.ndarray, context: int) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,6 @@ from torch.func import functional_call
 from ellzero.codebook import MAX_VALUES, Codebook, find_codebook, round_half, round_values
 from ellzero.data.batch import Batch
 from ellzero.data.data import Data
-from ellzero.data.inputs import arguments
 from ellzero.errors import InputError, is_number
 from ellzero.modules import device_of, evaluating
 from ellzero.progress import is_shown, rich_bar
@@ -146,8 +146,11 @@ class Quantized(Mapping[str, Codebook]):
     ) -> None:
         """One step on the factors alone; the network's own weights and gradients do not change."""
         shared = {book.name: book.weight() for book in books}
-        inputs, targets = batch
-        loss = data.loss(functional_call(self.model, shared, *arguments(inputs)), targets)
+
+        def network(*inputs: Tensor, **named: Tensor) -> Any:
+            return functional_call(self.model, shared, inputs, named)
+
+        loss = data.objective.loss(data.outputs(network, batch), batch)
         factors = [book.factor for book in books]
         gradients = torch.autograd.grad(loss, factors, materialize_grads=True)
         for factor, gradient in zip(factors, gradients, strict=True):

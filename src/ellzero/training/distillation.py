@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ellzero.data.batch import Batch
 from ellzero.data.data import Data
+from ellzero.data.outputs import logits_of
+from ellzero.data.tasks import TASKS, Labels, weighted_mean
 from ellzero.errors import InputError
 from ellzero.recipe_stages import Distillation
 
@@ -42,7 +45,9 @@ class Teacher:
         """The network, as it is called."""
         self._settings = settings
 
-    def distilled(self, loss: Tensor, student: Tensor, teacher: Tensor, data: Data) -> Tensor:
+    def distilled(
+        self, loss: Tensor, student: Any, teacher: Any, data: Data, batch: Batch
+    ) -> Tensor:
         """`(1 - weight) * loss + weight * distance`, of a batch.
 
         Args:
@@ -50,12 +55,17 @@ class Teacher:
             student: outputs of the network that is trained.
             teacher: outputs of this one for the same inputs.
             data: what says whether the outputs are logits.
+            batch: what says which of them count, and how much.
         """
-        weight = self._settings.weight
-        if data.is_classification:
-            distance = soft_divergence(student, teacher, self._settings.temperature).mean()
+        weight, task = self._settings.weight, data.task
+        student, teacher = logits_of(student), logits_of(teacher)
+        if isinstance(task, Labels):
+            temperature = self._settings.temperature
+            each = soft_divergence(student, teacher, temperature, task.class_dim)
+            shares = task.shares(batch.targets, batch.weights)
+            distance = each.mean() if shares is None else weighted_mean(each, shares)
         else:
-            distance = nn.functional.mse_loss(student, teacher)
+            distance = TASKS["regression"].loss(student, teacher, batch.weights)
         return (1 - weight) * loss + weight * distance
 
 
@@ -90,10 +100,10 @@ def require_distillable(data: Data) -> None:
     """Make sure that it is known what the network's outputs are.
 
     Raises:
-        InputError: the loss is the user's own.
+        InputError: the loss is the user's own, and no task says what the outputs are.
     """
-    if data._own_loss:
+    if data.task is None:
         raise InputError(
-            "distillation compares outputs as the default losses take them, and the loss is one of "
-            "your own; leave distillation out"
+            "distillation compares outputs as the losses of the tasks take them, and the loss is "
+            "one of your own; give the data a task=..., or leave distillation out"
         )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ellzero.data.data import Data
-from ellzero.data.inputs import called
+from ellzero.data.metrics import running_sum
 from ellzero.data.part import Part
 from ellzero.errors import InputError
 from ellzero.modules import device_of, evaluating
@@ -14,12 +14,6 @@ from ellzero.record import Evaluation
 from ellzero.tensors import require_held
 
 BATCH = 1000
-
-
-def running_sum(device: torch.device) -> Tensor:
-    """A zero to sum up an epoch's batches on, in double precision where the device has it."""
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    return torch.zeros((), dtype=dtype, device=device)
 
 
 def evaluate(model: nn.Module, data: Data, part: str = "validation") -> Evaluation:
@@ -62,14 +56,22 @@ def _evaluate(model: nn.Module, data: Data, part: str, right: list[Tensor] | Non
         if parameter.is_meta:
             require_held(name, parameter)
     device = device_of(model)
-    score = loss = running_sum(device)
-    count = 0
+    objective, loss, metric = data.objective, running_sum(device), None
+    count: int | Tensor = 0
     with evaluating(model):
-        for inputs, targets in examples.batches(BATCH, device):
-            outputs = called(model, inputs)
-            score = score + data.score(outputs, targets) * len(targets)
-            loss = loss + data.loss(outputs, targets) * len(targets)
-            count += len(targets)
+        for batch in examples.batches(BATCH, device):
+            outputs = data.outputs(model, batch)
+            mean, amount = objective.loss(outputs, batch), objective.amount(batch)
+            loss, count = loss + mean * amount, count + amount
+            metric = metric or objective.metric(device)  # the first outputs may tell which it is
+            if metric is not None:
+                metric.update(outputs, batch)
             if right is not None:
-                right.append((outputs.argmax(1) == targets).flatten())
-    return Evaluation(float(score) / count, float(loss) / count)
+                right.append(objective.right(outputs, batch))
+    if not float(count):
+        raise InputError(
+            f"no example of the {part} data counts: all of their weights are 0, or all of their "
+            "labels are ignored"
+        )
+    total = float(loss) / float(count)
+    return Evaluation(-total if metric is None else metric.compute(), total)

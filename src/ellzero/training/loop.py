@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -13,14 +14,16 @@ from torch import Tensor, nn
 
 from ellzero.data.batch import Batch
 from ellzero.data.data import Data
-from ellzero.data.inputs import Inputs, all_of, called, of_each
+from ellzero.data.inputs import all_of, of_each
+from ellzero.data.metrics import ratio, running_sum
 from ellzero.data.mixup import mixed
+from ellzero.data.outputs import in_float32
 from ellzero.modules import device_of, without_dropout
 from ellzero.pruning import Masks, kept_count, largest, minimums, ranked
 from ellzero.recipe import Recipe
 from ellzero.record import EpochMetrics, Evaluation
 from ellzero.schedules import learning_rate
-from ellzero.training.evaluation import evaluate, running_sum
+from ellzero.training.evaluation import evaluate
 from ellzero.training.plan import Step, kept_at, steps_per_epoch
 from ellzero.training.seeds import seed_epoch
 from ellzero.training.state import State
@@ -94,7 +97,7 @@ def _train_epoch(
     device = device_of(model)
     per_epoch, span = steps_per_epoch(table, data), _span(step, recipe, data)
     total = running_sum(device)
-    examples, rate = 0, 0.0
+    count, rate = 0, 0.0
     model.train()
     drops = step.stage != "finetune" or recipe.finetune.dropout
     with (
@@ -117,11 +120,11 @@ def _train_epoch(
                 parameter_group["lr"] = rate
             if regularizer is not None:
                 regularizer.progress = progress
-            total += _step(state, recipe, data, group)
-            examples += sum(batch.length for batch in group)
+            losses, amount = _step(state, recipe, data, group)
+            total, count = total + losses, count + amount
             for _ in group:
                 tick()
-    return float(total) / examples, rate
+    return float(total) / float(count), rate
 
 
 def _span(step: Step, recipe: Recipe, data: Data) -> float:
@@ -130,21 +133,27 @@ def _span(step: Step, recipe: Recipe, data: Data) -> float:
     return step.epochs if table.steps is None else table.steps / steps_per_epoch(table, data)
 
 
-def _step(state: State, recipe: Recipe, data: Data, group: list[Batch]) -> Tensor:
-    """A step of the optimizer on all examples of some batches; the sum of the examples' losses."""
+def _step(
+    state: State, recipe: Recipe, data: Data, group: list[Batch]
+) -> tuple[Tensor, int | Tensor]:
+    """A step of the optimizer on all examples of some batches; the sum of their losses, the amount.
+
+    A batch's mean loss counts by its amount: its examples, labels that count, or weights.
+    """
     optimizer, regularizer = state.optimizer, state.regularizer
     assert state.step is not None
     assert optimizer is not None
     table = state.step.table(recipe)
-    count = sum(batch.length for batch in group)
+    amounts = [data.objective.amount(batch) for batch in group]
+    count = sum(amounts[1:], amounts[0])
     losses: list[Tensor] = []
     optimizer.zero_grad(set_to_none=True)
     with nullcontext() if regularizer is None else regularizer.before_forward():
-        for number, batch in enumerate(group):
+        for number, (batch, amount) in enumerate(zip(group, amounts, strict=True)):
             loss = _loss(state, recipe, data, batch)
-            losses.append(loss.detach() * batch.length)
+            losses.append(loss.detach() * amount)
             # so that the gradients add up to that of the mean over all examples
-            objective = loss if len(group) == 1 else loss * (batch.length / count)
+            objective = loss if len(group) == 1 else loss * ratio(amount, count)
             if regularizer is not None and number == 0:
                 objective = objective + regularizer.loss()
             objective.backward()
@@ -159,7 +168,7 @@ def _step(state: State, recipe: Recipe, data: Data, group: list[Batch]) -> Tenso
         regularizer.step(optimizer)
     if state.average is not None:
         state.average.update()
-    return sum(losses[1:], losses[0])
+    return sum(losses[1:], losses[0]), count
 
 
 def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -176,24 +185,25 @@ def _loss(state: State, recipe: Recipe, data: Data, batch: Batch) -> Tensor:
     alpha, other, share = state.step.table(recipe).mixup, None, None
     if alpha is not None:
         batch, other, share = mixed(batch, alpha)
-    inputs = of_each(_channels_last, batch.inputs) if recipe.channels_last else batch.inputs
-    outputs = _outputs(state.forward, recipe, inputs)
-    loss = data.loss(outputs, batch.targets)
+    if recipe.channels_last:
+        batch = replace(batch, inputs=of_each(_channels_last, batch.inputs))
+    outputs = _outputs(state.forward, recipe, data, batch)
+    loss = data.objective.loss(outputs, batch)
     if other is not None and share is not None:
-        loss = share * loss + (1 - share) * data.loss(outputs, other.targets)
+        loss = share * loss + (1 - share) * data.objective.loss(outputs, other)
     if state.teacher is None:
         return loss
     with torch.no_grad():
-        taught = _outputs(state.teacher.forward, recipe, inputs)
-    return state.teacher.distilled(loss, outputs, taught, data)
+        taught = _outputs(state.teacher.forward, recipe, data, batch)
+    return state.teacher.distilled(loss, outputs, taught, data, batch)
 
 
-def _outputs(forward: Callable[..., Any], recipe: Recipe, inputs: Inputs) -> Any:
+def _outputs(forward: Callable[..., Any], recipe: Recipe, data: Data, batch: Batch) -> Any:
     if recipe.precision == "float32":
-        return called(forward, inputs)
-    with torch.autocast(all_of(inputs)[0].device.type, torch.bfloat16):
-        outputs = called(forward, inputs)
-    return outputs.float()  # the loss itself keeps full precision
+        return data.outputs(forward, batch)
+    with torch.autocast(all_of(batch.inputs)[0].device.type, torch.bfloat16):
+        outputs = data.outputs(forward, batch)
+    return in_float32(outputs)  # the loss itself keeps full precision
 
 
 def _channels_last(x: Tensor) -> Tensor:
