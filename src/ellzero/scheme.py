@@ -275,13 +275,13 @@ def _prepare(
     if reference is not None:
         _start_from(network, reference)
     data.check_fit(network)
-    if any(stage.mixup is not None for stage in (recipe.reference, recipe.train, recipe.finetune)):
-        require_mixable(data)
     weights = select(network, include=recipe.prune.include, exclude=recipe.prune.exclude)
     # says now what would fail after the training
     ranked(weights, *recipe.prune.targets(weights.values()))
     for stage in (recipe.reference, recipe.train, recipe.finetune):
         stage.make_optimizer(network)
+        if stage.mixup is not None:
+            require_mixable(data)
     if recipe.train.distillation or recipe.finetune.distillation:
         require_distillable(data)
     budget = recipe.prune.budget

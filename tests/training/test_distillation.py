@@ -169,5 +169,5 @@ def test_a_loss_of_the_user_s_own_is_refused_before_anything_is_trained(tmp_path
     told = recipe(train={"distillation": 0.5})
     folder = tmp_path / "run"
     with pytest.raises(InputError, match="distillation compares outputs"):
-        ez.compress(mlp(), classification(loss=loss), told, folder=folder)
+        ez.compress(mlp(), classification(loss=loss, task=None, score="loss"), told, folder=folder)
     assert not folder.exists()

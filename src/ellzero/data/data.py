@@ -70,8 +70,9 @@ class Data:
             is also given `inputs` and `weights` if it names these after the first two. "model": the
             network is called with the targets, too, and what it gives has a `loss`.
         score: the same, higher is better; batches are averaged by their length. Or an object with
-            `update(logits, targets)`, `compute()` and `reset()`, as torchmetrics has them, which
-            sees the whole set; or "loss", the loss times -1.
+            `update(predictions, targets)`, `compute()` and `reset()`, as torchmetrics has them,
+            which sees the whole set, as probabilities where the task has labels; or "loss", the
+            loss times -1.
         preprocess: applied to each batch of inputs; travels with saved models.
         augment: changes each batch of raw training inputs while a network is trained, and no
             others; an `ez.Augment`, or a function of yours from a batch to one of the same length.

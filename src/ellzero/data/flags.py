@@ -41,8 +41,9 @@ def _are_tokens(data: Data) -> bool:
 
 
 def _absent_classes(data: Data) -> Iterator[str]:
-    several = data.train.example[1].ndim > 1
-    if not data.is_classification or (several and not data.classes) or _are_tokens(data):
+    if not data.is_classification or _are_tokens(data):
+        return
+    if data.train.example[1].ndim > 1 and not data.classes:
         return  # of several labels an example many need not occur
     tallies = {part.name: part.tally for part in data.parts}
     labels = {name: tally.labels for name, tally in tallies.items() if tally and tally.labels}

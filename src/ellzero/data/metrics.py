@@ -63,7 +63,7 @@ class Mean:
 
     def update(self, outputs: Any, batch: Any) -> None:
         amount = self._amount(batch)
-        self._total = self._total + self._function(outputs, batch) * amount
+        self._total = self._total + summed(self._function(outputs, batch), amount)
         self._count = self._count + amount
 
     def compute(self) -> float:
@@ -135,21 +135,21 @@ class OfObject:
 
     Args:
         metric: the object.
-        class_first: puts the dimension of the classes second, as torchmetrics has it.
+        predictions: makes of logits what the metric compares with the targets.
         device: where the tensors are.
     """
 
     def __init__(
-        self, metric: Any, class_first: Callable[[Tensor], Tensor], device: torch.device
+        self, metric: Any, predictions: Callable[[Tensor], Tensor], device: torch.device
     ) -> None:
-        self._metric, self._class_first = copy.deepcopy(metric), class_first
+        self._metric, self._predictions = copy.deepcopy(metric), predictions
         self._metric.reset()
         if callable(getattr(self._metric, "to", None)):
             self._metric = self._metric.to(device)
 
     def update(self, outputs: Any, batch: Batch) -> None:
         logits = outputs if isinstance(outputs, Tensor) else find(outputs, "logits")
-        given = self._class_first(logits) if isinstance(logits, Tensor) else outputs
+        given = self._predictions(logits) if isinstance(logits, Tensor) else outputs
         self._metric.update(given, batch.targets)
 
     def compute(self) -> float:
@@ -167,6 +167,18 @@ class OfObject:
 def is_metric(score: object) -> bool:
     """Whether a score is an object that sees a set batch by batch, and no function."""
     return all(callable(getattr(score, name, None)) for name in ("update", "compute", "reset"))
+
+
+def summed(mean: Tensor, amount: int | Tensor) -> Tensor:
+    """What a batch adds to a sum over the set; nothing where its mean is one over nothing, NaN.
+
+    Example:
+        >>> summed(torch.tensor(float("nan")), torch.tensor(0))
+        tensor(0.)
+    """
+    if isinstance(amount, Tensor):
+        return torch.where(amount > 0, mean * amount, 0.0)
+    return mean * amount
 
 
 def ratio(part: int | Tensor, whole: int | Tensor) -> float | Tensor:

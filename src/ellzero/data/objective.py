@@ -72,6 +72,7 @@ class Objective:
         self.is_told = task is not None
         self.task = None if task is None else task_named(task)
         """What the outputs mean; None: not known, or not known yet."""
+        self._cross_entropy = of_cross_entropy(loss, targets)
         if not isinstance(targets, Tensor):
             if loss is None or score is None or task is not None:
                 raise InputError(
@@ -80,8 +81,8 @@ class Objective:
                 )
         elif self.task is None and not self.is_own:
             self.task = inferred(targets)
-        elif self.task is None and not self.is_models:
-            self.task = of_cross_entropy(loss, targets)
+        elif self._cross_entropy is not None and self.task is None:
+            self.task = self._cross_entropy
         if self.is_own and score is None and self.task is None:
             raise InputError(NO_SCORE)
         self._may_be_labels = isinstance(targets, Tensor) and not targets.is_floating_point()
@@ -127,7 +128,7 @@ class Objective:
             return self.task.amount(batch.targets, batch.weights)
         if batch.weights is not None:
             return batch.weights.sum()
-        known = None if self.is_models else of_cross_entropy(self._loss, batch.targets)
+        known = self._cross_entropy
         if known is None:
             return batch.length
         if getattr(self._loss, "weight", None) is not None:
@@ -143,8 +144,8 @@ class Objective:
         if isinstance(self._score, str):
             return None
         if is_metric(self._score):
-            first = self.task.class_first if isinstance(self.task, Labels) else lambda x: x
-            return OfObject(self._score, first, device)
+            predictions = self.task.predictions if self.task is not None else lambda x: x
+            return OfObject(self._score, predictions, device)
         takes = self._score_takes
 
         def amount(batch: Batch) -> int | Tensor:

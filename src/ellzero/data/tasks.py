@@ -34,6 +34,14 @@ class Task(ABC):
         """Over how much the loss of a batch is a mean: what it counts in one over the set."""
         return len(targets) if weights is None else weights.sum()
 
+    def predictions(self, logits: Tensor) -> Tensor:
+        """What a metric of another library compares with the targets.
+
+        Probabilities where the logits are of labels, with the classes in dimension 1. For such a
+        metric takes logits for probabilities where all of a batch happen to lie between 0 and 1.
+        """
+        return logits
+
     def fits(self, logits: Tensor, targets: Tensor) -> bool:
         """Whether the shapes go together."""
         return logits.shape == targets.shape
@@ -106,9 +114,8 @@ class Labels(Task):
         del shape[self.class_dim]
         return torch.Size(shape)
 
-    def class_first(self, logits: Tensor) -> Tensor:
-        """The logits with the classes in dimension 1."""
-        return logits.movedim(self.class_dim, 1)
+    def predictions(self, logits: Tensor) -> Tensor:
+        return logits.softmax(self.class_dim).movedim(self.class_dim, 1)
 
     def wrong(self, targets: Tensor, classes: int | None) -> str | None:
         if targets.is_floating_point():
@@ -162,6 +169,9 @@ class MultiLabel(Task):
 
     def metric(self, device: torch.device) -> Metric:
         return MicroF1(device)
+
+    def predictions(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
 
     def fits(self, logits: Tensor, targets: Tensor) -> bool:
         return logits.ndim == 2 and logits.shape == targets.shape
@@ -245,10 +255,10 @@ def mismatch(logits: Tensor, targets: Tensor, task: Task | None) -> str:
     )
 
 
-def of_cross_entropy(loss: Any, targets: Tensor) -> Labels | None:
+def of_cross_entropy(loss: Any, targets: Any) -> Labels | None:
     """The task of torch's cross-entropy, a function or a module; None of another loss."""
-    if targets.is_floating_point():  # probabilities of the classes
-        return None
+    if not isinstance(targets, Tensor) or targets.is_floating_point():
+        return None  # floating ones are probabilities of the classes
     name = "classification" if targets.ndim < 2 else "segmentation"
     if loss is nn.functional.cross_entropy:
         return Labels(name, ignored=IGNORED)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ellzero.data.data import Data
-from ellzero.data.metrics import running_sum
+from ellzero.data.metrics import running_sum, summed
 from ellzero.data.part import Part
 from ellzero.errors import InputError
 from ellzero.modules import device_of, evaluating
@@ -62,7 +62,7 @@ def _evaluate(model: nn.Module, data: Data, part: str, right: list[Tensor] | Non
         for batch in examples.batches(BATCH, device):
             outputs = data.outputs(model, batch)
             mean, amount = objective.loss(outputs, batch), objective.amount(batch)
-            loss, count = loss + mean * amount, count + amount
+            loss, count = loss + summed(mean, amount), count + amount
             metric = metric or objective.metric(device)  # the first outputs may tell which it is
             if metric is not None:
                 metric.update(outputs, batch)

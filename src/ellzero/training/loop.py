@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ellzero.data.batch import Batch
 from ellzero.data.data import Data
 from ellzero.data.inputs import all_of, of_each
-from ellzero.data.metrics import ratio, running_sum
+from ellzero.data.metrics import ratio, running_sum, summed
 from ellzero.data.mixup import mixed
 from ellzero.data.outputs import in_float32
 from ellzero.modules import device_of, without_dropout
@@ -151,7 +151,7 @@ def _step(
     with nullcontext() if regularizer is None else regularizer.before_forward():
         for number, (batch, amount) in enumerate(zip(group, amounts, strict=True)):
             loss = _loss(state, recipe, data, batch)
-            losses.append(loss.detach() * amount)
+            losses.append(summed(loss.detach(), amount))
             # so that the gradients add up to that of the mean over all examples
             objective = loss if len(group) == 1 else loss * ratio(amount, count)
             if regularizer is not None and number == 0:
