@@ -1,5 +1,6 @@
 """Arrays and frames: numpy and pandas in every place; columns that are no numbers."""
 
+import re
 from typing import Any
 
 import numpy as np

@@ -89,7 +89,7 @@ def small(request, monkeypatch) -> str:
 
 def whole(part) -> tuple[torch.Tensor, torch.Tensor]:
     """All raw images and labels of a part, in order."""
-    inputs, labels = part._examples
+    inputs, labels = part._source.whole
     assert inputs.is_contiguous()
     return inputs, labels
 

@@ -68,7 +68,8 @@ def write(tmp_path) -> Callable[[Files], Path]:
 def whole(part) -> tuple[torch.Tensor, torch.Tensor]:
     """All raw images and labels of a part, in order."""
     assert part is not None
-    return part._examples
+    inputs, targets = part._source.whole
+    return inputs, targets
 
 
 def as_archive(files: Files, kind: str, path: Path) -> Path:
