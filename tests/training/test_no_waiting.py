@@ -121,6 +121,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
         "ramp": {"shape": "linear"},
     },
     "pmmp": {"gates": {"pmmp": {"strength": 1e-3}}},
+    "mixup": {"penalty": PENALTY, "mixup": 0.2},
     "sgd": {"penalty": PENALTY, "optimizer": "sgd"},
     "adamw": {"penalty": PENALTY, "optimizer": "adamw", "weight_decay": 0.01},
     "no-decay": {"optimizer": "adamw", "weight_decay": 0.01, "no_decay": ["bias", "norm"]},
@@ -187,6 +188,25 @@ def test_nor_with_images_in_channels_last_and_a_last_batch_that_is_short(precisi
     for size, batches in ((12, 4), (6, 7)):  # of 40 images
         tables["train"] = {**tables["train"], "batch_size": size}
         counts.append(epoch(convnet(), images(), batches, **tables))
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("task", ["tokens", "weights", "weights of tokens"])
+def test_nor_with_labels_that_are_ignored_and_weights(task):
+    def examples(count: int) -> tuple[torch.Tensor, ...]:
+        x, y = blobs(count, 1)
+        weights = (torch.arange(count) % 3.0,) if "weights" in task else ()
+        if "tokens" not in task:
+            return (x, y, *weights)
+        y = y[:, None].repeat(1, 2)
+        y[::5, 0] = -100
+        return (x[:, None].repeat(1, 2, 1), y, *weights)
+
+    counts = []
+    for batches in (3, 8):
+        data = ez.Data(examples(batches * BATCH_SIZE), examples(30))
+        data.check_fit(mlp())
+        counts.append(epoch(mlp(), data, batches, **told({"penalty": PENALTY})))
     assert counts[0] == counts[1]
 
 
