@@ -109,7 +109,9 @@ def rows(run: Path) -> Iterator[Row]:
         ez.quantize(quantized, **options)
         yield measured(quantized, x, labels, "smallest", run=run.name, variant=f"sparse, {variant}")
     integers = ez.quantize(sparse, activations=8, data=opened.data()).model
-    yield measured(integers, x, labels, "smallest", sparse, run=run.name, variant="integers")
+    for storage in ("smallest", "fastest"):
+        variant = f"integers, {storage}"
+        yield measured(integers, x, labels, storage, sparse, run=run.name, variant=variant)
 
 
 RANDOM = {

@@ -195,7 +195,8 @@ NET_APART static void net_{self.name}(const net_conv *layer, int32_t r, const in
             products = [x for x in products if x not in now]
             lines += [x.text(first) for x in now]
             count += 3 + len(now)
-        spilled = self.width + len(names) + 6 - REGISTERS
+        # beside sums and weights: the pairs, the places of weight, input and end, and of distances
+        spilled = self.width + len(names) + (6 if self.taps else 5) - REGISTERS
         return "\n".join(lines), count + 2 * max(0, spilled)
 
 

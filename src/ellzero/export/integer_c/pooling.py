@@ -17,6 +17,8 @@ def pooling_name(op: IntegerPool) -> str:
 def pooling(op: IntegerPool) -> str:
     """C of the pooling of one channel; a signal is an image of one row."""
     is_max = op.function == "max"
+    if _is_by_halves(op):
+        return _HALVES.format(name=pooling_name(op))
     more = "" if is_max else "const net_average *layer, "
     body = _inside(op) if not any(op.padding) and not op.ceil else _clipped(op)
     if is_max:
@@ -35,6 +37,56 @@ def pooling(op: IntegerPool) -> str:
         f"    int32_t width, int32_t rows, int32_t columns)\n"
         f"{{\n{indented(unused + each.replace('for (int ', 'for (int32_t '))}\n}}\n"
     )
+
+
+def _is_by_halves(op: IntegerPool) -> bool:
+    """Whether it is the maximum of windows of 2 x 2 side by side, as after most convolutions."""
+    sizes = plane(op.kernel), plane(op.stride), plane(op.dilation)
+    return op.function == "max" and _is_inside(op) and sizes == ((2, 2), (2, 2), (1, 1))
+
+
+_HALVES = """/* The maximum of windows of 2 x 2 of one channel. */
+static void net_{name}(const int8_t *x, int8_t *y, int32_t height,
+    int32_t width, int32_t rows, int32_t columns)
+{{
+    (void)height;
+    for (int32_t oy = 0; oy < rows; ++oy) {{
+        const int8_t *p = x + oy * 2 * width;
+        int32_t left = columns;
+#if defined(__ARM_FEATURE_DSP)
+        for (; left >= 2; left -= 2) {{
+            uint32_t upper, lower, difference;
+            memcpy(&upper, p, 4);
+            memcpy(&lower, p + width, 4);
+            /* the larger of each two bytes, below each other and then side by side */
+            __asm__("ssub8 %2, %0, %1\\n\\t"
+                    "sel %0, %0, %1\\n\\t"
+                    "ror %1, %0, #8\\n\\t"
+                    "ssub8 %2, %0, %1\\n\\t"
+                    "sel %0, %0, %1"
+                    : "+r"(upper), "+r"(lower), "=&r"(difference) : : "cc");
+            *y++ = (int8_t)upper;
+            *y++ = (int8_t)(upper >> 16);
+            p += 4;
+        }}
+#endif
+        for (; left > 0; --left) {{
+            int32_t total = *p;
+            if (p[1] > total) {{
+                total = p[1];
+            }}
+            if (p[width] > total) {{
+                total = p[width];
+            }}
+            if (p[width + 1] > total) {{
+                total = p[width + 1];
+            }}
+            *y++ = (int8_t)total;
+            p += 2;
+        }}
+    }}
+}}
+"""
 
 
 def _is_inside(op: IntegerPool) -> bool:
