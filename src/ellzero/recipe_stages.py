@@ -44,7 +44,7 @@ class Optimization(Table):
     clip_grad_norm: float = Field(default=0.0, ge=0)
     clip_grad_value: float = Field(default=0.0, ge=0)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
-    mixup: float | None = Field(default=None, gt=0)
+    mixup: float = Field(default=0.0, ge=0)
     penalty: PenaltyTable = None
 
     _optimizer_is_name: bool = PrivateAttr(default=False)

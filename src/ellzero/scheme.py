@@ -280,7 +280,7 @@ def _prepare(
     ranked(weights, *recipe.prune.targets(weights.values()))
     for stage in (recipe.reference, recipe.train, recipe.finetune):
         stage.make_optimizer(network)
-        if stage.mixup is not None:
+        if stage.mixup:
             require_mixable(data)
     if recipe.train.distillation or recipe.finetune.distillation:
         require_distillable(data)

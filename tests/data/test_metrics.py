@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -101,6 +102,7 @@ def test_a_metric_chooses_the_kept_epoch(tmp_path):
     [
         (torchmetrics.MeanSquaredError(), "MeanSquaredError is the better the lower it is"),
         ("f1", "score is 'f1'"),
+        (torchmetrics.R2Score, "score is the class R2Score; give an object of it"),
     ],
 )
 def test_scores_that_are_refused(score, expected):
@@ -113,6 +115,31 @@ def test_a_metric_of_several_numbers_is_refused():
     x, y = blobs(10, 1)
     with pytest.raises(InputError, match=r"MulticlassF1Score computes \(3,\); expected one number"):
         ez.evaluate(mlp(), ez.Data((x, y), (x, y), score=score))
+
+
+def test_a_metric_of_other_outputs_is_refused():
+    x, y = blobs(10, 1)
+    data = ez.Data((x, y), (x, y), score=torchmetrics.F1Score(task="multiclass", num_classes=5))
+    expected = r"MulticlassF1Score cannot take torch\.float32 \(10, 3\) and torch\.int64 \(10,\)"
+    with pytest.raises(InputError, match=expected):
+        ez.evaluate(mlp(), data)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(torch.zeros(10), r"score of a batch is \(10,\)"), ({"f1": 1.0}, "score of a batch is dict")],
+)
+def test_a_function_that_gives_no_number_is_refused(value, expected):
+    x, y = blobs(10, 1)
+    with pytest.raises(InputError, match=expected):
+        ez.evaluate(mlp(), ez.Data((x, y), (x, y), score=lambda outputs, targets: value))
+
+
+@pytest.mark.parametrize("number", [0.5, torch.tensor([0.5]), np.float32(0.5)])
+def test_a_function_may_give_any_number(number):
+    x, y = blobs(10, 1)
+    data = ez.Data((x, y), (x, y), score=lambda outputs, targets: number)
+    assert ez.evaluate(mlp(), data).score == 0.5
 
 
 def test_a_function_is_averaged_by_the_batches_length(monkeypatch):

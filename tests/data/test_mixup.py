@@ -77,3 +77,13 @@ def test_a_training_equals_one_by_hand():
     (share * loss(outputs, y) + (1 - share) * loss(outputs, y[order])).backward()
     optimizer.step()
     assert tensors_equal(model, expected)
+
+
+def test_zero_switches_it_off_where_it_would_be_taken_over():
+    told = recipe(train={"mixup": 0.2}, finetune={"mixup": 0})
+    assert (told.train.mixup, told.finetune.mixup) == (0.2, 0)
+    data = ez.Data(blobs(40, 1), blobs(9, 2))
+    mixed_too = ez.compress(mlp(), data, recipe(train={"mixup": 0.2})).model
+    assert not tensors_equal(ez.compress(mlp(), data, told).model, mixed_too)
+    none, zero = recipe(), recipe(train={"mixup": 0})
+    assert tensors_equal(*(ez.compress(mlp(), data, r).model for r in (none, zero)))

@@ -292,11 +292,14 @@ def test_a_first_parameter_called_inputs_is_no_third_one():
     ("examples", "options", "expected"),
     [
         (TRAIN, {"targets": "label"}, "train data has no 'label'; it has input_ids, .*: targets="),
-        (TRAIN, {"weights": "w"}, r"has no 'w'; .* Say which key holds the weights"),
+        (TRAIN, {"weights": "w"}, r"weights is 'w', which no part of the data has"),
         (Examples({"x": torch.zeros(3, 2), "labels": torch.arange(3)}), {"targets": "y"}, "no 'y'"),
         ({**TRAIN, "labels": TRAIN["labels"][1:]}, {}, "has 120 inputs and 119 targets"),
         ({**TRAIN, "text": ["a"] * 120}, {}, "train inputs 'text' cannot be made into tensors"),
         (pair(TRAIN), {"weights": "w"}, "train examples are no dictionaries"),
+        ({**TRAIN, "y": TRAIN["labels"]}, {}, "validation inputs are .*; expected those .*, y$"),
+        (dict(reversed(TRAIN.items())), {}, "validation inputs are .*; expected those of train"),
+        ((torch.zeros(3, 2), torch.arange(3)), {}, "expected those of train data, one tensor"),
     ],
 )
 def test_dictionaries_that_are_refused(examples, options, expected):

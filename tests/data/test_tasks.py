@@ -171,10 +171,25 @@ def own(outputs: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(outputs, targets) / 2
 
 
-@pytest.mark.parametrize("loss", [own, nn.MultiMarginLoss(), nn.CrossEntropyLoss(reduction="sum")])
+@pytest.mark.parametrize("loss", [own, nn.MultiMarginLoss(), nn.CrossEntropyLoss(reduction="none")])
 def test_without_a_task_there_is_no_score_by_default(loss):
     with pytest.raises(InputError, match=r"give score=\.\.\., a task=\.\.\., or score='loss'"):
         ez.Data(blobs(9, 1), blobs(9, 2), loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (nn.CrossEntropyLoss, "the loss is the class CrossEntropyLoss; give an object of it"),
+        (nn.CrossEntropyLoss(reduction="sum"), "CrossEntropyLoss sums over a batch"),
+        (nn.CrossEntropyLoss(reduction="none"), r"the loss of a batch is \(20,\); expected a"),
+        (lambda outputs, targets: 1.0, "the loss of a batch is float; expected a 0-d tensor"),
+    ],
+)
+def test_a_loss_of_ones_own_is_a_mean(loss, expected):
+    x, y = blobs(20, 1)
+    with pytest.raises(InputError, match=expected):
+        ez.evaluate(mlp(), ez.Data((x, y), (x, y), loss=loss, task="classification"))
 
 
 def test_tokens_last_beside_a_loss_of_ones_own_do_not_score_by_chance():

@@ -118,6 +118,14 @@ def test_a_score_of_ones_own_may_take_them():
     assert unweighted.score == pytest.approx(mlp()(X)[:, 0].mean().item(), rel=1e-4)
 
 
+def test_a_dictionary_may_lack_the_weights_of_another():
+    plain, weighted = {"x": X, "labels": Y}, {"x": X, "labels": Y, "w": W}
+    data = ez.Data(weighted, plain, plain, weights="w")
+    assert data.train.first.weights == W[:1]
+    assert data.validation.first.weights is None
+    assert list(data.validation.first.inputs) == ["x"]
+
+
 def test_the_best_constant_answer_is_weighted_too():
     shares = [float(W[k == Y].sum() / W.sum()) for k in range(3)]
     for kind in ("tensors", "loader"):

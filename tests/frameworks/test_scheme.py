@@ -235,3 +235,8 @@ def test_a_weight_that_no_optimizer_moves_or_two_do():
     with pytest.raises(ez.InputError, match=r"first\.0\.weight is moved by several optimizers"):
         Sparsifier(Scheme(sparsity=0.5), model, [first, everything], 4)
     Sparsifier(Scheme(sparsity=0.5, include=["first.*.weight"]), model, first, 4)
+
+
+def test_a_penalty_may_be_a_table_as_in_a_recipe():
+    table = Scheme(penalty={"l0": {"strength": 0.01}}, sparsity=0.5)  # pyright: ignore[reportArgumentType]
+    assert table.recipe == Scheme(penalty=ez.L0(0.01), sparsity=0.5).recipe

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ellzero.data.batch import Batch
 from ellzero.data.entries import Entries
-from ellzero.data.inputs import Inputs, all_of, called, of_first
+from ellzero.data.inputs import Inputs, all_of, called, of_first, require_alike
 from ellzero.data.objective import LossFunction, Objective
 from ellzero.data.outputs import logits_of
 from ellzero.data.part import Part
@@ -65,7 +65,8 @@ class Data:
         test: what is measured once, at the end; None where there is none.
         task: what the targets mean, by its name in the table.
         targets: the key, or keys, of a dictionary that are its targets.
-        weights: the key of a dictionary that is its weights: what each example counts, >= 0.
+        weights: the key of a dictionary that is its weights: what each example counts, >= 0. A part
+            may lack it.
         loss: maps a batch's (outputs, targets) to a 0-d tensor that autograd can differentiate. It
             is also given `inputs` and `weights` if it names these after the first two. "model": the
             network is called with the targets, too, and what it gives has a `loss`.
@@ -133,7 +134,11 @@ class Data:
         self.train = part("train", train, augment=augment, steps=steps_per_epoch)
         self.validation = part("validation", validation)
         self.test = None if test is None else part("test", test)
+        for p in self.parts[1:]:
+            require_alike(self.train.first.inputs, p.first.inputs, p.name)
         weighted = any(p.first.weights is not None for p in self.parts)
+        if weights is not None and not weighted:
+            raise InputError(f"weights is {weights!r}, which no part of the data has")
         self.objective = Objective(
             task, loss, score, self.train.first.targets, has_weights=weighted
         )

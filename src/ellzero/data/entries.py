@@ -74,18 +74,18 @@ class Entries:
 
     def _by_key(self, part: str, given: Mapping[Any, Any]) -> tuple[Any, Any, Any]:
         names = (self.targets,) if isinstance(self.targets, str) else self.targets
-        for role, name in (*(("targets", n) for n in names), ("weights", self.weights)):
-            if name is not None and name not in given:
+        for name in names:
+            if name not in given:
                 raise InputError(
                     f"{part} data has no {name!r}; it has {', '.join(map(str, given))}. Say which "
-                    f"key holds the {role}: {role}=..."
+                    "key holds the targets: targets=..."
                 )
         inputs = {str(k): v for k, v in given.items() if k not in (*names, self.weights)}
         if not inputs:
             raise InputError(f"{part} data has no inputs beside {', '.join(map(str, given))}")
         several = {name: given[name] for name in names}
         targets = given[self.targets] if isinstance(self.targets, str) else several
-        return inputs, targets, None if self.weights is None else given[self.weights]
+        return inputs, targets, None if self.weights is None else given.get(self.weights)
 
     def named(self, targets: Any) -> dict[str, Tensor]:
         """The targets by their names, as a network takes them that computes its loss itself."""

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ellzero.errors import InputError
+
 Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 """What a network is called with; dimension 0 of each tensor is the batch."""
 
@@ -16,6 +18,34 @@ def all_of(inputs: Inputs) -> tuple[Tensor, ...]:
     if isinstance(inputs, Tensor):
         return (inputs,)
     return tuple(inputs.values()) if isinstance(inputs, dict) else inputs
+
+
+def require_alike(expected: Inputs, given: Inputs, part: str) -> None:
+    """Make sure that a part has the inputs that are trained on, in the same order.
+
+    A network may do without one of them, and the first one is the one that is preprocessed.
+
+    Raises:
+        InputError: others.
+
+    Example:
+        >>> import torch
+        >>> x = torch.zeros(3, 2)
+        >>> require_alike({"x": x, "mask": x}, {"x": x}, "validation")
+        Traceback (most recent call last):
+        ellzero.errors.InputError: validation inputs are x; expected those of train data, x, mask
+    """
+    if _form(expected) != _form(given):
+        raise InputError(
+            f"{part} inputs are {_form(given)}; expected those of train data, {_form(expected)}"
+        )
+
+
+def _form(inputs: Inputs) -> str:
+    if isinstance(inputs, dict):
+        return ", ".join(inputs)
+    count = len(all_of(inputs))
+    return "one tensor" if count == 1 else f"a tuple of {count}"
 
 
 def of_each(function: Callable[[Tensor], Any], inputs: Inputs) -> Any:

@@ -150,7 +150,17 @@ class OfObject:
     def update(self, outputs: Any, batch: Batch) -> None:
         logits = outputs if isinstance(outputs, Tensor) else find(outputs, "logits")
         given = self._predictions(logits) if isinstance(logits, Tensor) else outputs
-        self._metric.update(given, batch.targets)
+        try:
+            self._metric.update(given, batch.targets)
+        except (RuntimeError, TypeError, ValueError) as error:
+            shown = " and ".join(
+                f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+                for x in (given, batch.targets)
+            )
+            raise InputError(
+                f"the score {type(self._metric).__name__} cannot take {shown}, predictions and "
+                f"targets: {error}"
+            ) from error
 
     def compute(self) -> float:
         value = self._metric.compute()

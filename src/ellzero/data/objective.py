@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -37,7 +38,7 @@ class Objective:
 
     Raises:
         InputError: an unknown task; targets that are not of the task; a loss without a score; a
-            loss that does not know of the weights.
+            loss that does not know of the weights, or sums over a batch; a class of losses.
     """
 
     def __init__(
@@ -59,13 +60,21 @@ class Objective:
                 f"the score {type(score).__name__} is the better the lower it is; give one that is "
                 "the better the higher it is"
             )
+        for role, given in (("loss", loss), ("score", score)):
+            if isinstance(given, type):
+                raise InputError(f"the {role} is the class {given.__name__}; give an object of it")
+        if getattr(loss, "reduction", "mean") == "sum":  # epochs would count it by their examples
+            raise InputError(
+                f"the loss {type(loss).__name__} sums over a batch; give it reduction='mean'"
+            )
         self.is_own = loss is not None
         self._loss: Any = loss
         self._loss_takes = frozenset() if isinstance(loss, str) else _further(loss)
         if has_weights and self.is_own and "weights" not in self._loss_takes:
+            remedy = "" if self.is_models else "give it a third or fourth parameter named weights, or "
             raise InputError(
-                "the examples have weights, which the loss does not know: give it a third or "
-                "fourth parameter named weights, or leave the weights out"
+                f"the examples have weights, which the loss does not know: {remedy}leave the "
+                "weights out"
             )
         self._score: Any = score
         self._score_takes = _further(score)
@@ -115,7 +124,10 @@ class Objective:
             return self.known(logits, batch.targets).loss(logits, batch.targets, batch.weights)
         if self.is_models:
             return loss_of(outputs)
-        return self._loss(outputs, batch.targets, **_named(self._loss_takes, batch))
+        loss = self._loss(outputs, batch.targets, **_named(self._loss_takes, batch))
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise InputError(f"the loss of a batch is {_kind(loss)}; expected a 0-d tensor")
+        return loss
 
     def amount(self, batch: Batch) -> int | Tensor:
         """Over how much a batch's loss is a mean: examples, labels that count, or their weights.
@@ -152,11 +164,13 @@ class Objective:
             weighted = "weights" in takes and batch.weights is not None
             return batch.weights.sum() if weighted and batch.weights is not None else batch.length
 
-        return Mean(
-            lambda outputs, batch: self._score(outputs, batch.targets, **_named(takes, batch)),
-            amount,
-            device,
-        )
+        def score(outputs: Any, batch: Batch) -> Any:
+            score = self._score(outputs, batch.targets, **_named(takes, batch))
+            if isinstance(score, Real) or (isinstance(score, Tensor) and score.numel() == 1):
+                return score
+            raise InputError(f"the score of a batch is {_kind(score)}; expected one number")
+
+        return Mean(score, amount, device)
 
     def right(self, outputs: Any, batch: Batch) -> Tensor:
         """Whether each label that counts is right, where the score is the accuracy."""
@@ -218,3 +232,7 @@ def _further(function: object) -> frozenset[str]:
 
 def _named(takes: frozenset[str], batch: Batch) -> dict[str, Any]:
     return {name: getattr(batch, name) for name in takes}
+
+
+def _kind(value: object) -> object:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -76,8 +76,8 @@ class Scheme:
         train = {name: getattr(self, name) for name in TRAIN}
         prune = {name: getattr(self, name) for name in PRUNE}
         object.__setattr__(self, "recipe", Recipe.parse({"train": train, "prune": prune}))
-        terms = () if self.penalty is None else self.penalty.terms
-        for term in terms:
+        penalty = self.recipe.train.penalty  # read from a table, if it was one
+        for term in () if penalty is None else penalty.terms:
             if term.form == "loss":
                 raise InputError(
                     f"{type(term).__name__} has the form 'loss', which a loop of your own adds to "

@@ -183,7 +183,7 @@ def _loss(state: State, recipe: Recipe, data: Data, batch: Batch) -> Tensor:
     assert state.step is not None
     assert state.forward is not None
     alpha, other, share = state.step.table(recipe).mixup, None, None
-    if alpha is not None:
+    if alpha:
         batch, other, share = mixed(batch, alpha)
     if recipe.channels_last:
         batch = replace(batch, inputs=of_each(_channels_last, batch.inputs))
