@@ -282,7 +282,7 @@ def _prepare(
         stage.make_optimizer(network)
         if stage.mixup:
             require_mixable(data)
-    if recipe.train.distillation or recipe.finetune.distillation:
+    if any(s.distillation and s.distillation.weight for s in (recipe.train, recipe.finetune)):
         require_distillable(data)
     budget = recipe.prune.budget
     if budget and budget.max_accuracy_drop is not None and not data.scores_accuracy:

@@ -91,3 +91,11 @@ def test_a_tuple_of_arrays_is_several_inputs():
     examples = ((tokens, X.numpy()), Y.numpy())
     inputs, _ = whole(ez.Data(examples, examples).train)
     assert [tuple(x.shape) for x in inputs] == [(12, 2), (12, 6)]
+
+
+def test_columns_in_another_order_are_refused():
+    pd = pytest.importorskip("pandas")
+    train, y = pd.DataFrame(X.numpy(), columns=list("abcdef")), pd.Series(Y.numpy())
+    ez.Data((train, y), (X, Y), (train, y))
+    with pytest.raises(InputError, match="columns of test are f, e, d, c, b, a; expected those of"):
+        ez.Data((train, y), (X, Y), (train[list("fedcba")], y))

@@ -149,3 +149,27 @@ def test_steps_that_are_no_number(steps):
 def test_what_can_be_read_once_only_is_refused(once):
     with pytest.raises(InputError, match="which can be read once only; give a function"):
         ez.Data((X, Y), once)
+
+
+def test_a_function_that_gives_the_same_generator_again_is_refused():
+    x, y = blobs(20, 1)
+    once = ((x, y) for _ in range(3))
+    with pytest.raises(InputError, match="train data's function gave the same generator again"):
+        ez.compress(mlp(), ez.Data(lambda: once, (x, y)), recipe())
+
+
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [
+        ({"x": 0, "mask": 1, "labels": 2, "w": 3}, "some of the train examples have weights, and"),
+        ({"mask": 1, "x": 0, "labels": 2}, "train inputs are mask, x; expected x, mask"),
+    ],
+)
+def test_batches_that_are_unlike_the_first_are_refused(second, expected):
+    x, y = blobs(20, 1)
+    values = (x, x, y, torch.ones(20))
+    first = {"x": x, "mask": x, "labels": y}
+    batches = [first, {name: values[at] for name, at in second.items()}]
+    data = ez.Data(batches, {**first, "w": values[3]}, weights="w")
+    with pytest.raises(InputError, match=expected):
+        list(data.train.batches(20, torch.device("cpu"), shuffle=True))

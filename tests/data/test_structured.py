@@ -297,9 +297,13 @@ def test_a_first_parameter_called_inputs_is_no_third_one():
         ({**TRAIN, "labels": TRAIN["labels"][1:]}, {}, "has 120 inputs and 119 targets"),
         ({**TRAIN, "text": ["a"] * 120}, {}, "train inputs 'text' cannot be made into tensors"),
         (pair(TRAIN), {"weights": "w"}, "train examples are no dictionaries"),
-        ({**TRAIN, "y": TRAIN["labels"]}, {}, "validation inputs are .*; expected those .*, y$"),
-        (dict(reversed(TRAIN.items())), {}, "validation inputs are .*; expected those of train"),
-        ((torch.zeros(3, 2), torch.arange(3)), {}, "expected those of train data, one tensor"),
+        (
+            {**TRAIN, "y": TRAIN["labels"]},
+            {},
+            "validation inputs are .*; expected .*, y, as the first",
+        ),
+        (dict(reversed(TRAIN.items())), {}, "validation inputs are .*; expected attention_mask, "),
+        ((torch.zeros(3, 2), torch.arange(3)), {}, "expected one tensor, as the first ones are"),
     ],
 )
 def test_dictionaries_that_are_refused(examples, options, expected):

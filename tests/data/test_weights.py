@@ -99,9 +99,9 @@ def test_a_loss_of_ones_own_takes_them_or_they_are_refused():
 
     found = ez.evaluate(mlp(), data("loader", loss=loss, task="classification"))
     assert found == pytest.approx(ez.evaluate(mlp(), data()))
-    with pytest.raises(InputError, match="weights, which the loss does not know"):
+    with pytest.raises(InputError, match="weights, which the loss does not know: give it a third"):
         data(loss=nn.functional.cross_entropy)
-    with pytest.raises(InputError, match="weights, which the loss does not know"):
+    with pytest.raises(InputError, match="weights, which the loss does not know: leave them out"):
         data(loss="model", score="loss")
 
 

@@ -11,7 +11,7 @@ import ellzero as ez
 from ellzero.errors import InputError
 from ellzero.training.distillation import soft_divergence
 from ellzero.training.seeds import seed_epoch
-from small import blobs, classification, dropout_mlp, mlp, recipe, regression
+from small import blobs, classification, dropout_mlp, mlp, recipe, regression, tensors_equal
 
 RATE = 0.05
 TRAIN: dict[str, Any] = {
@@ -160,6 +160,17 @@ def test_the_fine_tuning_takes_it_over_and_a_weight_of_0_is_none():
     assert off.finetune.distillation.weight == 0
     assert off.train.distillation is not None
     assert off.train.distillation.temperature == 2.0
+
+
+def test_a_weight_of_0_asks_nothing_of_the_data():
+    def loss(outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets)
+
+    data = classification(loss=loss, task=None, score="loss")
+    models = [
+        ez.compress(mlp(), data, recipe(train=table)).model for table in ({}, {"distillation": 0})
+    ]
+    assert tensors_equal(*models)
 
 
 def test_a_loss_of_the_user_s_own_is_refused_before_anything_is_trained(tmp_path):

@@ -63,3 +63,24 @@ def _columns(frame: Any) -> str:
         return ""
     wrong = [str(n) for n in names if frame[n].to_numpy().dtype.kind not in "biufc"]
     return f" (column{'s' * (len(wrong) > 1)} {', '.join(wrong)})"
+
+
+def require_same_columns(**parts: Any) -> None:
+    """Make sure that pandas frames of inputs have the same columns in the same order.
+
+    Raises:
+        InputError: a part has others than the first one.
+    """
+    named = {name: columns for name, part in parts.items() if (columns := _column_names(part))}
+    for name, columns in named.items():
+        first, expected = next(iter(named.items()))
+        if columns != expected:
+            raise InputError(
+                f"the columns of {name} are {', '.join(columns)}; expected those of {first} in the "
+                f"same order, {', '.join(expected)}"
+            )
+
+
+def _column_names(part: Any) -> list[str]:
+    inputs = part[0] if isinstance(part, tuple) and part else None
+    return [str(name) for name in getattr(inputs, "columns", ())]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ellzero.data.arrays import require_same_columns
 from ellzero.data.batch import Batch
 from ellzero.data.entries import Entries
 from ellzero.data.inputs import Inputs, all_of, called, of_first, require_alike
@@ -134,6 +135,7 @@ class Data:
         self.train = part("train", train, augment=augment, steps=steps_per_epoch)
         self.validation = part("validation", validation)
         self.test = None if test is None else part("test", test)
+        require_same_columns(train=train, validation=validation, test=test)
         for p in self.parts[1:]:
             require_alike(self.train.first.inputs, p.first.inputs, p.name)
         weighted = any(p.first.weights is not None for p in self.parts)

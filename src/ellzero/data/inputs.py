@@ -21,7 +21,7 @@ def all_of(inputs: Inputs) -> tuple[Tensor, ...]:
 
 
 def require_alike(expected: Inputs, given: Inputs, part: str) -> None:
-    """Make sure that a part has the inputs that are trained on, in the same order.
+    """Make sure that examples have the inputs that the first ones have, in the same order.
 
     A network may do without one of them, and the first one is the one that is preprocessed.
 
@@ -33,11 +33,11 @@ def require_alike(expected: Inputs, given: Inputs, part: str) -> None:
         >>> x = torch.zeros(3, 2)
         >>> require_alike({"x": x, "mask": x}, {"x": x}, "validation")
         Traceback (most recent call last):
-        ellzero.errors.InputError: validation inputs are x; expected those of train data, x, mask
+        ellzero.errors.InputError: validation inputs are x; expected x, mask, as the first ones are
     """
     if _form(expected) != _form(given):
         raise InputError(
-            f"{part} inputs are {_form(given)}; expected those of train data, {_form(expected)}"
+            f"{part} inputs are {_form(given)}; expected {_form(expected)}, as the first ones are"
         )
 
 

@@ -71,10 +71,9 @@ class Objective:
         self._loss: Any = loss
         self._loss_takes = frozenset() if isinstance(loss, str) else _further(loss)
         if has_weights and self.is_own and "weights" not in self._loss_takes:
-            remedy = "" if self.is_models else "give it a third or fourth parameter named weights, or "
+            named = "" if self.is_models else "give it a third or fourth parameter weights, or "
             raise InputError(
-                f"the examples have weights, which the loss does not know: {remedy}leave the "
-                "weights out"
+                f"the examples have weights, which the loss does not know: {named}leave them out"
             )
         self._score: Any = score
         self._score_takes = _further(score)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ellzero.data.batch import Batch
-from ellzero.data.inputs import all_of, of_first
+from ellzero.data.inputs import all_of, of_first, require_alike
 from ellzero.data.sources import Source, Tensors
 from ellzero.data.tally import NOTHING, Tally
 from ellzero.errors import InputError
@@ -67,6 +67,9 @@ class Part:
             self._check(self._source.whole)
 
     def _check(self, batch: Batch) -> None:
+        require_alike(self.first.inputs, batch.inputs, self.name)
+        if (batch.weights is None) != (self.first.weights is None):
+            raise InputError(f"some of the {self.name} examples have weights, and others have none")
         wrong = None if self._wrong is None else self._wrong(batch.targets)
         if wrong is not None:
             raise InputError(f"{self.name} {wrong}")

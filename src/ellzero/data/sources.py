@@ -166,6 +166,7 @@ class Stream(Source):
         self._entries, self._workers = entries, workers
         self._is_examples = isinstance(examples, IterableDataset)
         self._counted: dict[int, int] = {}
+        self._last: Iterator[Any] | None = None
         self.first = _first(name, self._anew(1, workers=0), entries)
 
     @property
@@ -205,6 +206,13 @@ class Stream(Source):
         if self._is_examples:
             return DataLoader(self._given, batch_size, num_workers=workers, **options)
         given: Any = self._given() if callable(self._given) else self._given
+        if isinstance(given, Iterator):
+            if given is self._last:
+                raise InputError(
+                    f"{self._name} data's function gave the same {type(given).__name__} again, "
+                    "which can be read once only; let it make a new one whenever it is called"
+                )
+            self._last = given
         return given
 
 
