@@ -26,7 +26,7 @@ from small import mlp
         ("prune.exclude=['*']", "no weights selected"),
         ("prune.exclude=['fc*']", "pattern 'fc*' matches no parameter"),
         ("train.penalty.l0.strength=-1", "strength is -1"),
-        ("train.epocs=3", "unknown key 'epocs'; did you mean epochs?"),
+        ("train.epocs=3", "unknown key 'epocs'; did you mean epochs or"),
         ("model=lenet", "model 'lenet' is not built in"),
         ("model=nowhere:f", "there is no module 'nowhere'"),
         ("model=own_project:f", "own_project has no function 'f'"),

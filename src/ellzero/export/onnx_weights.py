@@ -8,6 +8,7 @@ import numpy as np
 
 from ellzero.codebook import find_codebook
 from ellzero.graph import Network
+from ellzero.graph.graph import free_name
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -44,9 +45,11 @@ def store_as_int8(proto: ModelProto, network: Network) -> None:
 
 
 def name_by_weights(proto: ModelProto, network: Network) -> None:
-    """Give each node that has weights the name of the module that they are of."""
+    """Give each node with weights the name of their module; where it has several, with `_`."""
     names = {name for name, _ in network.named_parameters()}
+    taken = {node.name for node in proto.graph.node}
     for node in proto.graph.node:
         modules = {name.rpartition(".")[0] for name in node.input if name in names}
         if len(modules) == 1 and all(modules):
-            (node.name,) = modules
+            node.name = free_name(modules.pop(), taken)
+            taken.add(node.name)
