@@ -102,12 +102,19 @@ def test_a_metric_chooses_the_kept_epoch(tmp_path):
     [
         (torchmetrics.MeanSquaredError(), "MeanSquaredError is the better the lower it is"),
         ("f1", "score is 'f1'"),
+        (torch.nn.MSELoss(), "the score is a loss, which is the better the lower it is"),
         (torchmetrics.R2Score, "score is the class R2Score; give an object of it"),
     ],
 )
 def test_scores_that_are_refused(score, expected):
     with pytest.raises(InputError, match=expected):
         regression(score=score)
+
+
+def test_a_loss_is_no_score_for_it_would_keep_the_worst_epoch():
+    loss = torch.nn.functional.l1_loss
+    with pytest.raises(InputError, match="give score='loss', which is the loss times -1"):
+        regression(loss=loss, score=loss)
 
 
 def test_a_metric_of_several_numbers_is_refused():

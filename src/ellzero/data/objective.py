@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
 
 from ellzero.data.batch import Batch
 from ellzero.data.metrics import Mean, Metric, OfObject, is_metric
@@ -59,6 +60,11 @@ class Objective:
             raise InputError(
                 f"the score {type(score).__name__} is the better the lower it is; give one that is "
                 "the better the higher it is"
+            )
+        if isinstance(score, _Loss) or (callable(score) and score is loss):
+            raise InputError(
+                "the score is a loss, which is the better the lower it is; give score='loss', "
+                "which is the loss times -1"
             )
         for role, given in (("loss", loss), ("score", score)):
             if isinstance(given, type):
