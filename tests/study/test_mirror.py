@@ -91,6 +91,23 @@ def test_the_checkpoint_before_goes_with_the_last_one(places):
     assert files(home) == {}
 
 
+def test_a_checkpoint_is_not_gone_while_the_next_one_is_written(places):
+    there, home = places
+    mirror = Mirror(there, {})
+    (there / CHECKPOINT).write_bytes(b"a")
+    mirror.changes().apply(home)
+    (there / CHECKPOINT).replace(there / PREVIOUS)
+    assert not mirror.changes()
+    assert contents(there) == {CHECKPOINT: b"a"}
+    (there / CHECKPOINT).write_bytes(b"bb")
+    (there / CHECKPOINT).replace(there / PREVIOUS)  # before anybody looked
+    mirror.changes().apply(home)
+    assert files(home) == {CHECKPOINT: b"bb"}
+    (there / PREVIOUS).unlink()
+    mirror.changes().apply(home)
+    assert files(home) == {}
+
+
 @pytest.mark.parametrize("name", ["../record.json", "/etc/passwd", ".lock", "net.c"])
 def test_files_that_no_run_writes_are_refused(places, name):
     _, home = places

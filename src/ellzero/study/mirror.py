@@ -14,7 +14,7 @@ import tomli_w
 
 from ellzero.errors import InputError
 from ellzero.files import write_atomically
-from ellzero.run_folder import CHECKPOINTS, PREVIOUS, RECIPE, RECORD, WRITTEN
+from ellzero.run_folder import CHECKPOINT, CHECKPOINTS, PREVIOUS, RECIPE, RECORD, WRITTEN
 
 MIRRORED = tuple(name for name in WRITTEN if name != PREVIOUS)
 """Files that go from place to place. The last checkpoint suffices, as nothing tears it underway.
@@ -58,7 +58,7 @@ class Changes:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """The files of a folder that go with a cell to where it is run."""
-    paths = {name: folder / name for name in MIRRORED}
+    paths = {name: _path(folder, name) for name in MIRRORED}
     return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
 
 
@@ -84,25 +84,25 @@ class Mirror:
         self._folder = folder
         self._homes = homes
         self._lock = threading.Lock()
-        self._known = {name: _stamp(folder / name) for name in MIRRORED}
+        self._known = {name: _stamp(_path(folder, name)) for name in MIRRORED}
 
     def changes(self) -> Changes:
         """What has changed; a file that changes meanwhile is told of again."""
         with self._lock:
             written, removed = {}, []
             for name in MIRRORED:
-                path = self._folder / name
+                path = _path(self._folder, name)
                 stamp = _stamp(path)
                 if stamp == self._known[name]:
                     continue
-                try:
-                    content = None if stamp is None else path.read_bytes()
-                except FileNotFoundError:  # gone by now
-                    stamp = content = None
-                if content is not None:
-                    written[name] = self._at_home(name, content)
-                elif self._known[name] is not None:
+                if stamp is None:
                     removed.append(name)
+                else:
+                    try:
+                        content = path.read_bytes()
+                    except FileNotFoundError:  # gone or renamed by now, as the next look tells
+                        continue
+                    written[name] = self._at_home(name, content)
                 self._known[name] = stamp
             return Changes(written, tuple(removed))
 
@@ -130,6 +130,15 @@ def with_paths(document: Any, paths: Mapping[str, str]) -> Any:
     if isinstance(document, list):
         return [with_paths(value, paths) for value in document]
     return document
+
+
+def _path(folder: Path, name: str) -> Path:
+    """Where a folder has what goes by this name.
+
+    While a checkpoint is written, the one before it is the last one, under its other name.
+    """
+    path = folder / name
+    return folder / PREVIOUS if name == CHECKPOINT and not path.exists() else path
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
