@@ -1,0 +1,16 @@
+"""Processes for the tests of distributed programs."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ranks import Ranks
+
+
+@pytest.fixture(scope="session")
+def run_in() -> Iterator[Callable[..., list[Any]]]:
+    """`run_in(2, function, *args)`: what a function at the top of a module returns on each rank."""
+    ranks = Ranks()
+    yield ranks.run
+    ranks.close()
