@@ -48,6 +48,8 @@ for line in sys.stdin:
         Path(f"{folder}.deaf").touch()
         while True:
             time.sleep(60)
+    if does == "waits":
+        time.sleep(0.6)
     print(json.dumps({"warning": "a word" if does == "warns" else None}), flush=True)
     if does == "naps":
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -221,3 +223,21 @@ def test_a_process_that_cannot_be_killed_is_not_waited_for(tmp_path, monkeypatch
     assert is_there(pid)
     os.kill(pid, signal.SIGKILL)
     assert ended(crew._workers, 10)
+
+
+@pytest.mark.parametrize(("rest_seconds", "rests"), [(0.1, 1), (60, 0)])
+def test_a_worker_rests_that_is_idle_for_long(tmp_path, monkeypatch, rest_seconds, rests):
+    rested = []
+
+    class Resting(LocalWorker):
+        def rest(self) -> None:
+            rested.append(self)
+
+    monkeypatch.setattr(crew_module, "REST_SECONDS", rest_seconds)
+    with (tmp_path / "log").open("ab") as log:
+        workers = [Resting(log.fileno()) for _ in range(2)]
+        with Crew(workers, 1, StudyBar(False), 0) as crew:
+            crew.run("stage", [jobs(tmp_path, "works"), jobs(tmp_path, "waits")])
+            assert len(rested) == rests
+            crew.run("next", [jobs(tmp_path, "works-works")])
+    assert (tmp_path / "works-works.0").exists()

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from ellzero.factories import build_data, build_model
 from ellzero.penalties import PENALTIES, Term
 from ellzero.recipe import Recipe
 from ellzero.record import FinishedRecord
+from ellzero.study import runner
+from ellzero.study.process import LocalWorker
 from ellzero.study.results import Results, cell_folder, reference_folder
 from ellzero.study.runner import _ready
 from ellzero.study.statistics import pairs
@@ -333,6 +336,21 @@ def test_a_folder_of_other_things_is_left_alone(project):
     with pytest.raises(ez.InputError, match=r"cannot make study folder other/notes\.txt"):
         ez.compare(whole_study(), other / "notes.txt", progress=False)
     assert (other / "notes.txt").read_text() == "mine"
+
+
+def test_cells_that_share_no_training_are_run_side_by_side(project, monkeypatch):
+    both = threading.Barrier(2)
+
+    class Meeting(LocalWorker):
+        def run(self, folder: Path, recipe: Recipe) -> str | None:
+            if recipe.prune.gradual is not None:
+                both.wait(60)  # an error where one comes after the other
+            return super().run(folder, recipe)
+
+    monkeypatch.setattr(runner, "LocalWorker", Meeting)
+    study = a_study(seeds=[0], sparsities=[0.75, 0.9], methods={"gradual": {}})
+    results = ez.compare(study, "meeting", workers=2, progress=False)
+    assert [run.status for run in results.runs] == ["done"] * 3
 
 
 @pytest.mark.parametrize("workers", [0, -1])

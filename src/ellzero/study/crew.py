@@ -17,6 +17,9 @@ from ellzero.study.progress import StudyBar
 
 LOG = "workers.log"
 
+REST_SECONDS = 30.0
+"""So long a worker without a job keeps its place, for the next stage may come any moment."""
+
 SETTLED = ("done", "missed", "unreadable")
 """Cells that are not run: they would miss their budget again, or nobody knows what they hold."""
 
@@ -71,19 +74,21 @@ class Crew:
         """
         self._shown.expect(stage, work_of(groups) + later)
         left = iter(groups)  # every worker draws its next group from the same iterator
+        idle: dict[Worker, float] = {}  # since when
 
         def work(worker: Worker) -> None:
             for group in left:
                 for job in group:
                     if not self._stopped:
                         self._one(worker, job)
-            worker.rest()
+            idle[worker] = time.monotonic()
 
         with ThreadPoolExecutor(len(self._workers)) as pool:
             futures = [pool.submit(work, worker) for worker in self._workers]
             try:
                 while wait(futures, timeout=POLL_SECONDS).not_done:
                     self._look()
+                    self._rest(idle)
             except BaseException:
                 self._stop()
                 raise
@@ -103,6 +108,13 @@ class Crew:
                 self._require_progress(worker)
         while not self._warnings.empty():
             warn(self._warnings.get())
+
+    def _rest(self, idle: dict[Worker, float]) -> None:
+        """Let workers rest that have been idle for long, while others are still at work."""
+        for worker, since in list(idle.items()):
+            if time.monotonic() - since >= REST_SECONDS:
+                del idle[worker]
+                worker.rest()
 
     def _require_progress(self, worker: Worker) -> None:
         watch, limit = worker.watch, self._stalled_minutes

@@ -78,7 +78,9 @@ def compare(
         ):
             first, *others = study.seeds
             later = len(others) * _most_work(study, folder)
-            tuning = [list(_jobs(study, folder, t, study.targets)) for t in study.tuning()]
+            tuning = [
+                group for t in study.tuning() for group in _groups(study, folder, t, study.targets)
+            ]
             references = [[_reference(study, folder, seed)] for seed in study.seeds]
             crew.run("references", references, later=work_of(tuning) + later)
             if (reference_folder(folder, first) / REFERENCE).is_file():  # else nothing can be tuned
@@ -186,7 +188,7 @@ def _others(study: Study, folder: Path, seeds: Sequence[int]) -> Iterator[list[J
                     targets.setdefault(chosen.strength, []).append(target)
             for strength, chosen_for in targets.items():
                 training = Training(method, strength, seed)
-                yield list(_jobs(study, folder, training, chosen_for))
+                yield from _groups(study, folder, training, chosen_for)
 
 
 def _most_work(study: Study, folder: Path) -> int:
@@ -198,6 +200,15 @@ def _most_work(study: Study, folder: Path) -> int:
         trains = jobs[0].work - jobs[-1].work  # the others start from what the first one trained
         total += work_of([jobs]) + trains * (min(len(strengths), len(jobs)) - 1)
     return total
+
+
+def _groups(
+    study: Study, folder: Path, training: Training, targets: Iterable[Target]
+) -> Iterator[list[Job]]:
+    """The cells of one training, one after another; side by side where they share none of it."""
+    jobs = list(_jobs(study, folder, training, targets))
+    shares = study.cell_recipe(Cell(training, study.targets[0])).prune.gradual is None
+    yield from [jobs] if shares else ([job] for job in jobs)
 
 
 def _jobs(
