@@ -1,8 +1,11 @@
-"""Chunks: large tensors in parts, so that what is made of them is small and stays cached."""
+"""Chunks: large tensors in parts, so that what is made of them is small and stays cached.
+
+On a GPU also small tensors together, so that an operation on all of them is one launch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -14,6 +17,12 @@ CACHED = 1 << 16
 
 LARGEST = 1 << 22
 """Elements of a chunk at most, and on devices where each chunk is a launch: 16 MiB of float32."""
+
+SMALL = 1 << 18
+"""Elements up to which a tensor on such a device is joined with others.
+
+Launches of its own take longer there than the copies that joining makes.
+"""
 
 
 def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -43,6 +52,60 @@ def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         longest = max(range(tensors[0].dim()), key=tensors[0].size)
         for halves in zip(*(tensor.chunk(2, longest) for tensor in tensors), strict=True):
             yield from chunks(*halves)
+
+
+def joined_chunks(
+    groups: Iterable[tuple[Tensor, ...]], written: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """Chunks of several groups of tensors, each group of one shape, in no particular order.
+
+    Where each operation is a launch (GPUs), small tensors come as one 1-d copy of them, and what is
+    written to it is copied back after it. For operations on each element alone.
+
+    Args:
+        groups: tensors as `chunks` takes them; the first of each group have the same dtype and
+            device, as have the second, and so on.
+        written: how many tensors of a group, from its first, are written to.
+
+    Example:
+        >>> weights = [torch.zeros(3), torch.zeros(2, 2)]
+        >>> for part, like in joined_chunks([(w, torch.ones_like(w)) for w in weights], written=1):
+        ...     _ = part.add_(like)
+        >>> [float(w.sum()) for w in weights]
+        [3.0, 4.0]
+    """
+    bag: list[list[Tensor]] = []
+    left = LARGEST
+    for tensors in groups:
+        small = is_joined(tensors[0])
+        runs = _runs(tensors) if small else None
+        if runs is None:
+            yield from chunks(*tensors)
+            continue
+        if runs[0].numel() > left:
+            yield from _joined(bag, written)
+            bag, left = [], LARGEST
+        bag.append(runs)
+        left -= runs[0].numel()
+    yield from _joined(bag, written)
+
+
+def _joined(bag: list[list[Tensor]], written: int) -> Iterator[tuple[Tensor, ...]]:
+    """One chunk of all in the bag; none where it is empty."""
+    if len(bag) < 2:
+        yield from map(tuple, bag)
+        return
+    columns = [list(column) for column in zip(*bag, strict=True)]
+    copies = tuple(torch.cat(column) for column in columns)
+    yield copies
+    sizes = [tensor.numel() for tensor in columns[0]]
+    for column, copy in zip(columns[:written], copies, strict=False):
+        torch._foreach_copy_(column, copy.split(sizes))  # pyright: ignore[reportPrivateImportUsage]
+
+
+def is_joined(tensor: Tensor) -> bool:
+    """Whether a tensor is so small, and on such a device, that it is joined with others."""
+    return tensor.device.type != "cpu" and tensor.numel() <= SMALL
 
 
 @contextmanager

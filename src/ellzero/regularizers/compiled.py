@@ -1,4 +1,4 @@
-"""The penalty's gradient as one kernel a weight, made by TorchInductor.
+"""The penalty's gradient as one kernel a weight, of all small ones on a GPU, by TorchInductor.
 
 Torch promises nothing about the interface that is used here, its tracer and its compiler without
 `torch.compile`; nothing else in ellzero uses it. The versions that were tested are in `TESTED`.
@@ -7,16 +7,17 @@ Torch promises nothing about the interface that is used here, its tracer and its
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ellzero.chunks import whole
+from ellzero.chunks import is_joined, whole
 from ellzero.errors import InputError
 from ellzero.penalties import Term
 from ellzero.penalties.penalty import wide
+from ellzero.regularizers.together import Terms
 from ellzero.schedules import Schedule
 
 TESTED = "2.11 (with a GPU) and 2.13.0"
@@ -24,9 +25,6 @@ TESTED = "2.11 (with a GPU) and 2.13.0"
 
 MISSING = ("InvalidCxxCompiler", "TritonMissing")
 """Torch's errors where there is no compiler; by name, as their module is no public interface."""
-
-Terms = Sequence[tuple[Term, float]]
-"""Terms of a penalty, each with the factor of its strength."""
 
 
 class NotTracedError(Exception):
@@ -97,11 +95,18 @@ def _kernel(inputs: list[Tensor], terms: list[Terms], *, is_ramped: bool) -> Cal
         traced: dict[Term, dict[str, Tensor]] = {}
         for (term, name, _), number in zip(_scheduled(terms), numbers, strict=True):
             traced.setdefault(term, {})[name] = number
+        joined: list[tuple[Tensor, Any]] = []
         pairs = zip(tensors[:count], tensors[count : 2 * count], terms, strict=True)
         for w, gradient, acting in pairs:
             now = [(_with_numbers(term, traced.get(term, {})), scale) for term, scale in acting]
-            total = sum(term.gradient(wide(w)) * scale for term, scale in now)
-            gradient.add_(total if ramped is None else total * ramped)
+            total: Any = sum(term.gradient(wide(w)) * scale for term, scale in now)
+            total = total if ramped is None else total * ramped
+            if is_joined(gradient) and gradient.dtype == total.dtype:
+                joined.append((gradient, total))
+            else:
+                gradient.add_(total)
+        if joined:  # one kernel of them all
+            torch._foreach_add_(*map(list, zip(*joined, strict=True)))  # pyright: ignore[reportPrivateImportUsage]
         return ()
 
     examples: list[Any] = [tensor.detach() for tensor in inputs]

@@ -1,52 +1,55 @@
-"""The decoupled step on one weight: what terms of that form do to it after the optimizer's step."""
+"""The decoupled step: what terms of that form do to weights after the optimizer's step."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from ellzero.chunks import chunks
+from ellzero.chunks import joined_chunks
 from ellzero.penalties.penalty import wide
-from ellzero.regularizers.compiled import Terms
+from ellzero.regularizers.together import Together, Work, together
 
 
-def shrink_(w: Tensor, terms: Terms, rate: float | Tensor) -> None:
-    """The step on a weight of float32 or more.
+def shrink(works: Iterable[Work], ramped: float) -> None:
+    """Take the step.
 
     Args:
-        w: the weight, changed in place.
-        terms: of form `decoupled`, each with the factor of its strength.
-        rate: the learning rate.
+        works: each of a weight, changed in place, and in half precision of its remainder beside it,
+            float32; with the learning rate.
+        ramped: a factor on all terms.
     """
-    elementwise = [(term, scale) for term, scale in terms if term.elementwise]
-    for (part,) in chunks(w) if elementwise else ():
-        for term, scale in elementwise:
+    for group in together(works):
+        rate = group.rate * ramped
+        if len(group.tensors[0]) > 1:
+            _shrink_half(group, rate)
+        else:
+            _shrink(group, rate)
+
+
+def _shrink(group: Together, rate: float | Tensor) -> None:
+    for (part,) in joined_chunks(group.tensors, written=1) if group.elementwise else ():
+        for term, scale in group.elementwise:
             term.shrink_(part, rate * scale)
-    for term, scale in terms:
-        if not term.elementwise:
+    for term, scale in group.others:
+        for (w,) in group.tensors:
             term.shrink_(w, rate * scale)
 
 
-def shrink_half_(w: Tensor, remainder: Tensor, terms: Terms, rate: float | Tensor) -> None:
-    """The step on a weight in half precision, as it would be in float32.
+def _shrink_half(group: Together, rate: float | Tensor) -> None:
+    """The step on weights in half precision, as it would be in float32.
 
     A usual step is smaller than half the distance to the next number, so rounded by itself it would
     never move the weight. What rounding took away is remembered, and owed to the next step.
-
-    Args:
-        w: the weight, changed in place.
-        remainder: what is owed, float32 of its shape, changed in place.
-        terms: as for `shrink_`.
-        rate: as for `shrink_`.
     """
-    elementwise = [(term, scale) for term, scale in terms if term.elementwise]
-    for part, owed in chunks(w, remainder):
+    for part, owed in joined_chunks(group.tensors, written=2) if group.elementwise else ():
         exact = _exact(part, owed)
-        for term, scale in elementwise:
+        for term, scale in group.elementwise:
             term.shrink_(exact, rate * scale)
         _round_(part, owed, exact)
-    for term, scale in terms:
-        if not term.elementwise:
+    for term, scale in group.others:
+        for w, remainder in group.tensors:
             exact = _exact(w, remainder)
             term.shrink_(exact, rate * scale)
             _round_(w, remainder, exact)

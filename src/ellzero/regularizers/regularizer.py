@@ -15,10 +15,12 @@ from ellzero.penalties import Form, Penalty, Term
 from ellzero.penalties.penalty import wide
 from ellzero.pruning import Masks
 from ellzero.pruning.hold import Optimizers, each, require_owned
-from ellzero.regularizers.compiled import CompiledGradient, NotTracedError, Terms
-from ellzero.regularizers.decoupled import shrink_, shrink_half_
+from ellzero.regularizers.compiled import CompiledGradient, NotTracedError
+from ellzero.regularizers.decoupled import shrink
 from ellzero.regularizers.gates import BoundGates, Gates
+from ellzero.regularizers.gradient import add_gradients
 from ellzero.regularizers.layer_scale import LayerScale, layer_scales
+from ellzero.regularizers.together import Terms, Work
 from ellzero.schedules import Schedule
 from ellzero.selection import Selection, Weight, selected
 
@@ -106,7 +108,7 @@ class Regularizer:
         self._scheduled = any(term.schedules for term in terms)
         self._compiled = CompiledGradient() if compile else None
         self._remainders: dict[str, Tensor] = {}
-        """What the decoupled step owes weights in half precision, by name; see `shrink_half_`."""
+        """What the decoupled step owes weights in half precision, by name; see `decoupled`."""
         self._is_fresh = True
         self._require_rows()
 
@@ -178,8 +180,8 @@ class Regularizer:
             except NotTracedError as error:
                 warn(str(error))
                 self._compiled = None
-        for w, gradient, act in zip(weights, gradients, self._now(acts), strict=True):
-            _add_gradient(w, gradient, act.terms, ramped)
+        now = zip(gradients, weights, self._now(acts), strict=True)
+        add_gradients((Work((gradient, w), act.terms) for gradient, w, act in now), ramped)
 
     @torch.no_grad()
     def step(self, optimizer: Optimizers, *, masks: Masks | None = None) -> None:
@@ -218,7 +220,7 @@ class Regularizer:
             masks.weights.require_current()
             require_owned(masks.weights, rates)
             masks.bits.apply(masks.weights.values())
-        ramped = self._ramped()
+        works = []
         for weight, terms in acts:
             w = weight.parameter
             if w not in rates:
@@ -226,10 +228,9 @@ class Regularizer:
                     f"{weight.name} is in no parameter group of the optimizer, so its learning "
                     "rate is unknown; give the optimizer that weight, or exclude it"
                 )
-            if w.dtype.itemsize < 4:
-                shrink_half_(w, self._remainder(weight), terms, rates[w] * ramped)
-            else:
-                shrink_(w, terms, rates[w] * ramped)
+            tensors = (w, self._remainder(weight)) if w.dtype.itemsize < 4 else (w,)
+            works.append(Work(tensors, terms, rates[w]))
+        shrink(works, self._ramped())
 
     @contextmanager
     def finalized(self) -> Iterator[None]:
@@ -402,17 +403,3 @@ def _value(term: Term, w: Tensor) -> Tensor:
     if torch.is_grad_enabled() or not term.elementwise:
         return term.value(wide(w))
     return torch.stack([term.value(wide(part)) for (part,) in chunks(w)]).sum()
-
-
-def _add_gradient(w: Tensor, gradient: Tensor, terms: Terms, ramped: float) -> None:
-    elementwise = [(term, scale * ramped) for term, scale in terms if term.elementwise]
-    # one pass over the memory, however many terms there are
-    for part, into in chunks(w, gradient) if elementwise else ():
-        total, wide_part = wide(into), wide(part)
-        for term, factor in elementwise:
-            term.add_gradient_(total, wide_part, factor)
-        if total is not into:
-            into.copy_(total)
-    for term, scale in terms:
-        if not term.elementwise:
-            term.add_gradient_(gradient, w, scale * ramped)
