@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import pickle
 import sys
-import tempfile
 import time
 import traceback
 import warnings
@@ -30,11 +29,14 @@ class Ranks:
 
     Each call of a function gets a process group of its own, by gloo on the loopback. A process that
     fails or hangs ends them all; the next call starts them anew.
+
+    Args:
+        folder: an empty one, where the processes of a call meet.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self._workers: list[tuple[Any, Connection]] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="ellzero-ranks-")
+        self._folder = folder
         self._calls = 0
 
     def run(
@@ -57,7 +59,7 @@ class Ranks:
         self._calls += 1
         workers = self._workers[:size]
         place = function.__code__.co_filename, function.__module__, function.__qualname__
-        store = str(Path(self._folder.name, f"store-{self._calls}"))
+        store = self._folder / f"store-{self._calls}"
         try:
             for rank, (_, pipe) in enumerate(workers):
                 pipe.send_bytes(pickle.dumps((place, args, rank, size, store)))

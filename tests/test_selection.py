@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 import ellzero as ez
-from ellzero.selection import Selection, named_weights
+from ellzero.selection import Selection
+from ellzero.weights import named_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:embeddings are not selected")
 

@@ -19,8 +19,7 @@ from ellzero.data.outputs import find
 from ellzero.errors import InputError
 from ellzero.files import write_tensors
 from ellzero.graph import Network, trace
-from ellzero.graph.trace import unwrapped
-from ellzero.modules import device_of
+from ellzero.modules import device_of, unwrapped
 from ellzero.pruning import Masks
 from ellzero.record import Evaluation, FinishedRecord, Layer, Record, layer_table, sizes
 from ellzero.run_folder import ANSWERS, MODEL, write_metrics, write_model

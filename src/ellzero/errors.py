@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from numbers import Real
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 
 class EllzeroError(Exception):
@@ -95,7 +95,18 @@ class EllzeroWarning(UserWarning):
 
 
 def warn(text: str, category: type[EllzeroWarning] = EllzeroWarning) -> None:
-    """Warn, at the place outside of ellzero (and of torch, which calls it back) that led to it."""
+    """Warn, at the place outside of ellzero (and of torch, which calls it back) that led to it.
+
+    In a program of several processes (`torch.distributed`) rank 0 alone warns.
+    """
+    distributed: Any = sys.modules.get("torch.distributed")
+    if (
+        distributed
+        and distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_rank() > 0
+    ):
+        return
     frame, level = sys._getframe(), 1
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in (
         "ellzero",

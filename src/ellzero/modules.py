@@ -1,4 +1,4 @@
-"""Modules: where a network is, and the mode it is in."""
+"""Modules: where a network is, what is around it, and the mode it is in."""
 
 from __future__ import annotations
 
@@ -7,11 +7,52 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module")
+"""The only child of what `torch.compile` and activation checkpointing wrap around a module."""
 
 
 def device_of(model: nn.Module) -> torch.device:
     """The device a network's parameters are on; the CPU where it has none."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside what torch wraps around it: to compile it, to share it out, to recompute.
+
+    Example:
+        >>> model = nn.Linear(3, 2)
+        >>> unwrapped(nn.DataParallel(model)) is model
+        True
+    """
+    while (child := wrapped_child(model)) is not None:
+        within = model._modules[child]
+        assert within is not None
+        model = within
+    return model
+
+
+def wrapped_child(module: nn.Module) -> str | None:
+    """Under which name a wrapper holds what it wraps; None of a module that is no wrapper."""
+    if isinstance(module, DataParallel | DistributedDataParallel):
+        return "module"
+    return next((name for name in WRAPPED if name in module._modules), None)
+
+
+def named_modules(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Every module, under each of its names, without wrappers and what they add to names.
+
+    Example:
+        >>> model = nn.Sequential(nn.DataParallel(nn.Linear(3, 2)), nn.ReLU())
+        >>> [name for name, module in named_modules(model)]
+        ['', '0', '1']
+    """
+    model = unwrapped(model)
+    yield prefix, model
+    for name, child in model._modules.items():
+        if child is not None:
+            yield from named_modules(child, f"{prefix}.{name}" if prefix else name)
 
 
 @contextmanager

@@ -6,70 +6,21 @@ What is left out is named in a warning: a figure over the selected weights says 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
-from torch import nn
-from torch.nn.utils import parametrizations
-from torch.nn.utils.parametrize import ParametrizationList
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ellzero.errors import InputError, nearest, warn
-from ellzero.tensors import is_distributed, require_plain
-
-Kind = Literal["dense", "conv", "recurrent", "parametrized", "embedding", "normalization", "other"]
-
-DENSE = (nn.Linear, nn.Bilinear)
-CONV = (nn.modules.conv._ConvNd,)
-RECURRENT = (nn.RNNBase, nn.modules.rnn.RNNCellBase)
-EMBEDDING = (nn.Embedding, nn.EmbeddingBag)
-NORMALIZATION = (nn.LayerNorm, nn.RMSNorm)  # a scale each, of as many dimensions as the input
-ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-
-SELECTED: tuple[Kind, ...] = ("conv", "dense", "recurrent", "parametrized")
-"""The kinds that are selected by default."""
+from ellzero.modules import unwrapped, wrapped_child
+from ellzero.sharding import group_of, require_workable, reshard
+from ellzero.tensors import is_distributed
+from ellzero.weights import SELECTED, Kind, Weight, named_weights
 
 DEFAULT = "default"
 """Among the patterns of `include`: what is selected by default."""
-
-KEEPS_ZEROS = {
-    (parametrizations._WeightNorm, "original1"),  # w = g v / ||v||
-    (parametrizations._SpectralNorm, "original"),  # w = v / sigma
-}
-"""Parametrizations whose weight is zero where this parameter is; no other is selected unasked."""
-
-OLD_NORMS = (WeightNorm, SpectralNorm)
-"""Their forerunners, hooks of a module, with parameters named `weight_v` and `weight_orig`."""
-
-
-class Holder(nn.Module):
-    """A module that only holds weights, and says of what kind they are, as a layer's class does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kinds: dict[str, Kind] = {}
-
-
-@dataclass(frozen=True, eq=False)
-class Weight:
-    """One selected weight: its name in the network, the parameter itself, the kind of its layer.
-
-    Args:
-        name: its first name in the network.
-        parameter: the parameter itself.
-        kind: of its layer.
-        layer: of a parametrized weight, the kind that it would be without the parametrization.
-        normalized: dimensions over which weight or spectral normalization divides by a norm; where
-            all weights along them were zero, the layer's would be NaN.
-    """
-
-    name: str
-    parameter: nn.Parameter
-    kind: Kind
-    layer: Kind | None = None
-    normalized: tuple[int, ...] = ()
 
 
 class Selection(Mapping[str, nn.Parameter]):
@@ -77,8 +28,11 @@ class Selection(Mapping[str, nn.Parameter]):
 
     A mapping from name to parameter; `weights` has the kinds as well. Made by `select`.
 
+    Weights that FSDP2's `fully_shard` replaces by their sharded form are taken over, by name, as
+    soon as something is done with them.
+
     Args:
-        model: the network.
+        model: the network, or what torch has wrapped around it (DDP, `torch.compile`).
         weights: some of its weights.
         left_out: what is left out of them that a user may expect among them, in sentences.
 
@@ -96,11 +50,11 @@ class Selection(Mapping[str, nn.Parameter]):
     def __init__(
         self, model: nn.Module, weights: Sequence[Weight], left_out: Sequence[str] = ()
     ) -> None:
-        self.model = model
-        self.weights = tuple(weights)
+        self.model = unwrapped(model)
+        self.is_replicated = any(isinstance(m, DistributedDataParallel) for m in model.modules())
+        """Whether the network was given as DDP keeps it, equal on all ranks."""
         self.left_out = tuple(left_out)
-        self._parameters = {weight.name: weight.parameter for weight in self.weights}
-        self._paths = [weight.name.split(".") for weight in self.weights]
+        self._bind(weights)
 
     def __getitem__(self, name: str) -> nn.Parameter:
         return self._parameters[name]
@@ -133,16 +87,40 @@ class Selection(Mapping[str, nn.Parameter]):
         """Count of the selected weights."""
         return sum(parameter.numel() for parameter in self.values())
 
+    def name_of(self, tensor: Tensor) -> str | None:
+        """The name of a selected weight; None of another tensor."""
+        return self._names.get(tensor)
+
     def require_current(self) -> None:
         """Make sure that the network still has these parameters, and not others in their place.
 
         Raises:
             InputError: one was replaced, so that whatever is done to it here has no effect.
         """
-        for weight, path in zip(self.weights, self._paths, strict=True):
-            parameter = _parameter_at(self.model, path)
-            if parameter is not weight.parameter:
-                raise InputError(_replaced(type(self.model).__name__, weight.name, parameter))
+        if all(
+            _parameter_at(self.model, path) is weight.parameter
+            for weight, path in zip(self.weights, self._paths, strict=True)
+        ):
+            return
+        reshard(self.model)
+        self._bind([self._renewed(weight) for weight in self.weights])
+
+    def _bind(self, weights: Sequence[Weight]) -> None:
+        self.weights = tuple(weights)
+        self._parameters = {weight.name: weight.parameter for weight in weights}
+        self._names: dict[Tensor, str] = {weight.parameter: weight.name for weight in weights}
+        self._paths = [_path(self.model, weight.name) for weight in weights]
+
+    def _renewed(self, weight: Weight) -> Weight:
+        """A weight as the network has it now: the same parameter, or its sharded form."""
+        parameter = _parameter_at(self.model, _path(self.model, weight.name))
+        if parameter is weight.parameter:
+            return weight
+        if not _is_sharded_form(parameter, weight.parameter):
+            raise InputError(_replaced(type(self.model).__name__, weight.name, parameter))
+        renewed = replace(weight, parameter=parameter)
+        _require_workable(renewed)
+        return renewed
 
 
 def select(
@@ -181,6 +159,7 @@ def select(
     for option, patterns in (("include", include), ("exclude", exclude)):
         if isinstance(patterns, str):
             raise InputError(f"{option} is the text {patterns!r}; expected a list of patterns")
+    reshard(model)
     candidates = list(named_weights(model))
     for pattern in exclude:
         _require_match(pattern, candidates)
@@ -209,7 +188,7 @@ def select(
             + "".join(f"; {sentence}" for sentence in left_out)
         )
     for weight in chosen:
-        require_plain(weight.name, weight.parameter)
+        _require_workable(weight)
     for sentence in left_out:
         warn(sentence)
     return Selection(model, chosen, left_out)
@@ -234,82 +213,6 @@ def selected(model: nn.Module, weights: Selection | None) -> Selection:
                 "ez.select(model)"
             )
     return weights
-
-
-def named_weights(model: nn.Module) -> Iterator[tuple[list[str], Weight]]:
-    """Every distinct parameter with all its names, first name first, and its kind."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the network is {model!r}; expected a torch.nn.Module")
-    places: dict[nn.Parameter, list[Weight]] = {}
-    modules = dict(model.named_modules(remove_duplicate=False))
-    for prefix, module in modules.items():
-        for local, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            name = f"{prefix}.{local}" if prefix else local
-            if isinstance(parameter, nn.parameter.UninitializedParameter):
-                raise InputError(
-                    f"{name} is uninitialized (a lazy layer); run one batch through the network "
-                    "first"
-                )
-            weight = _parametrized(modules, prefix, local, parameter)
-            weight = weight or Weight(name, parameter, _kind(module, local))
-            places.setdefault(parameter, []).append(weight)
-    order: tuple[Kind, ...] = ("embedding", *SELECTED, "normalization", "other")
-    for weights in places.values():
-        first = min(weights, key=lambda weight: order.index(weight.kind))
-        yield [weight.name for weight in weights], replace(first, name=weights[0].name)
-
-
-def _parametrized(
-    modules: Mapping[str, nn.Module], prefix: str, local: str, parameter: nn.Parameter
-) -> Weight | None:
-    """A parameter that a layer's weight is computed from, None if it is none."""
-    module, name = modules[prefix], f"{prefix}.{local}" if prefix else local
-    if isinstance(module, ParametrizationList):
-        # "fc.parametrizations.weight": the weight of the layer "fc"
-        *path, _, local_weight = prefix.split(".")
-        layer = _kind(modules[".".join(path)], local_weight)
-        norm = module._parameters.get("original0") if len(module) == 1 else None
-        keeps_zeros = _keeps_zeros(module, local)
-    else:
-        hooks = [h for h in module._forward_pre_hooks.values() if isinstance(h, OLD_NORMS)]
-        hook = next((h for h in hooks if local.rpartition("_")[0] == h.name), None)
-        if hook is None:
-            return None
-        layer, norm = _kind(module, hook.name), module._parameters.get(f"{hook.name}_g")
-        keeps_zeros = local in (f"{hook.name}_v", f"{hook.name}_orig")
-    if not keeps_zeros or layer not in SELECTED:
-        return Weight(name, parameter, "embedding" if layer == "embedding" else "other")
-    # a norm per row of weight normalization has size 1 where it sums up; others are of all weights
-    sizes = norm.shape if norm is not None and norm.ndim else [1] * parameter.ndim
-    normalized = tuple(d for d, size in enumerate(sizes) if size == 1)
-    return Weight(name, parameter, "parametrized", layer, normalized)
-
-
-def _kind(module: nn.Module, local: str) -> Kind:
-    if isinstance(module, Holder):
-        return module.kinds.get(local, "other")
-    if isinstance(module, nn.MultiheadAttention):
-        return "dense" if local in ATTENTION else "other"
-    if isinstance(module, RECURRENT) and local.startswith("weight_"):
-        return "recurrent"
-    if local == "weight":
-        if isinstance(module, EMBEDDING):
-            return "embedding"
-        if isinstance(module, NORMALIZATION):
-            return "normalization"
-        if isinstance(module, CONV):
-            return "conv"
-        if isinstance(module, DENSE):
-            return "dense"
-    return "other"
-
-
-def _keeps_zeros(module: ParametrizationList, local: str) -> bool:
-    """Whether the computed weight is zero wherever this parameter of it is."""
-    first, *others = (type(step) for step in module)
-    return (first, local) in KEEPS_ZEROS and all(
-        (step, "original") in KEEPS_ZEROS for step in others
-    )
 
 
 def _left_out(rest: Sequence[Weight]) -> Iterator[str]:
@@ -350,7 +253,31 @@ def _size(weight: Weight) -> str:
     return " x ".join(map(str, weight.parameter.shape))
 
 
-def _parameter_at(model: nn.Module, path: Sequence[str]) -> object:
+def _require_workable(weight: Weight) -> None:
+    """Refuse a weight that cannot be worked on as it is, or as it is sharded."""
+    require_workable(weight.name, weight.parameter)
+    if 0 in weight.normalized and group_of(weight.parameter) is not None:
+        raise InputError(
+            f"{weight.name} is sharded by rows, and the network divides it by a norm over several "
+            "rows (spectral normalization, or weight normalization along another dimension), which "
+            f"ellzero does not support; leave it out with exclude=[{weight.name!r}]"
+        )
+
+
+def _path(model: nn.Module, name: str) -> list[str]:
+    """The names that lead to a parameter, those in wrappers among them, as far as there are any."""
+    path: list[str] = []
+    module: nn.Module | None = model
+    for part in name.split("."):
+        while module is not None and (child := wrapped_child(module)) is not None:
+            path.append(child)
+            module = module._modules[child]
+        path.append(part)
+        module = None if module is None else module._modules.get(part)
+    return path
+
+
+def _parameter_at(model: nn.Module, path: Sequence[str]) -> Any:
     """What the network has under a parameter's name, None where it has nothing."""
     module: nn.Module | None = model
     for part in path[:-1]:
@@ -360,9 +287,17 @@ def _parameter_at(model: nn.Module, path: Sequence[str]) -> object:
     return module._parameters.get(path[-1])
 
 
+def _is_sharded_form(parameter: object, of: nn.Parameter) -> TypeGuard[nn.Parameter]:
+    """Whether a parameter is what `fully_shard` makes of a weight."""
+    return (
+        isinstance(parameter, nn.Parameter)
+        and is_distributed(parameter)
+        and not is_distributed(of)
+        and parameter.shape == of.shape
+    )
+
+
 def _replaced(network: str, name: str, replacement: object) -> str:
-    if isinstance(replacement, nn.Parameter) and is_distributed(replacement):
-        return f"{name} of {network} has become a DTensor, which ellzero does not support yet"
     what = "is no longer there" if replacement is None else "is another parameter now"
     return (
         f"{name} of {network} {what} (a new module, load_state_dict(assign=True), a "

@@ -8,14 +8,15 @@ part that is the whole.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ellzero.errors import InputError
-from ellzero.tensors import is_distributed
+from ellzero.tensors import is_distributed, require_plain
 
 if TYPE_CHECKING:  # slow to import, and only needed where there is a DTensor already
     from torch.distributed import ProcessGroup
@@ -43,6 +44,16 @@ def require_sharding(name: str, tensor: Tensor) -> None:
             "them: Shard(dim=0) on one dimension of the mesh, Replicate() on the others. Leave "
             f"it out with exclude=[{name!r}], or work on the network before it is spread"
         )
+
+
+def require_workable(name: str, tensor: Tensor) -> None:
+    """Refuse a weight that is neither a dense tensor of real numbers nor rows of one.
+
+    Raises:
+        InputError: as `require_sharding` and `require_plain` raise.
+    """
+    require_sharding(name, tensor)
+    require_plain(name, local(tensor))
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -107,6 +118,21 @@ def part_of(whole: Tensor, tensor: Tensor) -> Tensor:
     return like(part, tensor)
 
 
+def redistributed(tensor: Tensor, other: Tensor) -> Tensor:
+    """A tensor, sharded as another one of its shape is, or whole as that is, on its device.
+
+    All ranks have to call this where the tensor is sharded, and the other one is not, or otherwise.
+    """
+    sharded, wanted = cast(Any, tensor), cast(Any, other)
+    if not is_distributed(tensor):
+        return part_of(tensor, other)
+    if not is_distributed(other):
+        return whole(tensor).to(other.device)
+    if (sharded.device_mesh, sharded.placements) == (wanted.device_mesh, wanted.placements):
+        return tensor
+    return part_of(whole(tensor), other)
+
+
 def start(tensor: Tensor) -> int:
     """The flat index, in the whole tensor, at which the part begins that is here.
 
@@ -159,6 +185,52 @@ def summed(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
         for i, part in zip(indices, parts, strict=True):
             sums[i] = part.view(values[i].shape).to(values[i].device)
     return sums
+
+
+def nonzeros(tensors: Sequence[Tensor]) -> list[int]:
+    """How many entries of each tensor are not zero; of sharded ones, all ranks have to call this.
+
+    Example:
+        >>> nonzeros([torch.eye(3), torch.zeros(2)])
+        [3, 0]
+    """
+    counts = [local(tensor).count_nonzero() for tensor in tensors]
+    return [int(count) for count in summed(counts, tensors)]
+
+
+@torch.no_grad()
+def before_and_total(counts: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """Of counts in the parts of tensors, the sums of the ranks before, and of all ranks.
+
+    Example:
+        >>> before_and_total([torch.tensor(5)], [torch.zeros(9)])
+        [(0, 5)]
+    """
+    rows, ranks = [], []
+    for count, tensor in zip(counts, tensors, strict=True):
+        sharded: Any = tensor
+        dimension = _sharded_dimension(sharded) if is_distributed(tensor) else None
+        mesh = None if dimension is None else sharded.device_mesh
+        rank, size = (mesh.get_local_rank(dimension), mesh.size(dimension)) if mesh else (0, 1)
+        row = count.new_zeros(size)
+        row[rank] = count
+        rows.append(row)
+        ranks.append(rank)
+    sums = [row.tolist() for row in summed(rows, tensors)]
+    return [(sum(row[:rank]), sum(row)) for row, rank in zip(sums, ranks, strict=True)]
+
+
+def reshard(model: nn.Module) -> None:
+    """Give a network its sharded parameters back, where FSDP2 has kept the gathered ones.
+
+    It does so after a forward pass without backward, and they are thrown away later. The next
+    forward pass gathers them again.
+    """
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None:
+        for module in model.modules():
+            if isinstance(module, fsdp.FSDPModule):
+                cast(Any, module).reshard()
 
 
 def _device(tensor: Tensor) -> torch.device:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ellzero.errors import InputError
 from ellzero.graph.graph import Graph
 from ellzero.operations import Embedding
-from ellzero.selection import Holder, Kind
+from ellzero.weights import Holder, Kind
 
 
 class Outputs(dict[str, Tensor]):

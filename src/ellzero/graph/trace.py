@@ -18,11 +18,11 @@ from ellzero.errors import InputError
 from ellzero.graph.builder import GraphBuilder, is_plain
 from ellzero.graph.graph import Graph, Node
 from ellzero.graph.network import Network
-from ellzero.modules import device_of, evaluating
+from ellzero.modules import device_of, evaluating, unwrapped
 from ellzero.operations import Opaque
 from ellzero.preprocess import Preprocess
-from ellzero.selection import Kind, named_weights
 from ellzero.tensors import Shape, require_held, require_plain
+from ellzero.weights import Kind, named_weights
 
 LARGEST_BATCH = 65_535
 """Up to this size a network is exported: a bound that kernels have (convolutions on CUDA)."""
@@ -143,24 +143,6 @@ def _texts(classes: Sequence[str]) -> tuple[str, ...]:
     if isinstance(classes, str) or not all(isinstance(name, str) for name in names):
         raise InputError(f"classes is {classes!r}; expected a list of names, each of them text")
     return names
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside what torch wraps around it to compile or to share it out.
-
-    Example:
-        >>> model = nn.Linear(3, 2)
-        >>> unwrapped(nn.DataParallel(model)) is model
-        True
-    """
-    # slow to import; torch.export needs it too
-    from torch._dynamo.eval_frame import OptimizedModule
-    from torch.nn.parallel import DataParallel, DistributedDataParallel
-
-    while isinstance(model, OptimizedModule | DataParallel | DistributedDataParallel):
-        model = model._orig_mod if isinstance(model, OptimizedModule) else model.module
-        assert isinstance(model, nn.Module)
-    return model
 
 
 def require_dense(model: nn.Module) -> None:

@@ -10,7 +10,10 @@ from torch import Tensor
 
 from ellzero.errors import InputError
 from ellzero.pruning.bits import Bits, fill_zeros
+from ellzero.pruning.replicas import require_replicas
 from ellzero.selection import Selection
+from ellzero.sharding import local
+from ellzero.tensors import is_distributed
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 
@@ -42,7 +45,13 @@ class Hold:
         self._optimizers = each(optimizer)
         owned = {o: _parameters(o) for o in self._optimizers}
         require_owned(weights, set().union(*owned.values()))
+        self._held = weights.weights
         self._moved = {o: [w for w in weights.values() if w in owned[o]] for o in owned}
+        for inner in _with_inner(self._optimizers):
+            sharded = any(map(is_distributed, _parameters(inner)))
+            if sharded and isinstance(inner, torch.optim.LBFGS):
+                raise _over_shards(inner)
+        require_replicas(weights, masks)
         self._fill_zeros()
         self._clear_directions()
         self._hooks = [
@@ -64,7 +73,7 @@ class Hold:
         """
         if self._hooks:
             self._end()
-            self._weights.require_current()
+            self._require_current()
 
     def _end(self) -> None:
         while self._hooks:
@@ -87,8 +96,18 @@ class Hold:
         return None
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self._weights.require_current()
+        self._require_current()
         self._bits.apply(self._moved[optimizer])
+
+    def _require_current(self) -> None:
+        """Refuse weights that the network no longer has, or that were sharded since it began."""
+        self._weights.require_current()
+        if self._weights.weights is not self._held:
+            raise InputError(
+                "the network was sharded (fully_shard) while masks hold the weights that it had "
+                "before, which its optimizer moves; shard it first, make the optimizer of the "
+                "sharded weights, then hold the masks"
+            )
 
     def _pruned(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         """The closure as the pruned network sees it, wherever a line search has moved zeros."""
@@ -118,6 +137,8 @@ class Hold:
                 for vector in (x for v in values for x in (v if isinstance(v, list) else [v])):
                     if not isinstance(vector, Tensor) or vector.shape != (numel,):
                         continue
+                    if any(map(is_distributed, owned)):
+                        raise _over_shards(optimizer)
                     if gone is None:
                         none = torch.zeros((), dtype=torch.bool, device=vector.device)
                         kept = [masks[w] if w in masks else ~none.expand(w.shape) for w in owned]
@@ -183,6 +204,14 @@ def require_owned(weights: Selection, owned: Collection[Tensor]) -> None:
             )
 
 
+def _over_shards(optimizer: torch.optim.Optimizer) -> InputError:
+    return InputError(
+        f"{type(optimizer).__name__} works on vectors over all weights in a row, of which masks of "
+        "sharded weights (FSDP2) cannot hold parts at zero; use an optimizer that moves each weight"
+        " by itself, such as AdamW"
+    )
+
+
 def _with_inner(
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> Iterator[torch.optim.Optimizer]:
@@ -196,9 +225,12 @@ def _with_inner(
 def _clear(optimizer: torch.optim.Optimizer, w: Tensor, mask: Tensor) -> None:
     """Clear an optimizer's state of a weight where it is masked."""
     values = [v for v in optimizer.state.get(w, {}).values() if isinstance(v, Tensor)]
-    for value in (v for v in values if v.shape == mask.shape and v.ndim > 0):
+    gone = ~local(mask)
+    for value in map(local, values):
+        if value.shape != gone.shape or value.ndim == 0:
+            continue
         # codes, of which 0 need not stand for zero, and sparse moments: the state begins anew
         if not value.is_floating_point() or value.layout is not torch.strided:
             del optimizer.state[w]
             return
-        value.masked_fill_(~mask.to(value.device), 0)
+        value.masked_fill_(gone.to(value.device), 0)

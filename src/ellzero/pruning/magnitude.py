@@ -14,6 +14,8 @@ from ellzero.chunks import ordered_chunks
 from ellzero.errors import InputError, is_number, warn
 from ellzero.pruning.masks import Masks
 from ellzero.selection import Selection, selected
+from ellzero.sharding import before_and_total, group_of, like, local, summed
+from ellzero.sharding import nonzeros as nonzeros_of
 from ellzero.tensors import INTEGERS
 
 Scope = Literal["global", "layer"]
@@ -82,9 +84,9 @@ def prune(
 
     least = minimums(weights.values(), keep_per_layer)
 
-    for name, w in weights.items():
-        # the smallest and the largest are NaN as soon as one weight is
-        if w.numel() and not torch.stack(torch.aminmax(w.detach())).isfinite().all():
+    bad = summed([_has_bad(local(w).detach()) for w in weights.values()], [*weights.values()])
+    for (name, w), is_bad in zip(weights.items(), bad, strict=True):
+        if is_bad:
             raise InputError(f"{name} {tuple(w.shape)} holds NaN or inf; it cannot be ranked")
 
     if threshold is not None:
@@ -92,10 +94,10 @@ def prune(
             raise InputError(f"threshold is {threshold!r}; expected a finite number >= 0")
         tensors = ranked(weights)
         kept = [_above(w, float(threshold)) for w in tensors]
-        for index, count in enumerate(least):
-            if int(kept[index].count_nonzero()) < count:
-                kept[index] = largest([tensors[index]], count)[0]
-        wanted = sum(int(mask.count_nonzero()) for mask in kept)
+        for index, (count, fewest) in enumerate(zip(nonzeros_of(kept), least, strict=True)):
+            if count < fewest:
+                kept[index] = largest([tensors[index]], fewest)[0]
+        wanted = sum(nonzeros_of(kept))
     elif scope == "layer":
         if sparsity is None:
             raise InputError("nonzeros counts over all layers; with scope='layer' give sparsity")
@@ -114,12 +116,11 @@ def prune(
         kept = largest(ranked(weights, wanted), wanted, least)
 
     masks = Masks(weights, dict(zip(weights, kept, strict=True)))
-    if masks.nonzeros < wanted:
-        warn(
-            f"{wanted} weights were to be kept, but only {masks.nonzeros} are nonzero; "
-            "the mask is those"
-        )
-    empty = [name for name, mask in masks.items() if mask.numel() and not mask.any()]
+    counts = dict(zip(masks, nonzeros_of(kept), strict=True))
+    total = sum(counts.values())
+    if total < wanted:
+        warn(f"{wanted} weights were to be kept, but only {total} are nonzero; the mask is those")
+    empty = [name for name, mask in masks.items() if mask.numel() and not counts[name]]
     if empty:
         shown = ", ".join(empty[:LISTED]) + ", ..." * (len(empty) > LISTED)
         warn(
@@ -188,9 +189,10 @@ def ranked(weights: Selection, *counts: int) -> list[Tensor]:
     for weight in weights.weights:
         w = weight.parameter.detach()
         if weight.normalized and w.numel():
-            magnitudes = w.abs()
+            part = local(w)
+            magnitudes = part.abs()
             top = magnitudes == magnitudes.amax(weight.normalized, keepdim=True)
-            w = w.masked_fill(top & (w != 0), torch.finfo(w.dtype).max)
+            w = like(part.masked_fill(top & (part != 0), torch.finfo(w.dtype).max), w)
         tensors.append(w)
     return tensors
 
@@ -216,15 +218,17 @@ def largest(
 
     Exact: ties go to the earlier tensor and the lower flat index. Zeros are never kept, so fewer
     than `count` are marked where fewer are nonzero. Nothing larger than a chunk is made beside the
-    masks, and weights in float32 are read three times.
+    masks, and weights in float32 are read three times. Sharded tensors are ranked together over all
+    ranks, which have to call this together; what they exchange are histograms.
 
     Args:
-        tensors: of floating dtype and any shape; finite.
+        tensors: of floating dtype and any shape; finite. Those that are not sharded are the same on
+            all ranks.
         count: how many to mark, >= 0.
         least: how many at least of each tensor.
 
     Returns:
-        Bool tensors of the shapes given, True = among the largest.
+        Bool tensors of the shapes given, sharded alike, True = among the largest.
 
     Raises:
         InputError: fewer are to be marked than the tensors are to keep together.
@@ -233,7 +237,7 @@ def largest(
         return _largest_with(tensors, count, least)
     numel = sum(w.numel() for w in tensors)
     if count == 0 or numel == 0:
-        return [_zeros(w) for w in tensors]
+        return [like(_zeros(local(w)), w) for w in tensors]
     dtype = tensors[0].dtype
     for w in tensors[1:]:
         dtype = torch.promote_types(dtype, w.dtype)
@@ -242,20 +246,60 @@ def largest(
         return [_above(w, 0) for w in tensors]
     masks = []
     all_stay = ties == equals  # the rule: without ties there is one
-    for w in tensors:
-        mask = _zeros(w)
-        for kept, part in _with_blocks(mask, w):
-            bits = _magnitude_bits(part, dtype)
-            if all_stay:
-                torch.ge(bits, bound, out=kept)
-                continue
-            torch.gt(bits, bound, out=kept)
-            if ties:
-                equal = (bits == bound).nonzero().view(-1)[:ties]
-                kept[equal] = True
-                ties -= len(equal)
-        masks.append(mask)
+    parts = [local(w) for w in tensors]
+    counts = {} if all_stay else _ties_of_shards(tensors, bound, dtype)
+    for w, part in zip(tensors, parts, strict=True):
+        if all_stay:
+            mask, _ = _marked(part, bound, dtype, None)
+        elif w in counts:
+            before, in_all = counts[w]
+            mask, _ = _marked(part, bound, dtype, max(ties - before, 0))
+            ties = max(ties - in_all, 0)
+        else:
+            mask, marked = _marked(part, bound, dtype, ties)
+            ties -= marked
+        masks.append(like(mask, w))
     return masks
+
+
+def _marked(w: Tensor, bound: int, dtype: torch.dtype, ties: int | None) -> tuple[Tensor, int]:
+    """The mask of magnitudes above a bound, given by its bits, and of the first ones equal to it.
+
+    Args:
+        w: a plain tensor.
+        bound: the bits of the magnitude, in this dtype.
+        dtype: the widest of all tensors.
+        ties: how many of those equal to it are marked; None for all.
+
+    Returns:
+        The mask, and how many equal ones it marks of those that were counted.
+    """
+    mask, left = _zeros(w), ties
+    for kept, part in _with_blocks(mask, w):
+        bits = _magnitude_bits(part, dtype)
+        if left is None:
+            torch.ge(bits, bound, out=kept)
+            continue
+        torch.gt(bits, bound, out=kept)
+        if left:
+            equal = (bits == bound).nonzero().view(-1)[:left]
+            kept[equal] = True
+            left -= len(equal)
+    return mask, (ties or 0) - (left or 0)
+
+
+def _ties_of_shards(
+    tensors: Sequence[Tensor], bound: int, dtype: torch.dtype
+) -> dict[Tensor, tuple[int, int]]:
+    """Of each sharded tensor, how many entries equal the bound on the ranks before, and on all."""
+    sharded = [w for w in tensors if group_of(w) is not None]
+    counts = []
+    for w in sharded:
+        count = torch.zeros((), dtype=torch.int64, device=w.device)
+        for part in ordered_chunks(local(w), CHUNK):
+            count += (_magnitude_bits(part, dtype) == bound).count_nonzero()
+        counts.append(count)
+    return dict(zip(sharded, before_and_total(counts, sharded), strict=True))
 
 
 def _largest_with(tensors: Sequence[Tensor], count: int, least: Sequence[int]) -> list[Tensor]:
@@ -270,10 +314,19 @@ def _largest_with(tensors: Sequence[Tensor], count: int, least: Sequence[int]) -
         free = [index for index in range(len(tensors)) if index not in fixed]
         left = count - sum(least[index] for index in fixed)
         masks = dict(zip(free, largest([tensors[index] for index in free], left), strict=True))
-        short = [i for i in free if least[i] and int(masks[i].count_nonzero()) < least[i]]
+        counts = dict(zip(masks, nonzeros_of([*masks.values()]), strict=True))
+        short = [i for i in free if counts[i] < least[i]]
         if not short:
             return [(fixed | masks)[index] for index in range(len(tensors))]
         fixed |= {index: largest([tensors[index]], least[index])[0] for index in short}
+
+
+def _has_bad(w: Tensor) -> Tensor:
+    """1 where a weight is NaN or infinite among these, 0 else: a 0-d tensor."""
+    if not w.numel():
+        return torch.zeros((), dtype=torch.int64, device=w.device)
+    # the smallest and the largest are NaN as soon as one weight is
+    return torch.stack(torch.aminmax(w)).isfinite().logical_not().any().long()
 
 
 def _above(w: Tensor, threshold: float) -> Tensor:
@@ -284,10 +337,10 @@ def _above(w: Tensor, threshold: float) -> Tensor:
     bound = torch.tensor(threshold, dtype=torch.float64).to(w.dtype)
     if bound.double() > threshold:  # rounded up: the next one below is one less in its bits
         bound = _as_number(int(bound.view(INTEGERS[w.dtype.itemsize])) - 1, w.dtype)
-    mask = _zeros(w)
-    for kept, part in _with_blocks(mask, w):
+    mask = _zeros(local(w))
+    for kept, part in _with_blocks(mask, local(w)):
         torch.gt(part.abs(), float(bound), out=kept)
-    return mask
+    return like(mask, w)
 
 
 def _zeros(w: Tensor) -> Tensor:
@@ -310,11 +363,13 @@ def _kth_largest(tensors: Sequence[Tensor], count: int, dtype: torch.dtype) -> t
     digit after the other, from the top, narrow the value down.
     """
     prefix, left, equals = 0, count, 0
+    # one tensor of each group of ranks that tensors are sharded over stands for them all
+    groups = {group_of(w): w for w in tensors}
     for shift in range(dtype.itemsize * 8 - DIGIT_BITS, -1, -DIGIT_BITS):
-        histogram = torch.zeros(1 << DIGIT_BITS, dtype=torch.int64)
+        histograms = {group: torch.zeros(1 << DIGIT_BITS, dtype=torch.int64) for group in groups}
         for w in tensors:
             counts = torch.zeros(1 << DIGIT_BITS, dtype=torch.int64, device=w.device)
-            for part in ordered_chunks(w.detach(), CHUNK):
+            for part in ordered_chunks(local(w).detach(), CHUNK):
                 digits = _magnitude_bits(part, dtype)
                 # the first digit has nothing above it; a shift by the full width is undefined
                 if shift + DIGIT_BITS < dtype.itemsize * 8:
@@ -324,7 +379,9 @@ def _kth_largest(tensors: Sequence[Tensor], count: int, dtype: torch.dtype) -> t
                 if prefix:
                     digits = digits & ((1 << DIGIT_BITS) - 1)
                 counts += torch.bincount(digits, minlength=1 << DIGIT_BITS)
-            histogram += counts.cpu()
+            histograms[group_of(w)] += counts.cpu()
+        histogram = sum(summed([*histograms.values()], [*groups.values()]))
+        assert isinstance(histogram, Tensor)
         at_least = histogram.flip(0).cumsum(0).flip(0)  # entries whose digit is this one or higher
         digit = int((at_least >= left).nonzero()[-1])
         equals = int(histogram[digit])

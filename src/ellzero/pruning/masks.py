@@ -15,8 +15,19 @@ from ellzero.errors import InputError, nearest
 from ellzero.files import read_model
 from ellzero.pruning.bits import Bits, fill_zeros
 from ellzero.pruning.hold import Hold, Optimizers
-from ellzero.selection import Selection, named_weights, select
-from ellzero.tensors import require_plain
+from ellzero.selection import Selection, select
+from ellzero.sharding import (
+    like,
+    local,
+    nonzeros,
+    redistributed,
+    require_workable,
+    reshard,
+    start,
+    summed,
+    whole,
+)
+from ellzero.weights import named_weights
 
 
 class Masks(Mapping[str, Tensor]):
@@ -26,9 +37,12 @@ class Masks(Mapping[str, Tensor]):
     no key of its state_dict is added. Zeros are the truth: a network saved with its zeros gives the
     masks back through `Masks.of`.
 
+    The mask of a weight that FSDP2 shards is a `DTensor` sharded as the weight is. Figures are of
+    all weights, over all ranks, which all have to ask for them.
+
     Args:
         weights: the selected weights of the network, from `ez.select`.
-        masks: by name, a bool tensor of the weight's shape.
+        masks: by name, a bool tensor of the weight's shape, sharded as the weight is, or whole.
 
     Raises:
         InputError: names, shapes or dtypes that do not fit the weights.
@@ -50,8 +64,8 @@ class Masks(Mapping[str, Tensor]):
     def __init__(self, weights: Selection, masks: Mapping[str, Tensor]) -> None:
         _check(weights, masks)
         self.weights = weights
-        self._masks = {name: masks[name].to(w.device) for name, w in weights.items()}
-        self.bits = Bits(weights, self._masks)
+        self._masks = {name: masks[name] for name in weights}
+        self.bits = Bits(weights, self)
         """The masks as integers, for the steps of a training."""
 
     @classmethod
@@ -65,6 +79,7 @@ class Masks(Mapping[str, Tensor]):
         Raises:
             InputError: kept zeros of an unknown weight, or an index outside it.
         """
+        weights.require_current()
         return cls(weights, _kept(weights, kept_zeros or {}))
 
     @classmethod
@@ -112,7 +127,9 @@ class Masks(Mapping[str, Tensor]):
         return cls(weights, _kept(_stored(path, tensors, weights), noted.kept_zeros))
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._masks[name].to(self.weights[name].device)  # the network may have moved
+        # the network may have moved, or been sharded
+        mask = self._masks[name] = redistributed(self._masks[name], self.weights[name])
+        return mask
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._masks)
@@ -123,12 +140,12 @@ class Masks(Mapping[str, Tensor]):
     @property
     def numel(self) -> int:
         """Count of the weights under the masks."""
-        return sum(mask.numel() for mask in self.values())
+        return self.weights.numel
 
     @property
     def nonzeros(self) -> int:
         """Count of the kept weights."""
-        return sum(int(mask.count_nonzero()) for mask in self.values())
+        return sum(nonzeros([*self.values()]))
 
     @property
     def sparsity(self) -> float:
@@ -138,11 +155,13 @@ class Masks(Mapping[str, Tensor]):
     @property
     def kept_zeros(self) -> dict[str, list[int]]:
         """By name, the flat indices of kept weights that are zero all the same (rare)."""
-        zeros = {
-            name: (mask & (self.weights[name] == 0)).reshape(-1).nonzero().view(-1).tolist()
-            for name, mask in self.items()
+        self.weights.require_current()
+        counts = nonzeros([self._zeros_kept(name) for name in self])
+        return {
+            name: whole(self._zeros_kept(name)).reshape(-1).nonzero().view(-1).tolist()
+            for name, count in zip(self, counts, strict=True)
+            if count
         }
-        return {name: indices for name, indices in zeros.items() if indices}
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -179,6 +198,8 @@ class Masks(Mapping[str, Tensor]):
             >>> int(average.module.weight.count_nonzero())
             10
         """
+        if isinstance(other, nn.Module):
+            reshard(other)
         named = list(named_weights(other))
         weights = {_bare(name): weight.parameter for names, weight in named for name in names}
         kind = type(other).__name__
@@ -186,8 +207,8 @@ class Masks(Mapping[str, Tensor]):
             _require_shape(name, mask, weights.get(_bare(name)), "the masks have", kind)
         for name, mask in self.items():
             w = weights[_bare(name)]
-            require_plain(name, w)
-            fill_zeros(w, mask.to(w.device))
+            require_workable(name, w)
+            fill_zeros(w, redistributed(mask, w))
 
     def hold(self, optimizer: Optimizers) -> Hold:
         """Keep the pruned weights at zero through the optimizer's steps, inside a `with`.
@@ -222,8 +243,13 @@ class Masks(Mapping[str, Tensor]):
             InputError: names, shapes or dtypes that do not fit the weights.
         """
         _check(self.weights, state)
-        self._masks.update({name: state[name].to(w.device) for name, w in self.weights.items()})
+        self._masks.update({name: state[name] for name in self})
         self.bits.clear()
+
+    def _zeros_kept(self, name: str) -> Tensor:
+        """Where a weight is kept that is zero, laid out as the weight is."""
+        w, mask = self.weights[name], self[name]
+        return like(local(mask) & (local(w) == 0), w)
 
 
 class _Noted(BaseModel, strict=True):
@@ -260,19 +286,20 @@ def _kept(
     tensors: Mapping[str, Tensor], kept_zeros: Mapping[str, Sequence[int]]
 ) -> dict[str, Tensor]:
     """What is kept of these weights: all that is not zero, and the zeros of these flat indices."""
-    masks = {name: (w.detach() != 0).contiguous() for name, w in tensors.items()}
+    masks = {name: like((local(w) != 0).contiguous(), w) for name, w in tensors.items()}
     for name, indices in kept_zeros.items():
         if name not in masks:
             raise InputError(f"kept zeros of {name}; {nearest(name, list(masks))}")
         if not all(0 <= index < masks[name].numel() for index in indices):
             raise InputError(f"kept zeros of {name} reach outside its {masks[name].numel()}")
-        masks[name].view(-1)[indices] = True
+        here, first = local(masks[name]).view(-1), start(masks[name])
+        here[[i - first for i in indices if first <= i < first + len(here)]] = True
     return masks
 
 
 def _bare(name: str) -> str:
-    """A parameter's name without what `AveragedModel`, DDP and `torch.compile` put before it."""
-    return re.sub(r"^((module|_orig_mod)\.)+", "", name)
+    """A parameter's name without what averages of weights put before it (`AveragedModel`)."""
+    return re.sub(r"^(module\.)+", "", name)
 
 
 def _check(weights: Selection, masks: Mapping[str, Tensor]) -> None:
@@ -285,8 +312,11 @@ def _check(weights: Selection, masks: Mapping[str, Tensor]) -> None:
                 f"mask of {name} is {mask.dtype} {tuple(mask.shape)}; "
                 f"expected torch.bool {tuple(weights[name].shape)}"
             )
-    for weight in weights.weights:
-        if weight.normalized and not masks[weight.name].any(weight.normalized).all():
+    normalized = [weight for weight in weights.weights if weight.normalized]
+    kept = [masks[weight.name] for weight in normalized]
+    rows = [~local(m).any(w.normalized) for w, m in zip(normalized, kept, strict=True)]
+    for weight, empty in zip(normalized, summed([row.sum() for row in rows], kept), strict=True):
+        if empty:
             raise InputError(
                 f"the mask of {weight.name} leaves a row without a weight; the network divides it "
                 "by its norm, 0, which is NaN. Keep one, or remove the normalization"

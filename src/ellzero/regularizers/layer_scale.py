@@ -6,7 +6,8 @@ import math
 from typing import Literal, get_args
 
 from ellzero.errors import InputError, nearest
-from ellzero.selection import Kind, Selection, Weight
+from ellzero.selection import Selection
+from ellzero.weights import Kind, Weight
 
 LayerScale = Literal["paper", "paper-code", "inverse"]
 

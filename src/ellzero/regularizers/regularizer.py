@@ -22,7 +22,8 @@ from ellzero.regularizers.gradient import add_gradients
 from ellzero.regularizers.layer_scale import LayerScale, layer_scales
 from ellzero.regularizers.together import Terms, Work
 from ellzero.schedules import Schedule
-from ellzero.selection import Selection, Weight, selected
+from ellzero.selection import Selection, selected
+from ellzero.weights import Weight
 
 
 class Regularizer:
