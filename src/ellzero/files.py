@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ellzero.documents import brief, parse_json
 from ellzero.errors import InputError, WriteError
+from ellzero.sharding import local, whole
 from ellzero.tensors import require_held
 
 METADATA_KEY = "ellzero"
@@ -151,11 +152,18 @@ def check_format(path: str | Path, version: object, known: int) -> None:
         )
 
 
-def copied(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the network's state_dict on the CPU.
+def copied(model: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
+    """A copy of the network's state_dict on the CPU, of whole tensors.
+
+    Sharded ones are gathered, one at a time; so all processes of a sharded network have to call
+    this.
+
+    Args:
+        model: the network.
+        keep: False where this process needs no copy, and only helps others to theirs.
 
     Raises:
-        InputError: an entry that is not a tensor, or whose values are not here.
+        InputError: an entry that is not a tensor, or that has no values.
     """
     tensors = {}
     for name, value in model.state_dict().items():
@@ -163,9 +171,10 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
             raise InputError(
                 f"state_dict entry {name} is {type(value).__name__}; only tensors can be saved"
             )
-        require_held(name, value)
-        value = value.detach()
-        tensors[name] = value.to("cpu", copy=True, memory_format=torch.contiguous_format)
+        require_held(name, local(value))
+        value = whole(value.detach())
+        if keep:
+            tensors[name] = value.to("cpu", copy=True, memory_format=torch.contiguous_format)
     return tensors
 
 

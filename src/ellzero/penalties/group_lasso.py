@@ -48,6 +48,7 @@ class GroupLasso(Term):
 
     forms: ClassVar[tuple[Form, ...]] = ("gradient", "loss", "decoupled")
     elementwise: ClassVar[bool] = False
+    rowwise: ClassVar[bool] = True
 
     def value(self, w: Tensor) -> Tensor:
         """`strength * sum_g sqrt(n_g) ||w_g||`, a 0-d tensor."""

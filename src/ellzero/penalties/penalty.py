@@ -137,6 +137,13 @@ class Term(Penalty):
     mean is not elementwise: it depends on how many weights there are.
     """
 
+    rowwise: ClassVar[bool] = False
+    """Whether one that is not elementwise is a sum over rows `w[g, ...]`, of a function of each.
+
+    Of a sharded weight (FSDP2) its methods then get the rows that are here, as those of an
+    elementwise one get parts of them. For any other penalty the weight is gathered at each use.
+    """
+
     strength: float
     form: Form = field(default="gradient", kw_only=True)
 
@@ -183,6 +190,11 @@ class Term(Penalty):
     def terms(self) -> tuple[Term, ...]:
         """A single penalty is its own only term."""
         return (self,)
+
+    @property
+    def by_parts(self) -> bool:
+        """Whether it is the sum of what it is of some rows and of the others."""
+        return self.elementwise or self.rowwise
 
     def add_gradient_(self, gradient: Tensor, w: Tensor, factor: float) -> None:
         """Add `factor` times the penalty's gradient at `w` to `gradient`, in place.

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ellzero.errors import InputError, is_number
+from ellzero.regularizers.shared_noise import SharedNoise
 from ellzero.selection import Selection
+from ellzero.sharding import like, local, part_of, summed, whole
+from ellzero.tensors import is_distributed
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class Gates(ABC):
     Raises:
         InputError: a number that is negative or not finite; a rate of zero.
     """
+
+    elementwise: ClassVar[bool] = False
+    """Whether each weight has parameters of its own, which depend on no other weight's; only then
+    can the weights be sharded (FSDP2), as each process then works on some rows of them."""
 
     strength: float
     _: KW_ONLY
@@ -54,17 +61,32 @@ class Gates(ABC):
 class BoundGates(ABC):
     """Gates at work on the weights of one network; `Regularizer` calls them, users do not.
 
-    What they learn stands in `own`, plain tensors keyed by name, moved by an Adam of its own
+    What they learn stands in `own`, tensors keyed by name, moved by an Adam of its own
     (`optimizer`); both are all the state there is. A weight that is frozen later is left alone.
+    `parts` is what of `own` is in this process: some rows where the weights are sharded, otherwise
+    the same tensors. Work is done on parts, of these, of the weights and of their gradients.
+
+    Raises:
+        InputError: sharded weights, and gates that are not elementwise.
     """
 
     def __init__(self, gates: Gates, weights: Selection, own: dict[str, Tensor]) -> None:
+        for name, w in weights.items():
+            if is_distributed(w) and not gates.elementwise:
+                raise InputError(
+                    f"{type(gates).__name__} is not elementwise, and {name} is sharded (FSDP2): "
+                    "some of its rows are in other processes. Train without sharding; or, where "
+                    f"each weight has gates of its own, say so: elementwise = True in the class"
+                )
+        self.gates = gates
         self.weights = weights
         self.own = own
+        self.parts = {name: local(tensor) for name, tensor in own.items()}
+        self.noise = SharedNoise()
         self.is_finalized = False
         self._is_plain = False
         fused = True if all(p.device.type in ("cpu", "cuda") for p in own.values()) else None
-        self.optimizer = torch.optim.Adam(list(own.values()), fused=fused)
+        self.optimizer = torch.optim.Adam(list(self.parts.values()), fused=fused)
         self._strength, self._rate = gates.strength, gates.rate
 
     @abstractmethod
@@ -73,11 +95,16 @@ class BoundGates(ABC):
 
     @abstractmethod
     def plain(self) -> dict[str, Tensor]:
-        """The network that the method stands for: a tensor for each live weight, without noise."""
+        """The network that the method stands for: a part for each live weight, without noise."""
 
     def live(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights that are not frozen, by name."""
-        return ((name, w) for name, w in self.weights.items() if w.requires_grad)
+        """The parts of the weights that are not frozen, by name."""
+        return ((name, local(w)) for name, w in self.weights.items() if w.requires_grad)
+
+    def summed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Values of parts, such as counts, by the weight's name -> those of all parts together."""
+        sums = summed(list(values.values()), [self.weights[name] for name in values])
+        return dict(zip(values, sums, strict=True))
 
     def before_forward(self) -> None:  # noqa: B027
         """Put into the weights what the forward pass is to see; by default, what is there."""
@@ -125,10 +152,16 @@ class BoundGates(ABC):
             self.is_finalized = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters of its own, their optimizer's state, and whether it is finalized."""
+        """Parameters of its own, their optimizer's state, and whether it is finalized.
+
+        Those of sharded weights are gathered, so that all processes have to call this.
+        """
         return {
-            "own": dict(self.own),
-            "optimizer": self.optimizer.state_dict(),
+            "own": {name: whole(tensor) for name, tensor in self.own.items()},
+            "optimizer": self._of_optimizer(
+                self.optimizer.state_dict(),
+                lambda value, own: whole(like(value, own)) if value.shape else value,
+            ),
             "is_finalized": self.is_finalized,
         }
 
@@ -144,15 +177,34 @@ class BoundGates(ABC):
         if shapes != expected:
             odd = sorted(set(shapes.items()) ^ set(expected.items()))
             raise InputError(f"the state is of other gates: {odd[0][0]} {odd[0][1]} differs")
-        for name, tensor in self.own.items():
-            tensor.copy_(state["own"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, part in self.parts.items():
+            part.copy_(local(part_of(state["own"][name], self.own[name])))
+        self.optimizer.load_state_dict(
+            self._of_optimizer(
+                state["optimizer"],
+                lambda value, own: local(part_of(value, own)) if value.shape else value,
+            )
+        )
         self.is_finalized = state["is_finalized"]
 
+    def _of_optimizer(
+        self, state: Mapping[str, Any], convert: Callable[[Tensor, Tensor], Tensor]
+    ) -> dict[str, Any]:
+        """The state of the optimizer, with each of its tensors made another; its counts are 0-d."""
+        own = list(self.own.values())
+        converted = {
+            index: {
+                key: convert(value, own[index]) if isinstance(value, Tensor) else value
+                for key, value in values.items()
+            }
+            for index, values in state["state"].items()
+        }
+        return {**state, "state": converted}
+
     @torch.no_grad()
-    def _put(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, tensor in tensors.items():
-            self.weights[name].copy_(tensor)
+    def _put(self, parts: Mapping[str, Tensor]) -> None:
+        for name, part in parts.items():
+            local(self.weights[name]).copy_(part)
 
 
 def own_like(w: Tensor, value: float) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from ellzero.errors import InputError
 from ellzero.regularizers.gates import BoundGates, Gates, own_like
 from ellzero.selection import Selection
+from ellzero.sharding import local
 
 LOW, HIGH = -0.1, 1.1
 """The interval (gamma, zeta) that the concrete variable is stretched to before it is clipped."""
@@ -51,6 +53,8 @@ class HardConcrete(Gates):
         tensor(3.)
     """
 
+    elementwise: ClassVar[bool] = True
+
     _: KW_ONLY
     rate: float = 10.0
     keep: float = 0.9
@@ -74,12 +78,12 @@ class BoundHardConcrete(BoundGates):
         self._drawn: dict[str, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def value(self, ramped: float) -> Tensor:
-        counts = (nonzero(self.own[name]).sum() for name, _ in self.live())
-        return self._strength * ramped * sum(counts, torch.zeros(()))
+        counts = self.summed({name: nonzero(self.parts[name]).sum() for name, _ in self.live()})
+        return self._strength * ramped * sum(counts.values(), torch.zeros(()))
 
     @torch.no_grad()
     def plain(self) -> dict[str, Tensor]:
-        return {name: w * gate(torch.sigmoid(self.own[name])) for name, w in self.live()}
+        return {name: w * gate(torch.sigmoid(self.parts[name])) for name, w in self.live()}
 
     @torch.no_grad()
     def before_forward(self) -> None:
@@ -90,15 +94,13 @@ class BoundHardConcrete(BoundGates):
             )
         self._drawn = {}
         for name, w in self.live():
-            log_alpha = self.own[name]
-            s = concrete(log_alpha, torch.rand_like(log_alpha))
+            s = concrete(self.parts[name], self.noise.like(self.own[name]))
             self._drawn[name] = (w.detach().clone(), s, gate(s))
             w.mul_(gate(s))
 
     @torch.no_grad()
     def restore(self) -> None:
-        for name, (before, _, _) in (self._drawn or {}).items():
-            self.weights[name].copy_(before)
+        self._put({name: before for name, (before, _, _) in (self._drawn or {}).items()})
         self._drawn = None
 
     @torch.no_grad()
@@ -109,16 +111,17 @@ class BoundHardConcrete(BoundGates):
                 "before the forward pass"
             )
         for name, (before, s, z) in self._drawn.items():
-            w, log_alpha = self.weights[name], self.own[name]
-            w.copy_(before)
+            w, log_alpha = self.weights[name], self.parts[name]
+            local(w).copy_(before)
             p = nonzero(log_alpha)
             log_alpha.grad = p * (1 - p) * (self._strength * ramped)
             if w.grad is not None:
                 # the forward pass saw w z, so the chain rule splits its gradient between the two
+                gradient = local(w.grad)
                 inside = (z > 0) & (z < 1)
                 slope = s * (1 - s) * ((HIGH - LOW) / TEMPERATURE)
-                log_alpha.grad += w.grad.to(p.dtype) * before * slope * inside
-                w.grad.mul_(z)
+                log_alpha.grad += gradient.to(p.dtype) * before * slope * inside
+                gradient.mul_(z)
         self._drawn = None
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ellzero.regularizers.acts import gradient_of
 from ellzero.regularizers.gates import BoundGates, Gates, own_like
 from ellzero.selection import Selection
 
@@ -41,6 +43,8 @@ class PMMP(Gates):
         tensor(3.)
     """
 
+    elementwise: ClassVar[bool] = True
+
     _: KW_ONLY
     rate: float = 1.0
     multiplier: float = 1.0
@@ -60,36 +64,39 @@ class BoundPMMP(BoundGates):
             stand_ins[f"u/{name}"] = own_like(a, gates.multiplier)
         super().__init__(gates, weights, stand_ins)
 
-    def _stands(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def _stands(self) -> Iterator[tuple[str, Tensor, Tensor, Tensor, Tensor]]:
         for name, a in self.live():
-            yield a, self.own[f"w/{name}"], self.own[f"p/{name}"], self.own[f"u/{name}"]
+            w, p, u = (self.parts[f"{what}/{name}"] for what in "wpu")
+            yield name, a, w, p, u
 
     @torch.no_grad()
     def value(self, ramped: float) -> Tensor:
+        kept = self.summed({name: p.sum() for name, _, _, p, _ in self._stands()})
+        bound = self.summed(
+            {name: (u * violation(a, w, p)).sum() for name, a, w, p, u in self._stands()}
+        )
         total = torch.zeros(())
-        for a, w, p, u in self._stands():
-            total = total + self._strength * ramped * p.sum() + (u * violation(a, w, p)).sum()
+        for name in kept:
+            total = total + self._strength * ramped * kept[name] + bound[name]
         return total
 
     @torch.no_grad()
     def plain(self) -> dict[str, Tensor]:
-        return {name: self.own[f"w/{name}"] * self.own[f"p/{name}"] for name, _ in self.live()}
+        return {name: w * p for name, _, w, p, _ in self._stands()}
 
     @torch.no_grad()
     def add_gradient(self, ramped: float) -> None:
-        for a, w, p, u in self._stands():
+        for name, a, w, p, u in self._stands():
             d = a - w * p
             pull = 2 * u * d
-            if a.grad is None:
-                a.grad = torch.zeros_like(a)
-            a.grad += pull
+            gradient_of(self.weights[name]).add_(pull)
             w.grad = -pull * p + 2 * u * w * p * (1 - p)
             p.grad = -pull * w + u * w.square() * (1 - 2 * p) + self._strength * ramped
             u.grad = -violation(a, w, p)  # u ascends
 
     def step(self, learning_rate: float | Tensor) -> None:
         super().step(learning_rate)
-        for _, _, p, _ in self._stands():
+        for _, _, _, p, _ in self._stands():
             p.clamp_(0, 1)
 
 

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ellzero.chunks import chunks
 from ellzero.errors import InputError, warn
-from ellzero.penalties import Form, Penalty, Term
-from ellzero.penalties.penalty import wide
+from ellzero.penalties import Form, Penalty
 from ellzero.pruning import Masks
 from ellzero.pruning.hold import Optimizers, each, require_owned
+from ellzero.regularizers.acts import Act, acts_on, gathered, gradient_of, total
 from ellzero.regularizers.compiled import CompiledGradient, NotTracedError
 from ellzero.regularizers.decoupled import shrink
 from ellzero.regularizers.gates import BoundGates, Gates
 from ellzero.regularizers.gradient import add_gradients
 from ellzero.regularizers.layer_scale import LayerScale, layer_scales
-from ellzero.regularizers.together import Terms, Work
+from ellzero.regularizers.together import Work
 from ellzero.schedules import Schedule
 from ellzero.selection import Selection, selected
+from ellzero.sharding import local, part_of, whole
 from ellzero.weights import Weight
 
 
@@ -96,30 +96,52 @@ class Regularizer:
         self.ramp = ramp
         self.progress: float | None = None
         """Progress of the training in [0, 1]; the loop has to set it for a ramp or a schedule."""
-        terms = () if penalty is None else penalty.terms
-        scales = layer_scales(self.weights, layer_scale)
-        self._acts: dict[Form, list[_Act]] = {
-            form: [
-                _Act(weight, [(t, scale if t.layer_scaled else 1.0) for t in acting])
-                for weight, scale in zip(self.weights.weights, scales, strict=True)
-            ]
-            for form in get_args(Form)
-            if (acting := [term for term in terms if term.form == form])
-        }
-        self._scheduled = any(term.schedules for term in terms)
+        self._scales = layer_scales(self.weights, layer_scale)
+        self._bind()
+        self._scheduled = penalty is not None and any(term.schedules for term in penalty.terms)
         self._compiled = CompiledGradient() if compile else None
         self._remainders: dict[str, Tensor] = {}
         """What the decoupled step owes weights in half precision, by name; see `decoupled`."""
         self._is_fresh = True
         self._require_rows()
 
+    def _bind(self) -> None:
+        """Find out what acts on the weights as they are now."""
+        self._bound = self.weights.weights
+        terms = () if self.penalty is None else self.penalty.terms
+        self._acts: dict[Form, list[Act]] = {
+            form: [
+                act
+                for weight, scale in zip(self._bound, self._scales, strict=True)
+                for act in acts_on(weight, [(t, scale if t.layer_scaled else 1.0) for t in acting])
+            ]
+            for form in get_args(Form)
+            if (acting := [term for term in terms if term.form == form])
+        }
+
+    def _require_current(self) -> None:
+        """Make sure that the network has these weights, and go along where it has been sharded."""
+        self.weights.require_current()
+        before, now = self._bound, self.weights.weights
+        if now is before:
+            return
+        self._bind()
+        if all(a.parameter is b.parameter for a, b in zip(before, now, strict=True)):
+            return
+        self._remainders = {n: part_of(r, self.weights[n]) for n, r in self._remainders.items()}
+        if self.gates is not None:
+            state = self.gates.state_dict()
+            self.gates = self.gates.gates.bind(self.weights)
+            self.gates.load_state_dict(state)
+
     def value(self) -> Tensor:
         """All that is added to the loss as the network stands, whatever its form: a 0-d tensor."""
+        self._require_current()
         with torch.no_grad():
-            total = self._sum("gradient", "loss", "decoupled")
+            value = self._sum("gradient", "loss", "decoupled")
             if self.gates is not None:
-                total = total + self.gates.value(self._ramped()).to(total.device)
-            return total
+                value = value + self.gates.value(self._ramped()).to(value.device)
+            return value
 
     def before_forward(self) -> AbstractContextManager[None]:
         """Let gates put into the weights what the forward pass is to see.
@@ -133,7 +155,7 @@ class Regularizer:
                 `finalize()` has ended the gates.
         """
         if self.gates is not None:
-            self.weights.require_current()
+            self._require_current()
             self._working_gates().before_forward()
         return _restoring(self)
 
@@ -141,6 +163,15 @@ class Regularizer:
         """Put the weights back after a forward pass whose `add_gradient()` will not come."""
         if self.gates is not None:
             self.gates.restore()
+
+    def renew_noise(self) -> None:
+        """Seed the noise that gates share over several processes anew, at their next draw.
+
+        The seed comes from the global generator of rank 0. In one process gates draw from the
+        global generator itself, and this does nothing.
+        """
+        if self.gates is not None:
+            self.gates.noise.renew()
 
     def loss(self) -> Tensor:
         """The terms of form `loss`, as a 0-d tensor for autograd (0 where there are none)."""
@@ -157,7 +188,7 @@ class Regularizer:
         Raises:
             InputError: it is to be compiled, and there is no compiler; a sparse gradient.
         """
-        self.weights.require_current()
+        self._require_current()
         acts = self._acts.get("gradient", ())
         if acts or self.gates is not None:
             self._require_gradients()
@@ -165,12 +196,15 @@ class Regularizer:
             self._working_gates().add_gradient(self._ramped())
         ramped = self._ramped()
         acts = self._acting("gradient")
-        weights: list[Tensor] = [act.weight.parameter for act in acts]
-        gradients: list[Tensor] = []
-        for w in weights:
-            if w.grad is None:
-                w.grad = torch.zeros_like(w)
-            gradients.append(w.grad)
+        for act in self._now([act for act in acts if act.gathered]):
+            parameter = act.weight.parameter
+            w = whole(parameter)
+            gradient = torch.zeros_like(w)
+            add_gradients([Work((gradient, w), act.terms)], ramped)
+            gradient_of(parameter).add_(local(part_of(gradient, parameter)))
+        acts = [act for act in acts if not act.gathered]
+        weights = [local(act.weight.parameter) for act in acts]
+        gradients = [gradient_of(act.weight.parameter) for act in acts]
         if self._compiled is not None and acts:
             terms = [act.terms for act in acts]
             factor = None if self.ramp is None else ramped
@@ -210,10 +244,9 @@ class Regularizer:
             )
         if self.gates is not None:
             self._working_gates().step(groups[0]["lr"])
-        acts = self._now(self._acting("decoupled"))
-        if not acts and masks is None:
+        if "decoupled" not in self._acts and masks is None:
             return
-        self.weights.require_current()
+        self._require_current()
         rates: dict[Tensor, float | Tensor] = {
             w: group["lr"] for group in groups for w in group["params"]
         }
@@ -221,17 +254,22 @@ class Regularizer:
             masks.weights.require_current()
             require_owned(masks.weights, rates)
             masks.bits.apply(masks.weights.values())
+        ramped = self._ramped()
         works = []
-        for weight, terms in acts:
-            w = weight.parameter
+        for act in self._now(self._acting("decoupled")):
+            w = act.weight.parameter
             if w not in rates:
                 raise InputError(
-                    f"{weight.name} is in no parameter group of the optimizer, so its learning "
+                    f"{act.weight.name} is in no parameter group of the optimizer, so its learning "
                     "rate is unknown; give the optimizer that weight, or exclude it"
                 )
-            tensors = (w, self._remainder(weight)) if w.dtype.itemsize < 4 else (w,)
-            works.append(Work(tensors, terms, rates[w]))
-        shrink(works, self._ramped())
+            tensors = (w, self._remainder(act.weight)) if w.dtype.itemsize < 4 else (w,)
+            if act.gathered:
+                with gathered(tensors) as wholes:
+                    shrink([Work(wholes, act.terms, rates[w])], ramped)
+            else:
+                works.append(Work(tuple(map(local, tensors)), act.terms, rates[w]))
+        shrink(works, ramped)
 
     @contextmanager
     def finalized(self) -> Iterator[None]:
@@ -242,7 +280,7 @@ class Regularizer:
         if self.gates is None:
             yield
             return
-        self.weights.require_current()
+        self._require_current()
         with self.gates.finalized():
             yield
 
@@ -255,7 +293,7 @@ class Regularizer:
             InputError: it is called within `finalized()`.
         """
         if self.gates is not None:
-            self.weights.require_current()
+            self._require_current()
             self.gates.finalize()
 
     def state_dict(self) -> dict[str, Any]:
@@ -263,10 +301,11 @@ class Regularizer:
 
         `remainders`: by weight name, what the decoupled step owes weights in half precision.
         `gates`: parameters and optimizer of the gates, None without them. The `progress` is the
-        loop's to set.
+        loop's to set. All tensors are whole: those of a sharded network (FSDP2) are gathered, so
+        that all of its processes have to call this; any number of processes can load them.
         """
         gates = None if self.gates is None else self.gates.state_dict()
-        return {"remainders": dict(self._remainders), "gates": gates}
+        return {"remainders": {n: whole(r) for n, r in self._remainders.items()}, "gates": gates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave for the same penalty, gates and network.
@@ -293,11 +332,12 @@ class Regularizer:
             )
         if self.gates is not None:
             self.gates.load_state_dict(state["gates"])
-        self._remainders = {
-            name: torch.empty_like(self.weights[name], dtype=torch.float32, requires_grad=False)
-            .copy_(remainder)
-            for name, remainder in state["remainders"].items()
-        }  # fmt: skip
+        self._remainders = {}
+        for name, remainder in state["remainders"].items():
+            w = self.weights[name]
+            owed = torch.empty_like(w, dtype=torch.float32, requires_grad=False)
+            local(owed).copy_(local(part_of(remainder, w)))
+            self._remainders[name] = owed
 
     def _require_rows(self) -> None:
         """Refuse what would make zeros of whole rows that are divided by their norm."""
@@ -361,29 +401,26 @@ class Regularizer:
     def _ramped(self) -> float:
         return 1.0 if self.ramp is None else self.ramp(self._progress())
 
-    def _acting(self, form: Form) -> list[_Act]:
+    def _acting(self, form: Form) -> list[Act]:
         """What terms of that form act on now; a weight may have been frozen since."""
         return [act for act in self._acts.get(form, ()) if act.weight.parameter.requires_grad]
 
-    def _now(self, acts: list[_Act]) -> list[_Act]:
+    def _now(self, acts: list[Act]) -> list[Act]:
         """The same with the numbers that the terms' schedules have now."""
         if not self._scheduled or not acts:
             return acts
         progress = self._progress()
         now = {term: term.at(progress) for act in acts for term, _ in act.terms}
-        return [_Act(w, [(now[term], scale) for term, scale in terms]) for w, terms in acts]
+        return [a._replace(terms=[(now[term], scale) for term, scale in a.terms]) for a in acts]
 
     def _sum(self, *forms: Form) -> Tensor:
         # on one device, however the weights are spread
         device = self.weights.weights[0].parameter.device
-        total = torch.zeros((), device=device)
         if not self._acts.keys() & set(forms):
-            return total
-        self.weights.require_current()
-        for weight, terms in (act for form in forms for act in self._now(self._acting(form))):
-            for term, scale in terms:
-                total = total + (_value(term, weight.parameter) * scale).to(device)
-        return total * self._ramped()
+            return torch.zeros((), device=device)
+        self._require_current()
+        acts = (act for form in forms for act in self._now(self._acting(form)))
+        return total(acts, device) * self._ramped()
 
 
 @contextmanager
@@ -393,14 +430,3 @@ def _restoring(regularizer: Regularizer) -> Iterator[None]:
     except BaseException:
         regularizer.restore()
         raise
-
-
-class _Act(NamedTuple):
-    weight: Weight
-    terms: Terms
-
-
-def _value(term: Term, w: Tensor) -> Tensor:
-    if torch.is_grad_enabled() or not term.elementwise:
-        return term.value(wide(w))
-    return torch.stack([term.value(wide(part)) for (part,) in chunks(w)]).sum()
