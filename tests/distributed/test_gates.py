@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
 from typing import Any
 
 import pytest
@@ -11,8 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import ellzero as ez
-from ellzero.regularizers import BoundGates, Gates
-from ellzero.regularizers.gates import own_like
+from ellzero.regularizers import Gates
 from spread import Spread, loss, network, spread, wholes
 
 GATES: dict[str, Gates] = {
@@ -21,17 +20,19 @@ GATES: dict[str, Gates] = {
 }
 
 
-def _bound(regularizer: ez.Regularizer) -> BoundGates:
-    assert regularizer.gates is not None
-    return regularizer.gates
-
-
-def _train(model: nn.Module, called: nn.Module, regularizer: ez.Regularizer, steps: int) -> None:
+def _train(
+    model: nn.Module,
+    called: nn.Module,
+    regularizer: ez.Regularizer,
+    steps: int,
+    *,
+    everything: bool = False,
+) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for _ in range(steps):
         optimizer.zero_grad()
         with regularizer.before_forward():
-            loss(called).backward()
+            loss(called, everything=everything).backward()
         regularizer.add_gradient()
         optimizer.step()
         regularizer.step(optimizer)
@@ -83,7 +84,7 @@ def _replicas(renewed: bool) -> list[Tensor]:
         if renewed:
             regularizer.renew_noise()
         with regularizer.before_forward():
-            seen.append(model[3].weight.detach().clone())
+            seen.append(model.get_parameter("3.weight").detach().clone())
         regularizer.restore()
     return seen
 
@@ -97,7 +98,7 @@ def test_noise_that_is_renewed_begins_anew(run_in):
     assert first.equal(second)
 
 
-def _saved(size: int, name: str) -> Any:
+def _saved(name: str) -> Any:
     model = spread(network(), "fsdp")
     regularizer = ez.Regularizer(model, gates=GATES[name])
     _seed()
@@ -120,32 +121,38 @@ def _resumed(how: Spread, name: str, weights: list[Tensor], state: Any) -> Any:
 
 @pytest.mark.parametrize("name", GATES)
 def test_a_state_of_three_ranks_goes_on_with_two_or_one(run_in, name):
-    weights, state = run_in(3, _saved, 3, name)[1]
-    expected = _resumed("plain", name, weights, state)
+    weights, state = run_in(3, _saved, name)[1]
+    expected = _resumed("plain", name, weights, copy.deepcopy(state))
     for how in ("ddp", "fsdp"):
         for result in run_in(2, _resumed, how, name, weights, state):
             torch.testing.assert_close(result, expected, rtol=0, atol=2e-5)
 
 
-def _sharded_later(name: str) -> Any:
-    """Gates, and their state, of a network that FSDP2 shards after some steps."""
+def _sharded_midway(how: Spread, name: str) -> Any:
+    """What a network comes to that is sharded after some steps, with the regularizer it had."""
     model = network()
     regularizer = ez.Regularizer(model, gates=GATES[name])
-    _seed()
-    _train(model, model, regularizer, 3)
-    spread(model, "fsdp")
-    _seed()
-    regularizer.renew_noise()
-    _train(model, model, regularizer, 3)
+    torch.manual_seed(3)
+    for step in range(4):
+        if step == 2:
+            spread(model, how)
+            torch.manual_seed(4)
+            regularizer.renew_noise()
+        _train(model, model, regularizer, 1, everything=True)
     return wholes(model), regularizer.state_dict()
 
 
-@dataclass(frozen=True)
-class Own(Gates):
-    """Gates of the user's own, which do not say that they are elementwise."""
+@pytest.mark.parametrize("name", GATES)
+def test_gates_go_along_with_weights_that_are_sharded(run_in, name):
+    replicated = run_in(2, _sharded_midway, "plain", name)[0]
+    for result in run_in(2, _sharded_midway, "fsdp", name):
+        torch.testing.assert_close(result, replicated, rtol=0, atol=2e-5)
 
-    def bind(self, weights: ez.Selection) -> BoundGates:
-        return BoundGates(self, weights, {n: own_like(w, 0.0) for n, w in weights.items()})  # type: ignore[abstract]
+
+class Own(ez.HardConcrete):
+    """Gates that do not say that they are elementwise."""
+
+    elementwise = False
 
 
 def _refused() -> str:
