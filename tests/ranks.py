@@ -20,6 +20,10 @@ TIMEOUT = 60.0
 """Seconds that a function may take, in all processes together."""
 
 
+START = 180.0
+"""Seconds that processes may take to start, on a machine that is busy."""
+
+
 class RankError(AssertionError):
     """A process of a distributed program failed; the text has its traceback."""
 
@@ -54,8 +58,11 @@ class Ranks:
         Raises:
             RankError: one of them raised, ended, or took too long.
         """
-        while len(self._workers) < size:
-            self._workers.append(_start())
+        new = [_start() for _ in range(size - len(self._workers))]
+        self._workers += new
+        for _, pipe in new:
+            assert pipe.poll(START), "a process took too long to start"
+            pipe.recv_bytes()
         self._calls += 1
         workers = self._workers[:size]
         place = function.__code__.co_filename, function.__module__, function.__qualname__
@@ -113,16 +120,17 @@ def _work(pipe: Connection) -> None:
     """Run functions until the pipe is closed."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     import torch
-    import torch.distributed
+    import torch.distributed.fsdp  # slow to import, so once for all tests
 
     from ellzero.errors import EllzeroWarning
 
     torch.set_num_threads(1)
+    pipe.send_bytes(b"started")
     warnings.simplefilter("error", EllzeroWarning)
     while True:
         try:
             place, args, rank, size, store = pickle.loads(pipe.recv_bytes())
-        except EOFError:
+        except (EOFError, OSError):  # the pipe was closed
             return
         try:
             torch.distributed.init_process_group(

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ellzero.errors import InputError, nearest, warn
 from ellzero.modules import unwrapped, wrapped_child
-from ellzero.sharding import group_of, require_workable, reshard
+from ellzero.sharding import group_of, require_no_flat_shards, require_workable, reshard
 from ellzero.tensors import is_distributed
 from ellzero.weights import SELECTED, Kind, Weight, named_weights
 
@@ -146,7 +146,8 @@ def select(
 
     Raises:
         InputError: a pattern that matches no parameter or only frozen ones; nothing is selected; a
-            weight that is a DTensor, sparse, complex, float8 or on the meta device.
+            weight that is sparse, complex, float8, on the meta device, or a DTensor that is not
+            spread as FSDP2 spreads it; a network within FullyShardedDataParallel.
 
     Example:
         >>> import torch, ellzero as ez
@@ -159,6 +160,7 @@ def select(
     for option, patterns in (("include", include), ("exclude", exclude)):
         if isinstance(patterns, str):
             raise InputError(f"{option} is the text {patterns!r}; expected a list of patterns")
+    require_no_flat_shards(model)
     reshard(model)
     candidates = list(named_weights(model))
     for pattern in exclude:

@@ -56,6 +56,23 @@ def require_workable(name: str, tensor: Tensor) -> None:
     require_plain(name, local(tensor))
 
 
+def require_no_flat_shards(model: nn.Module) -> None:
+    """Refuse FSDP's first version, which cuts weights joined in a row, anywhere within them.
+
+    Raises:
+        InputError: the network is within `FullyShardedDataParallel`, or a part of it.
+    """
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None:
+        for module in model.modules():
+            if isinstance(module, fsdp.FullyShardedDataParallel):
+                raise InputError(
+                    "the network is within FullyShardedDataParallel (FSDP1), which cuts weights "
+                    "joined in a row, so that no layer is there as such; use fully_shard (FSDP2), "
+                    "or prune before"
+                )
+
+
 def local(tensor: Tensor) -> Tensor:
     """The part of a tensor that is here: rows of a `DTensor`, any other tensor as it is.
 
