@@ -293,3 +293,10 @@ def test_the_lower_edge_belongs_to_a_bin():
 def test_all_zeros():
     found = histogram(torch.zeros(5))
     assert (found.zeros, sum(found.counts)) == (5, 0)
+
+
+def test_a_copy_of_a_record_leaves_what_others_have_set_alone():
+    records = [Record(format=1, status="running") for _ in range(2)]
+    changed = records[0].changed(error="no space left")
+    assert changed.to_table() == {"format": 1, "status": "running", "error": "no space left"}
+    assert [record.to_table() for record in records] == [{"format": 1, "status": "running"}] * 2

@@ -87,7 +87,7 @@ EvaluationTable = Annotated[
 """An evaluation that is a table in JSON; keys that it does not know are left alone."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a finished step came to; `nonzeros` counts the selected weights that are left.
 
@@ -104,10 +104,22 @@ class Outcome:
     epochs: Count | None = None
 
 
+_NAMES: dict[frozenset[str], set[str]] = {}
+
+
 class Entry(BaseModel):
     """An entry of a record: frozen; keys that it does not know are left alone."""
 
     model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="after")
+    def _share_names(self) -> Self:
+        """The names of what is set are one set in all entries alike; a report holds thousands."""
+        names = self.model_fields_set
+        object.__setattr__(
+            self, "__pydantic_fields_set__", _NAMES.setdefault(frozenset(names), names)
+        )
+        return self
 
     def to_table(self) -> dict[str, Any]:
         """The entry as it stands in JSON; `model_validate` reads it."""
