@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from ellzero import files
+from ellzero import files, processes
 from ellzero.documents import brief
 from ellzero.errors import InputError, nearest
 from ellzero.files import (
@@ -21,9 +22,11 @@ from ellzero.files import (
 )
 from ellzero.graph import Network
 from ellzero.graph.trace import with_code
+from ellzero.modules import plain_name, unwrapped
 from ellzero.packed.reader import is_packed, read_packed
 from ellzero.pruning import Masks
-from ellzero.tensors import require_held
+from ellzero.sharding import local, part_of, require_sharding
+from ellzero.tensors import is_distributed, require_held
 
 
 def save(
@@ -36,7 +39,12 @@ def save(
 ) -> None:
     """Save a network as safetensors: its state_dict's keys and nothing else.
 
-    The zeros of a pruned network rebuild its masks (`Masks.read`). Written atomically.
+    The zeros of a pruned network rebuild its masks (`Masks.read`). Written atomically. What torch
+    wraps around a network (DDP, `torch.compile`) is left out of the keys.
+
+    Of several processes with a network in DDP only rank 0 writes, and the others return at once.
+    Those of a sharded network (FSDP2) all have to call this: its tensors are gathered one at a
+    time, rank 0 writes, and the others return when it has, or raise its error.
 
     Args:
         model: the network; tied weights are written under each of their keys.
@@ -58,33 +66,51 @@ def save(
         >>> path.stat().st_size < 1000
         True
     """
-    tensors, document = _content(model, masks, metadata)
-    if digest:
-        document["format"] = MODEL_FORMAT
-        document[DIGEST] = files.digest(tensors, document)
-    files.write_tensors(Path(path), tensors, document)
+    is_sharded = any(is_distributed(value) for value in model.state_dict().values())
+    writes = processes.is_main() or not (is_sharded or isinstance(model, DistributedDataParallel))
+    if not (writes or is_sharded):
+        return
+    tensors, document = _content(model, masks, metadata, keep=writes)
+
+    def write() -> None:
+        if digest:
+            document["format"] = MODEL_FORMAT
+            document[DIGEST] = files.digest(tensors, document)
+        files.write_tensors(Path(path), tensors, document)
+
+    if is_sharded:
+        processes.by_rank_0(write)
+    else:
+        write()
 
 
 def to_bytes(
     model: nn.Module, *, masks: Masks | None = None, metadata: Mapping[str, Any] | None = None
 ) -> bytes:
-    """The bytes that `save` writes."""
+    """The bytes that `save` writes; all processes of a sharded network have to call this."""
     return tensors_to_bytes(*_content(model, masks, metadata))
 
 
 def _content(
-    model: nn.Module, masks: Masks | None, metadata: Mapping[str, Any] | None
+    model: nn.Module,
+    masks: Masks | None,
+    metadata: Mapping[str, Any] | None,
+    *,
+    keep: bool = True,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the metadata of a network's file."""
+    """The tensors and the metadata of a network's file; no tensors where they are not to be kept.
+    """
     document: dict[str, Any] = {**(metadata or {}), "format": PLAIN_FORMAT}
     if masks is not None:
         document["masks"] = {"weights": list(masks), "kept_zeros": masks.kept_zeros}
-    # zeros as +0 alone: the sign of a zero means nothing and costs bytes in a compressed file
-    # (float8 has no sums)
     tensors = {
-        name: tensor + 0 if tensor.is_floating_point() and tensor.itemsize > 1 else tensor
-        for name, tensor in copied(model).items()
+        plain_name(name): tensor for name, tensor in copied(unwrapped(model), keep=keep).items()
     }
+    for tensor in tensors.values():
+        # zeros as +0 alone: the sign of a zero means nothing and costs bytes in a compressed file
+        # (float8 has no sums)
+        if tensor.is_floating_point() and tensor.itemsize > 1:
+            tensor += 0
     return tensors, document
 
 
@@ -101,7 +127,9 @@ def load(
 
     Args:
         path: a file of `ez.pack` or `ez.save`, or any safetensors file with the network's keys.
-        model: a network of the same architecture; its weights change in place. A packed file that
+        model: a network of the same architecture, or what torch has wrapped around it; its weights
+            change in place. Of a sharded one (FSDP2) each process reads its part, on its own. A
+            packed file that
             holds its architecture needs none; of one with parts that are code (a compacted network
             with an opaque node) the network lends the code, and stays as it is.
         max_bytes: memory that a packed file may take; by default 64 MiB or 4096 times the file's
@@ -151,9 +179,14 @@ def load(
 
 
 def _load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    expected = model.state_dict()
+    network = unwrapped(model)
+    state = network.state_dict()
+    own_names = {plain_name(name): name for name in state}
+    expected = {name: state[own] for name, own in own_names.items()}
     for name, tensor in expected.items():
-        require_held(name, tensor)
+        require_sharding(name, tensor)
+        require_held(name, local(tensor))
+    sharded = {name for name, tensor in expected.items() if is_distributed(tensor)}
     problems = [f"{name} is missing" for name in expected if name not in tensors] + [
         f"{name} is {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
         if name in expected
@@ -167,7 +200,11 @@ def _load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> N
             f"{path} is of another network than {type(model).__name__}: "
             f"{brief('; '.join(problems[:3]))}{more}"
         )
-    model.load_state_dict(tensors)
+    placed = {
+        own_names[name]: part_of(tensor, expected[name]) if name in sharded else tensor
+        for name, tensor in tensors.items()
+    }
+    network.load_state_dict(placed)
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

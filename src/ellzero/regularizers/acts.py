@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from ellzero.chunks import chunks
-from ellzero.penalties import Term
+from ellzero.penalties import Form, Term
 from ellzero.penalties.penalty import wide
 from ellzero.regularizers.together import Terms
 from ellzero.sharding import local, part_of, summed, whole
@@ -35,7 +35,28 @@ class Act(NamedTuple):
             yield _value(term, w) * scale, w if self.gathered else parameter
 
 
-def acts_on(weight: Weight, terms: Terms) -> Iterator[Act]:
+def acts_by_form(
+    terms: Sequence[Term], weights: Sequence[Weight], scales: Sequence[float]
+) -> dict[Form, list[Act]]:
+    """What acts on weights in each form that occurs.
+
+    Args:
+        terms: all of them.
+        weights: in the selection's order.
+        scales: the layer scale of each weight.
+    """
+    return {
+        form: [
+            act
+            for weight, scale in zip(weights, scales, strict=True)
+            for act in _acts_on(weight, [(t, scale if t.layer_scaled else 1.0) for t in acting])
+        ]
+        for form in get_args(Form)
+        if (acting := [term for term in terms if term.form == form])
+    }
+
+
+def _acts_on(weight: Weight, terms: Terms) -> Iterator[Act]:
     """The terms that act on a weight, those apart that need all of a sharded one."""
     if not is_distributed(weight.parameter):
         yield Act(weight, terms)
@@ -69,13 +90,6 @@ def gathered(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
     yield wholes
     for tensor, changed in zip(tensors, wholes, strict=True):
         local(tensor).copy_(local(part_of(changed, tensor)))
-
-
-def gradient_of(w: Tensor) -> Tensor:
-    """The part of a weight's gradient that is here; made, of zeros, where it has none."""
-    if w.grad is None:
-        w.grad = torch.zeros_like(w)
-    return local(w.grad)
 
 
 def _value(term: Term, w: Tensor) -> Tensor:

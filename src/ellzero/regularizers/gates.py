@@ -15,7 +15,7 @@ from torch import Tensor
 from ellzero.errors import InputError, is_number
 from ellzero.regularizers.shared_noise import SharedNoise
 from ellzero.selection import Selection
-from ellzero.sharding import like, local, part_of, summed, whole
+from ellzero.sharding import like, local, part_of, reshard, summed, whole
 from ellzero.tensors import is_distributed
 
 
@@ -203,6 +203,8 @@ class BoundGates(ABC):
 
     @torch.no_grad()
     def _put(self, parts: Mapping[str, Tensor]) -> None:
+        # or the next forward pass may be that of gathered weights which an earlier one has left
+        reshard(self.weights.model)
         for name, part in parts.items():
             local(self.weights[name]).copy_(part)
 

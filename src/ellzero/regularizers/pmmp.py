@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ellzero.regularizers.acts import gradient_of
 from ellzero.regularizers.gates import BoundGates, Gates, own_like
+from ellzero.regularizers.gradient import gradient_of
 from ellzero.selection import Selection
 
 

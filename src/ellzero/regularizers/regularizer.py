@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +13,17 @@ from ellzero.errors import InputError, warn
 from ellzero.penalties import Form, Penalty
 from ellzero.pruning import Masks
 from ellzero.pruning.hold import Optimizers, each, require_owned
-from ellzero.regularizers.acts import Act, acts_on, gathered, gradient_of, total
+from ellzero.regularizers.acts import Act, acts_by_form, gathered, total
 from ellzero.regularizers.compiled import CompiledGradient, NotTracedError
 from ellzero.regularizers.decoupled import shrink
 from ellzero.regularizers.gates import BoundGates, Gates
-from ellzero.regularizers.gradient import add_gradients
+from ellzero.regularizers.gradient import add_gathered_gradient, add_gradients, gradient_of
 from ellzero.regularizers.layer_scale import LayerScale, layer_scales
+from ellzero.regularizers.remainders import Remainders
 from ellzero.regularizers.together import Work
 from ellzero.schedules import Schedule
 from ellzero.selection import Selection, selected
-from ellzero.sharding import local, part_of, whole
-from ellzero.weights import Weight
+from ellzero.sharding import local
 
 
 class Regularizer:
@@ -100,8 +100,7 @@ class Regularizer:
         self._bind()
         self._scheduled = penalty is not None and any(term.schedules for term in penalty.terms)
         self._compiled = CompiledGradient() if compile else None
-        self._remainders: dict[str, Tensor] = {}
-        """What the decoupled step owes weights in half precision, by name; see `decoupled`."""
+        self._remainders = Remainders()
         self._is_fresh = True
         self._require_rows()
 
@@ -109,15 +108,7 @@ class Regularizer:
         """Find out what acts on the weights as they are now."""
         self._bound = self.weights.weights
         terms = () if self.penalty is None else self.penalty.terms
-        self._acts: dict[Form, list[Act]] = {
-            form: [
-                act
-                for weight, scale in zip(self._bound, self._scales, strict=True)
-                for act in acts_on(weight, [(t, scale if t.layer_scaled else 1.0) for t in acting])
-            ]
-            for form in get_args(Form)
-            if (acting := [term for term in terms if term.form == form])
-        }
+        self._acts = acts_by_form(terms, self._bound, self._scales)
 
     def _require_current(self) -> None:
         """Make sure that the network has these weights, and go along where it has been sharded."""
@@ -128,7 +119,6 @@ class Regularizer:
         self._bind()
         if all(a.parameter is b.parameter for a, b in zip(before, now, strict=True)):
             return
-        self._remainders = {n: part_of(r, self.weights[n]) for n, r in self._remainders.items()}
         if self.gates is not None:
             state = self.gates.state_dict()
             self.gates = self.gates.gates.bind(self.weights)
@@ -197,11 +187,7 @@ class Regularizer:
         ramped = self._ramped()
         acts = self._acting("gradient")
         for act in self._now([act for act in acts if act.gathered]):
-            parameter = act.weight.parameter
-            w = whole(parameter)
-            gradient = torch.zeros_like(w)
-            add_gradients([Work((gradient, w), act.terms)], ramped)
-            gradient_of(parameter).add_(local(part_of(gradient, parameter)))
+            add_gathered_gradient(act.weight.parameter, act.terms, ramped)
         acts = [act for act in acts if not act.gathered]
         weights = [local(act.weight.parameter) for act in acts]
         gradients = [gradient_of(act.weight.parameter) for act in acts]
@@ -263,7 +249,8 @@ class Regularizer:
                     f"{act.weight.name} is in no parameter group of the optimizer, so its learning "
                     "rate is unknown; give the optimizer that weight, or exclude it"
                 )
-            tensors = (w, self._remainder(act.weight)) if w.dtype.itemsize < 4 else (w,)
+            is_half = w.dtype.itemsize < 4
+            tensors = (w, self._remainders.of(act.weight.name, w)) if is_half else (w,)
             if act.gathered:
                 with gathered(tensors) as wholes:
                     shrink([Work(wholes, act.terms, rates[w])], ramped)
@@ -305,7 +292,7 @@ class Regularizer:
         that all of its processes have to call this; any number of processes can load them.
         """
         gates = None if self.gates is None else self.gates.state_dict()
-        return {"remainders": {n: whole(r) for n, r in self._remainders.items()}, "gates": gates}
+        return {"remainders": self._remainders.state_dict(), "gates": gates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave for the same penalty, gates and network.
@@ -318,26 +305,15 @@ class Regularizer:
                 f"the state has the keys {', '.join(map(str, state))[:60] or '(none)'}; expected "
                 "what state_dict() of a regularizer gave: remainders, gates"
             )
-        for name, remainder in state["remainders"].items():
-            if name not in self.weights or remainder.shape != self.weights[name].shape:
-                raise InputError(
-                    f"the state has a remainder of {name} {tuple(remainder.shape)}; expected one "
-                    f"of {', '.join(self.weights)}, of its shape"
-                )
         if (state["gates"] is None) != (self.gates is None):
             has = ("no gates", "gates")
             raise InputError(
                 f"the state is of a regularizer with {has[state['gates'] is not None]}; this one "
                 f"has {has[self.gates is not None]}"
             )
+        self._remainders.load_state_dict(state["remainders"], self.weights)
         if self.gates is not None:
             self.gates.load_state_dict(state["gates"])
-        self._remainders = {}
-        for name, remainder in state["remainders"].items():
-            w = self.weights[name]
-            owed = torch.empty_like(w, dtype=torch.float32, requires_grad=False)
-            local(owed).copy_(local(part_of(remainder, w)))
-            self._remainders[name] = owed
 
     def _require_rows(self) -> None:
         """Refuse what would make zeros of whole rows that are divided by their norm."""
@@ -381,14 +357,6 @@ class Regularizer:
                 "with a new regularizer"
             )
         return self.gates
-
-    def _remainder(self, weight: Weight) -> Tensor:
-        remainder = self._remainders.get(weight.name)
-        if remainder is None or remainder.device != weight.parameter.device:
-            w = weight.parameter
-            remainder = torch.zeros_like(w, dtype=torch.float32, requires_grad=False)
-            self._remainders[weight.name] = remainder
-        return remainder
 
     def _progress(self) -> float:
         if self.progress is None:

@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ellzero.pruning import Masks
+from ellzero.sharding import local, part_of
 
 
 class Average:
     """An average of tensors that training changes: `a <- decay * a + (1 - decay) * w` a step.
 
     It begins with what the tensors are. Those in half precision are averaged in float32, where a
-    step is not lost to rounding.
+    step is not lost to rounding. The average of a sharded tensor is sharded as it is.
 
     Args:
         decay: in [0, 1); what counts are about the last `1 / (1 - decay)` steps.
@@ -43,26 +44,27 @@ class Average:
 
     def update(self) -> None:
         """Take in what the tensors are now."""
-        now = [_wide(w) for w in self._trained.values()]
-        self._update(list(self.tensors.values()), now, 0)  # it does not look at the count
+        now = [_wide(local(w)) for w in self._trained.values()]
+        # it does not look at the count
+        self._update([local(average) for average in self.tensors.values()], now, 0)
 
     @torch.no_grad()
     def put(self) -> None:
         """Set the tensors to their averages."""
         for name, w in self._trained.items():
-            w.copy_(self.tensors[name])
+            local(w).copy_(local(self.tensors[name]))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The tensors are their averages inside the block, and what they were after it."""
-        before = [w.detach().clone() for w in self._trained.values()]
+        before = [local(w).detach().clone() for w in self._trained.values()]
         self.put()
         try:
             yield
         finally:
             with torch.no_grad():
                 for w, value in zip(self._trained.values(), before, strict=True):
-                    w.copy_(value)
+                    local(w).copy_(value)
 
     @torch.no_grad()
     def prune(self, masks: Masks) -> None:
@@ -71,12 +73,12 @@ class Average:
         for weight, mask in masks.items():
             name = names.get(masks.weights[weight])
             if name is not None:  # a frozen one is not trained
-                self.tensors[name].masked_fill_(~mask, 0)
+                local(self.tensors[name]).masked_fill_(~local(mask), 0)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over the averages of an earlier one of the same tensors."""
+        """Take over the averages of an earlier one of the same tensors, as whole tensors."""
         for name, average in self.tensors.items():
-            average.copy_(tensors[name])
+            local(average).copy_(local(part_of(tensors[name], average)))
 
 
 def _wide(w: Tensor) -> Tensor:
