@@ -55,6 +55,11 @@ def named_modules(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.
             yield from named_modules(child, f"{prefix}.{name}" if prefix else name)
 
 
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether what a network gives for an example in training hangs on the others of its batch."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside the block; afterwards every module is in the mode it was in."""

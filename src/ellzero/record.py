@@ -294,6 +294,7 @@ class Record(Entry):
         recipe: all tables of the resolved recipe; `Recipe.parse` reads them.
         warnings: what makes the result mean less than it seems to, a sentence each.
         threads: CPU threads that it ran with last, also where the recipe leaves them out.
+        processes: how many trained it together, if several did.
         retries: where it diverged and began a stage again, see `on_divergence` in a recipe.
         error: why the run failed.
 
@@ -311,6 +312,7 @@ class Record(Entry):
     recipe: Mapping[str, Any] = {}
     warnings: tuple[str, ...] = ()
     threads: Count | None = None
+    processes: Count | None = None
     retries: tuple[Retry, ...] = ()
     error: str | None = None
 

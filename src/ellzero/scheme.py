@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ellzero import model_file
+from ellzero import model_file, processes
 from ellzero.conclusion import conclude, finite, traced
 from ellzero.data.data import Data
 from ellzero.data.flags import flags
 from ellzero.data.mixup import require_mixable
-from ellzero.errors import EllzeroError, InputError, warn
-from ellzero.files import copied, write_atomically
+from ellzero.errors import EllzeroError, EllzeroWarning, InputError, warn
+from ellzero.files import write_atomically
 from ellzero.graph import Network
 from ellzero.operations import Input
 from ellzero.pruning import Masks, ranked
@@ -49,8 +50,9 @@ from ellzero.selection import select
 from ellzero.tensors import require_held
 from ellzero.training import checkpoint
 from ellzero.training.distillation import require_distillable
-from ellzero.training.evaluation import evaluate
+from ellzero.training.evaluation import validated
 from ellzero.training.identity import require_same, settings_of
+from ellzero.training.parallel import copied
 from ellzero.training.precision import costs, settled
 from ellzero.training.progress import Bar
 from ellzero.training.run import Callback, RunContext, go, save_reference
@@ -108,6 +110,10 @@ def compress(
     Every choice is made on the validation part of the data; the test part is touched once, at the
     end. Your network itself does not change: the result is a copy.
 
+    Where torch.distributed has a group of processes, all of them call this with the same arguments,
+    and train one network together. Rank 0 writes, shows, warns and calls the callback; the result
+    is the same on all ranks.
+
     Args:
         model: the network, untrained; training starts from its weights.
         data: what it is trained, validated and tested on.
@@ -159,23 +165,27 @@ def compress(
     """
     if callback is not None and not callable(callback):
         raise InputError(f"callback is {callback!r}; expected a function of an epoch's metrics")
-    device = _device(recipe.device)
+    if resume and folder is None:
+        raise InputError("resume needs the folder of a run that was stopped; give folder=")
+    device = processes.local_device(_device(recipe.device))
     path = None if folder is None else Path(folder)
-    if resume:
-        if path is None:
-            raise InputError("resume needs the folder of a run that was stopped; give folder=")
+    if not processes.is_main():  # rank 0 alone writes, shows and warns
+        path, progress = None, False
+    if path is not None and resume:
         require_resumable(path)
-    if recipe.tensorboard:
+    if recipe.tensorboard and processes.is_main():
         require_board(path)
     recipe = settled(recipe, device, path / RECIPE if path and resume else None)
+    if processes.world_size() > 1:
+        recipe = Recipe.parse(processes.agreed(recipe.to_table()))
     if path is not None and resume:
         _require_recipe(recipe, path / RECIPE)
-    goes_on = path is not None and resume and has_checkpoint(path)
+    goes_on = processes.agreed(path is not None and resume and has_checkpoint(path))
     if goes_on:  # the checkpoint has it, as it has a trained network that was given
         reference = None
     elif reference is None:
         reference = recipe.reference.file
-    with settings(recipe.threads, device):
+    with settings(recipe.threads, device), _warnings_once():
         trained = None if goes_on else recipe.train.file
         state = _prepare(model, data, recipe, reference, trained, device)
         of_data = flags(data)
@@ -188,10 +198,10 @@ def compress(
         with locked(path):
             if path is not None:
                 remove_half_written(path)
-                if goes_on:
-                    _go_on(state, path, recipe)
-                else:
-                    _begin(path, recipe, resume)
+            if goes_on:
+                _go_on(state, path, recipe)
+            elif path is not None:
+                _begin(path, recipe, resume)
             has_reference = state.reference is not None
             begun = Record(
                 format=FORMAT,
@@ -203,6 +213,8 @@ def compress(
                 warnings=known,
                 threads=torch.get_num_threads(),
             )
+            if processes.world_size() > 1:
+                begun = begun.changed(processes=processes.world_size())
             with (
                 _recorded(path, begun, state),
                 Bar(recipe, data, has_reference=has_reference, progress=progress) as bar,
@@ -213,7 +225,7 @@ def compress(
                 if has_reference:  # also where the run that is resumed has lost it
                     save_reference(run, state)
                 go(run, state)
-                record = conclude(run, state, begun)
+                record = _concluded(run, state, begun)
                 if path is not None:
                     write_record(path, record)
             if path is not None:
@@ -223,7 +235,30 @@ def compress(
         for text in record.warnings:
             if text not in known:
                 warn(text)
-        return Result(state.model, Masks.of(state.weights), record, path, data)
+        return Result(state.model, Masks.of(state.weights), record, record.folder, data)
+
+
+@contextmanager
+def _warnings_once() -> Iterator[None]:
+    """Let rank 0 alone warn inside the block."""
+    with warnings.catch_warnings() if not processes.is_main() else nullcontext():
+        if not processes.is_main():
+            warnings.simplefilter("ignore", EllzeroWarning)
+        yield
+
+
+def _concluded(run: RunContext, state: State, begun: Record) -> FinishedRecord:
+    """The conclusion, which rank 0 draws by itself; all ranks have the network and the record."""
+    if processes.world_size() == 1:
+        return conclude(run, state, begun)
+    record = None
+    if processes.is_main():
+        with processes.alone():
+            record = conclude(run, state, begun)
+    table = processes.agreed(record and record.to_table())
+    state.restore(copied(state.model))
+    state.model.eval()
+    return record or FinishedRecord.model_validate(table)
 
 
 def _require_recipe(recipe: Recipe, file: Path) -> None:
@@ -247,9 +282,9 @@ def _begin(folder: Path, recipe: Recipe, resume: bool) -> None:
         remember(folder, recipe)
 
 
-def _go_on(state: State, folder: Path, recipe: Recipe) -> None:
+def _go_on(state: State, folder: Path | None, recipe: Recipe) -> None:
     """Put the state back to where the folder's run was stopped."""
-    record = RunFolder.at(folder).record
+    record = None if folder is None else RunFolder.at(folder).record
     if record is not None and record.started is not None:
         state.started = record.started  # checkpoints of older versions do not say it
     checkpoint.load(state, folder, recipe)
@@ -290,7 +325,7 @@ def _prepare(
             "max_accuracy_drop needs the accuracy as the score (integer targets, no score of your "
             "own); use max_loss_increase"
         )
-    state = State(network, weights, start=initial or copied(network))
+    state = State(network, weights, start=copied(network) if initial is None else initial)
     if reference is not None:
         state.reference = state.snapshot(_measured("reference network", network, data))
     if trained is not None:
@@ -315,7 +350,7 @@ def _start_from(network: nn.Module, reference: nn.Module | str | Path) -> None:
 
 
 def _measured(who: str, network: nn.Module, data: Data) -> Evaluation:
-    return finite(who, "validation", evaluate(network, data, "validation"))
+    return finite(who, "validation", validated(network, data))
 
 
 def _device(name: str) -> torch.device:

@@ -21,6 +21,7 @@ from ellzero.cli.inspect import inspect
 from ellzero.cli.report import report
 from ellzero.cli.run import run
 from ellzero.errors import EllzeroError, EllzeroWarning, UserCodeError
+from ellzero.processes import is_loss_of_another, launched_rank
 from ellzero.terminal import plain
 
 # they import what they need when they run, so that --help is quick
@@ -72,6 +73,8 @@ def main(
     except OSError as error:  # no permission, no space
         _fail(error, error, 1)
     except Exception as error:
+        if is_loss_of_another(error):
+            _fail("another process has ended, which tells why", error, 1)
         if _is_out_of_memory(error):
             _fail(f"out of memory: {error}".removesuffix(": "), error, 1)
         # what the user's own loss, score or network raised in training
@@ -97,7 +100,7 @@ def _warnings_in_one_line() -> Iterator[None]:
         text = plain(message)
         if not issubclass(category, EllzeroWarning):
             show_other(message, category, filename, lineno, file, line)
-        elif text not in shown:
+        elif text not in shown and not launched_rank():  # each process would say the same
             shown.add(text)
             with suppress(OSError):  # a terminal that has gone
                 print(f"ellzero: warning: {text}", file=sys.stderr)  # a bar there stays below it
@@ -117,6 +120,9 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _fail(message: object, error: BaseException, code: int) -> NoReturn:
     """End with one line: the message, and what a command noted of what it keeps."""
     line = "; ".join([str(message), *getattr(error, "__notes__", ())])
+    rank = launched_rank()
+    if rank is not None:
+        line = f"rank {rank}: {line}"
     with suppress(OSError):  # a terminal that has gone
         print(f"ellzero: {plain(line)}", file=sys.stderr)
     sys.exit(code)

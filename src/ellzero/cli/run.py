@@ -47,6 +47,7 @@ def run(
         Short for --set seed=N.
     """
     from ellzero.factories import PACKED, build_data, build_model, with_data_root
+    from ellzero.processes import is_main, joined
     from ellzero.recipe import Recipe
     from ellzero.run_folder import new_folder, require_resumable
     from ellzero.scheme import compress
@@ -73,19 +74,30 @@ def run(
     settings = settings.model_copy(update={"data": with_data_root(settings.data, data_root)})
     data = build_data(settings.data)
     model = build_model(settings.model, settings.seed)
-    folder = resume or output or new_folder(Path("runs"), settings.name)
-    try:
-        result = compress(model, data, settings, folder=folder, resume=resume is not None)
-    except BaseException as error:
-        if resume is None and output is None and not any(folder.iterdir()):
-            folder.rmdir()  # nothing was begun, so nothing is left behind
-        elif isinstance(error, WriteError) or not isinstance(error, EllzeroError):
-            error.add_note(_kept(folder))
-        raise
+    with joined():
+        folder = resume or output
+        if folder is None and is_main():
+            folder = new_folder(Path("runs"), settings.name)
+        try:
+            result = compress(model, data, settings, folder=folder, resume=resume is not None)
+        except BaseException as error:
+            if folder is not None and is_main():
+                _tidy(folder, error, is_new=resume is None and output is None)
+            raise
+        if not is_main():
+            return
     if json_:
         print(json.dumps(result.record.to_table(), indent=2))
-    else:
-        _show(result.record, folder)
+    elif result.folder is not None:
+        _show(result.record, result.folder)
+
+
+def _tidy(folder: Path, error: BaseException, *, is_new: bool) -> None:
+    """Remove a folder in which nothing was begun, or note what is in it."""
+    if is_new and not any(folder.iterdir()):
+        folder.rmdir()
+    elif isinstance(error, WriteError) or not isinstance(error, EllzeroError):
+        error.add_note(_kept(folder))
 
 
 def _kept(folder: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +19,7 @@ class Batch:
         inputs: what the network is called with, `Inputs`.
         targets: what its outputs are compared with: tensors in the same forms.
         weights: what each example counts in means, float32 (N,), >= 0; None: all the same.
+        counts: whether its examples count here, or at another process that has them, too.
 
     Example:
         >>> import torch
@@ -31,6 +32,7 @@ class Batch:
     inputs: Any
     targets: Any
     weights: Tensor | None = None
+    counts: bool = True
 
     def __iter__(self) -> Iterator[Any]:
         yield self.inputs
@@ -44,4 +46,5 @@ class Batch:
     def each(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with what a function makes of each of its tensors."""
         weights = None if self.weights is None else function(self.weights)
-        return Batch(of_each(function, self.inputs), of_each(function, self.targets), weights)
+        inputs, targets = of_each(function, self.inputs), of_each(function, self.targets)
+        return replace(self, inputs=inputs, targets=targets, weights=weights)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ellzero.data.batch import Batch
 from ellzero.data.outputs import find, logits_of
@@ -142,8 +142,12 @@ class OfObject:
     def __init__(
         self, metric: Any, predictions: Callable[[Tensor], Tensor], device: torch.device
     ) -> None:
-        self._metric, self._predictions = copy.deepcopy(metric), predictions
+        self._metric: Any = copy.deepcopy(metric)
+        self._predictions = predictions
         self._metric.reset()
+        for part in _metric_parts(self._metric):
+            # as torchmetrics has it, which would add up what each process has seen of all
+            part.distributed_available_fn = _no_others
         if callable(getattr(self._metric, "to", None)):
             self._metric = self._metric.to(device)
 
@@ -172,6 +176,17 @@ class OfObject:
                 f"the score {type(self._metric).__name__} computes {shown}; expected one number"
             )
         return float(value)
+
+
+def _metric_parts(metric: Any) -> list[Any]:
+    """The metric and those within it that know of other processes."""
+    parts = metric.modules() if isinstance(metric, nn.Module) else ()
+    return [part for part in parts if hasattr(part, "distributed_available_fn")]
+
+
+def _no_others() -> bool:
+    """Whether there are other processes to add up with."""
+    return False
 
 
 def is_metric(score: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ellzero.data.batch import Batch
 from ellzero.data.inputs import all_of, of_first, require_alike
+from ellzero.data.share import Share, drawn_alike
 from ellzero.data.sources import Source, Tensors
 from ellzero.data.tally import NOTHING, Tally
 from ellzero.errors import InputError
@@ -99,19 +101,27 @@ class Part:
         return Part(self.name, self._source.spread(count), self._preprocess)
 
     def batches(
-        self, batch_size: int, device: torch.device, *, shuffle: bool = False
+        self,
+        batch_size: int,
+        device: torch.device,
+        *,
+        shuffle: bool = False,
+        share: Share | None = None,
     ) -> Iterator[Batch]:
         """Preprocessed batches on a device, each example once.
 
         Where a shuffled epoch would end in a batch of a single example, on which batch
         normalization cannot be trained, that one joins the batch before it (tensors) or is left out
         (Dataset). A shuffled epoch is one to train on: its inputs are augmented. Shuffling draws
-        from torch's global generator, which the training reseeds every epoch.
+        from torch's global generator, which the training reseeds every epoch. Of each batch a share
+        is what this process takes; the batches are the same in all processes.
         """
-        batches = self._source.batches(batch_size, device, shuffle=shuffle)
+        batches = self._source.batches(batch_size, device, shuffle=shuffle, share=share)
+        if share is not None:
+            batches = drawn_alike(batches)
         if not isinstance(self._source, Tensors):  # which were checked when they were given
             whole = not self._source.leaves_one_out(batch_size, shuffle=shuffle)
-            batches = self._checked(batches, whole=whole)
+            batches = self._checked(batches, whole=whole, counted=share is None)
         if shuffle and self._steps is not None:
             batches = self._first_steps(batches, self._steps)
         for batch in batches:
@@ -122,7 +132,7 @@ class Part:
                 inputs = of_first(partial(self._augmented, augment=self._augment), inputs)
             if self._preprocess is not None:
                 inputs = of_first(self._preprocess, inputs)
-            yield Batch(inputs, batch.targets, batch.weights)
+            yield replace(batch, inputs=inputs)
 
     def _first_steps(self, batches: Iterator[Batch], steps: int) -> Iterator[Batch]:
         given = 0
@@ -152,12 +162,12 @@ class Part:
             found = known.batches(batch_size, all_of(whole.targets)[0].device, shuffle=False)
         else:
             source = self._source.batches(batch_size, torch.device("cpu"), shuffle=False)
-            found = self._checked(source, whole=True)
+            found = self._checked(source, whole=True, counted=True)
         yield from ((batch.targets, batch.weights) for batch in found)
 
-    def _checked(self, batches: Iterator[Batch], *, whole: bool) -> Iterator[Batch]:
+    def _checked(self, batches: Iterator[Batch], *, whole: bool, counted: bool) -> Iterator[Batch]:
         """Batches of what was not all there to be checked when it was given; counted, too."""
-        tally = NOTHING if self._tally is None else None
+        tally = NOTHING if counted and self._tally is None else None
         for batch in batches:
             self._check(batch)
             if tally is not None:  # a device would have to be waited for

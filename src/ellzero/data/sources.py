@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    Subset,
+)
 
 from ellzero.data.batch import Batch
 from ellzero.data.entries import Entries
+from ellzero.data.share import Share, require_alike_on_all
 from ellzero.errors import InputError
 
 Examples = (
@@ -41,8 +53,18 @@ class Source(ABC):
         """How many batches an epoch to train on has."""
 
     @abstractmethod
-    def batches(self, batch_size: int, device: torch.device, *, shuffle: bool) -> Iterator[Batch]:
-        """The batches of one pass; tensors are on the device, others where they come from."""
+    def batches(
+        self,
+        batch_size: int,
+        device: torch.device,
+        *,
+        shuffle: bool,
+        share: Share | None = None,
+    ) -> Iterator[Batch]:
+        """The batches of one pass, or a share of each.
+
+        Tensors are on the device, others where they come from.
+        """
 
     def leaves_one_out(self, batch_size: int, *, shuffle: bool) -> bool:
         """Whether such a pass may lack an example."""
@@ -88,20 +110,30 @@ class Tensors(Source):
     def batch_count(self, batch_size: int) -> int:
         return _batch_count(self.examples, batch_size)
 
-    def batches(self, batch_size: int, device: torch.device, *, shuffle: bool) -> Iterator[Batch]:
+    def batches(
+        self,
+        batch_size: int,
+        device: torch.device,
+        *,
+        shuffle: bool,
+        share: Share | None = None,
+    ) -> Iterator[Batch]:
         self.whole = self.whole.each(lambda x: x.to(device))
         if not shuffle:
             for start in range(0, self.examples, batch_size):
                 part = slice(start, start + batch_size)
-                yield self.whole.each(lambda x, part=part: x[part])
+                batch = self.whole.each(lambda x, part=part: x[part])
+                yield batch if share is None else share.cut(batch)
             return
         order = torch.randperm(self.examples).to(device)
         chunks = list(order.split(batch_size))
         if len(chunks) > self.batch_count(batch_size):
             chunks[-2:] = [torch.cat(chunks[-2:])]
         for chosen in chunks:
+            mine = chosen if share is None else chosen[share.of(len(chosen))]
             # several times as fast as indexing, which serves any number of dimensions
-            yield self.whole.each(lambda x, chosen=chosen: x.index_select(0, chosen))
+            batch = self.whole.each(lambda x, mine=mine: x.index_select(0, mine))
+            yield batch if share is None else replace(batch, counts=share.counts(len(chosen)))
 
     def spread(self, count: int) -> Source:
         chosen = _spread(count, self.examples)
@@ -127,16 +159,30 @@ class Indexed(Source):
     def leaves_one_out(self, batch_size: int, *, shuffle: bool) -> bool:
         return shuffle and self.examples > self.batch_count(batch_size) * batch_size
 
-    def batches(self, batch_size: int, device: torch.device, *, shuffle: bool) -> Iterator[Batch]:
-        loader = DataLoader(
-            self._dataset,
+    def batches(
+        self,
+        batch_size: int,
+        device: torch.device,
+        *,
+        shuffle: bool,
+        share: Share | None = None,
+    ) -> Iterator[Batch]:
+        dataset: Any = self._dataset
+        sampler = BatchSampler(
+            RandomSampler(dataset) if shuffle else SequentialSampler(dataset),
             batch_size,
-            shuffle=shuffle,
             drop_last=self.leaves_one_out(batch_size, shuffle=shuffle),
+        )
+        loader = DataLoader(
+            dataset,
+            batch_sampler=sampler if share is None else _Shares(sampler, share),
             num_workers=self._workers,
             pin_memory=device.type == "cuda",  # so that copies need not be waited for
         )
-        return (self._entries.batch(self._name, batch) for batch in loader)
+        for index, given in enumerate(loader):
+            batch = self._entries.batch(self._name, given)
+            length = min(batch_size, self.examples - index * batch_size)
+            yield batch if share is None else replace(batch, counts=share.counts(length))
 
     def spread(self, count: int) -> Source:
         part = Subset(self._dataset, _spread(count, self.examples).tolist())
@@ -155,6 +201,11 @@ class Stream(Source):
                 f"{name} data is {type(examples).__name__}; expected a pair of tensors, a "
                 "dictionary of them, a Dataset, an iterable of batches such as a DataLoader, or a "
                 "function that makes one"
+            )
+        if isinstance(getattr(examples, "sampler", None), DistributedSampler):
+            raise InputError(
+                f"{name} data has a DistributedSampler; leave it out, for each process takes its "
+                "share of every batch by itself"
             )
         if isinstance(examples, Iterator):
             raise InputError(
@@ -188,11 +239,20 @@ class Stream(Source):
             return self._counted[batch_size]
         return _batch_count(length, batch_size) if self._is_examples else length
 
-    def batches(self, batch_size: int, device: torch.device, *, shuffle: bool) -> Iterator[Batch]:
+    def batches(
+        self,
+        batch_size: int,
+        device: torch.device,
+        *,
+        shuffle: bool,
+        share: Share | None = None,
+    ) -> Iterator[Batch]:
         loader = self._anew(batch_size, self._workers, pin_memory=device.type == "cuda")
         batches = (self._entries.batch(self._name, batch) for batch in loader)
         if shuffle and self._is_examples:
             batches = _without_single_last(batches)
+        if share is not None:
+            batches = map(share.cut, require_alike_on_all(self._name, batches))
         count = self._counted.get(batch_size) if shuffle else None
         for index, batch in enumerate(batches):
             if index == count:  # the schedules would go beyond their end
@@ -214,6 +274,16 @@ class Stream(Source):
                 )
             self._last = given
         return given
+
+
+class _Shares(Sampler[list[int]]):
+    """The indices that are this process's of each batch that a sampler gives."""
+
+    def __init__(self, batches: BatchSampler, share: Share) -> None:
+        self._batches, self._share = batches, share
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (chosen[self._share.of(len(chosen))] for chosen in self._batches)
 
 
 def _batch_count(examples: int, batch_size: int) -> int:

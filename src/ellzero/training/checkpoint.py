@@ -13,24 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ellzero import processes
 from ellzero.errors import InputError, WriteError, warn
-from ellzero.files import (
-    copied,
-    digest,
-    read_tensors,
-    rename,
-    tensor_parts,
-    write_tensors,
-)
+from ellzero.files import digest, read_tensors, rename, tensor_parts, write_tensors
 from ellzero.pruning import Masks
 from ellzero.recipe import Recipe
 from ellzero.record import EpochMetrics, Evaluation, Outcome, Retry, TrainedWeights
 from ellzero.run_folder import CHECKPOINT, PREVIOUS
 from ellzero.training.identity import require_same, settings_of, with_newer_keys
+from ellzero.training.parallel import copied, shared
 from ellzero.training.plan import Step
 from ellzero.training.state import Snapshot, State
 
 SNAPSHOTS = ("reference", "base", "best")
+OF_RANK_0 = ("model", "start", *SNAPSHOTS)
+"""Groups of tensors that rank 0 alone keeps, and the others are sent when they are used."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +82,17 @@ def take(state: State) -> Checkpoint:
 
 
 def put_back(checkpoint: Checkpoint, state: State, recipe: Recipe) -> None:
-    """Put a state of the same network and recipe back to where the checkpoint was taken."""
+    """Put a state of the same network and recipe back to where the checkpoint was taken.
+
+    On ranks other than 0 the checkpoint has no tensors of `OF_RANK_0`.
+    """
     document = checkpoint.document
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in checkpoint.tensors.items():
         group, _, rest = name.partition("/")
         groups.setdefault(group, {})[rest] = tensor
+    if not processes.is_main():
+        groups |= {group: {} for group in OF_RANK_0}
     state.restore(groups["model"])
     state.start = groups.get("start", {})
     state.epoch = document["epoch"]
@@ -137,6 +139,7 @@ def write(checkpoint: Checkpoint, folder: Path, recipe: Recipe) -> None:
     settings = settings_of(recipe.to_table())
     threads = torch.get_num_threads()
     document = {**checkpoint.document, "recipe": settings, "threads": threads}
+    document["processes"] = processes.world_size()
     document["digest"] = digest(checkpoint.tensors, document)
     if path.exists():
         rename(path, PREVIOUS)
@@ -149,14 +152,22 @@ def write(checkpoint: Checkpoint, folder: Path, recipe: Recipe) -> None:
         raise
 
 
-def load(state: State, folder: Path, recipe: Recipe) -> None:
+def load(state: State, folder: Path | None, recipe: Recipe) -> None:
     """Put a fresh state back to where a run's last checkpoint was written.
 
     Where that one is damaged or missing, the previous one takes its place, with a warning.
 
+    Args:
+        state: changed in place.
+        folder: the run's; of several processes rank 0 reads it, and the others give None.
+        recipe: the recipe.
+
     Raises:
         InputError: neither of them is whole; the checkpoint is of another network or recipe.
     """
+    if folder is None:
+        put_back(_shared(Checkpoint({}, {})), state, recipe)
+        return
     path, previous = folder / CHECKPOINT, folder / PREVIOUS
     try:
         checkpoint = _read(path)
@@ -177,18 +188,26 @@ def load(state: State, folder: Path, recipe: Recipe) -> None:
         remedy = "resume with the recipe that the run began with, or begin in a new folder"
         require_same(with_newer_keys(document["recipe"], now), now, used, remedy)
         _compare_threads(used, document["threads"])
+        _compare_processes(used, document.get("processes", 1))
     else:
         warn(
             f"{used} is of an older ellzero and has no digest, so nothing says whether it is whole"
         )
     try:
-        put_back(checkpoint, state, recipe)
+        put_back(_shared(checkpoint), state, recipe)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"checkpoint {used} does not fit this recipe or network: {error}"
         ) from None
     if used == previous:
         rename(previous, CHECKPOINT)  # lest the next one pushes it out in favor of the damaged one
+
+
+def _shared(checkpoint: Checkpoint) -> Checkpoint:
+    """Rank 0's checkpoint on all ranks; the tensors that it alone keeps are not sent."""
+    kept = {n: x for n, x in checkpoint.tensors.items() if n.partition("/")[0] in OF_RANK_0}
+    sent = {n: x for n, x in checkpoint.tensors.items() if n not in kept}
+    return Checkpoint({**kept, **shared(sent)}, processes.agreed(checkpoint.document))
 
 
 def _read(path: Path) -> Checkpoint:
@@ -220,6 +239,15 @@ def _compare_threads(path: Path, before: int) -> None:
         warn(
             f"{path} was written by {before} CPU threads and the run goes on with {now}, which may "
             f"change the last bits of its weights; threads = {before} in the recipe avoids that"
+        )
+
+
+def _compare_processes(path: Path, before: int) -> None:
+    now = processes.world_size()
+    if now != before:
+        warn(
+            f"{path} was written by {before} processes and the run goes on with {now}, which "
+            "changes the last bits of its weights, and what dropout, augmentation and mixup draw"
         )
 
 

@@ -15,6 +15,7 @@ from ellzero.data.outputs import logits_of
 from ellzero.data.tasks import TASKS, Labels, weighted_mean
 from ellzero.errors import InputError
 from ellzero.recipe_stages import Distillation
+from ellzero.training.parallel import restore
 
 
 class Teacher:
@@ -22,7 +23,7 @@ class Teacher:
 
     Args:
         model: a network of the same architecture.
-        tensors: the reference's state_dict.
+        tensors: the reference's state_dict, on rank 0.
         settings: how much its outputs count, and how soft they are.
         compile: whether it is called compiled.
 
@@ -40,7 +41,7 @@ class Teacher:
         compile: bool,
     ) -> None:
         network = copy.deepcopy(model).eval().requires_grad_(False)
-        network.load_state_dict(tensors)
+        restore(network, tensors)
         self.forward: Callable[..., Any] = torch.compile(network) if compile else network
         """The network, as it is called."""
         self._settings = settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ellzero import processes
 from ellzero.data.data import Data
 from ellzero.data.metrics import running_sum, summed
 from ellzero.data.part import Part
@@ -33,6 +34,14 @@ def evaluate(model: nn.Module, data: Data, part: str = "validation") -> Evaluati
         1.0
     """
     return _evaluate(model, data, part, None)
+
+
+def validated(model: nn.Module, data: Data) -> Evaluation:
+    """Score and loss on the validation part, those of rank 0 on all ranks, which all call this.
+
+    Each of them reads the whole part: scores need not be sums over parts of it.
+    """
+    return Evaluation(*processes.agreed(evaluate(model, data, "validation")))
 
 
 def evaluate_each(model: nn.Module, data: Data, part: str) -> tuple[Evaluation, Tensor | None]:

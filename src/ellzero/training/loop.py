@@ -12,18 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ellzero import processes
 from ellzero.data.batch import Batch
 from ellzero.data.data import Data
 from ellzero.data.inputs import all_of, of_each
 from ellzero.data.metrics import ratio, running_sum, summed
 from ellzero.data.mixup import mixed
 from ellzero.data.outputs import in_float32
-from ellzero.modules import device_of, without_dropout
+from ellzero.data.share import Share
+from ellzero.modules import device_of, has_batch_norm, without_dropout
 from ellzero.pruning import Masks, kept_count, largest, minimums, ranked
 from ellzero.recipe import Recipe
 from ellzero.record import EpochMetrics, Evaluation
 from ellzero.schedules import learning_rate
 from ellzero.training.evaluation import evaluate
+from ellzero.training.parallel import accumulating
 from ellzero.training.plan import Step, kept_at, steps_per_epoch
 from ellzero.training.seeds import seed_epoch
 from ellzero.training.state import State
@@ -104,7 +107,9 @@ def _train_epoch(
         nullcontext() if drops else without_dropout(model),
         state.masks.hold(optimizer) if state.masks is not None else nullcontext(),
     ):
-        batches = data.train.batches(table.batch_size, device, shuffle=True)
+        # batch normalization cannot be trained on a lone example
+        share = Share.here(least=2 if has_batch_norm(model) else 1)
+        batches = data.train.batches(table.batch_size, device, shuffle=True, share=share)
         groups = _groups(batches, table.gradient_accumulation_steps)
         left = None if table.steps is None else table.steps - state.epoch * per_epoch
         for index, group in enumerate(islice(groups, left)):
@@ -124,7 +129,7 @@ def _train_epoch(
             total, count = total + losses, count + amount
             for _ in group:
                 tick()
-    return float(total) / float(count), rate
+    return float(processes.total(total)) / float(_of_all(count, device)), rate
 
 
 def _span(step: Step, recipe: Recipe, data: Data) -> float:
@@ -138,25 +143,33 @@ def _step(
 ) -> tuple[Tensor, int | Tensor]:
     """A step of the optimizer on all examples of some batches; the sum of their losses, the amount.
 
-    A batch's mean loss counts by its amount: its examples, labels that count, or weights.
+    A batch's mean loss counts by its amount: its examples, labels that count, or weights. Both are
+    of this process; the gradient is that of the mean over the examples of all.
     """
     optimizer, regularizer = state.optimizer, state.regularizer
     assert state.step is not None
     assert optimizer is not None
     table = state.step.table(recipe)
-    amounts = [data.objective.amount(batch) for batch in group]
+    amounts = [data.objective.amount(batch) if batch.counts else 0 for batch in group]
     count = sum(amounts[1:], amounts[0])
+    ranks = processes.world_size()
+    whole = count if ranks == 1 else _of_all(count, device_of(state.model))
     losses: list[Tensor] = []
     optimizer.zero_grad(set_to_none=True)
     with nullcontext() if regularizer is None else regularizer.before_forward():
         for number, (batch, amount) in enumerate(zip(group, amounts, strict=True)):
-            loss = _loss(state, recipe, data, batch)
-            losses.append(summed(loss.detach(), amount))
-            # so that the gradients add up to that of the mean over all examples
-            objective = loss if len(group) == 1 else loss * ratio(amount, count)
-            if regularizer is not None and number == 0:
-                objective = objective + regularizer.loss()
-            objective.backward()
+            assert state.forward is not None
+            with accumulating(state.forward, is_last=number == len(group) - 1):
+                loss = _loss(state, recipe, data, batch)
+                losses.append(summed(loss.detach(), amount))
+                objective = loss
+                if len(group) * ranks > 1:
+                    # so that the gradients, which are averaged over the processes, add up to that
+                    # of the mean over all examples
+                    objective = loss * (ratio(amount, whole) * ranks)
+                if regularizer is not None and number == 0:
+                    objective = objective + regularizer.loss()
+                objective.backward()
     if regularizer is not None:
         regularizer.add_gradient()
     if table.clip_grad_norm:
@@ -169,6 +182,11 @@ def _step(
     if state.average is not None:
         state.average.update()
     return sum(losses[1:], losses[0]), count
+
+
+def _of_all(amount: int | Tensor, device: torch.device) -> Tensor:
+    """The sum of an amount over all processes."""
+    return processes.total(torch.as_tensor(amount, dtype=running_sum(device).dtype, device=device))
 
 
 def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -232,4 +250,7 @@ def _metrics(
         learning_rate=rate,
         seconds=round(max(0.0, time.perf_counter() - began), 3),
     )
+    if processes.world_size() > 1:  # what is decided by them is decided alike everywhere
+        metrics = EpochMetrics(**processes.agreed(metrics.to_table()))
+        validation = Evaluation(metrics.validation_score, metrics.validation_loss)
     return metrics, validation

@@ -11,19 +11,19 @@ from typing import Any, Literal
 
 import torch
 
-from ellzero import model_file
+from ellzero import model_file, processes
 from ellzero.data.data import Data
 from ellzero.errors import BudgetError, DivergenceError, InputError, WriteError, warn
-from ellzero.files import copied
 from ellzero.pruning import Masks, least
 from ellzero.pruning.budget import Budget, bisect
 from ellzero.recipe import Recipe
 from ellzero.record import EpochMetrics, Evaluation, Outcome, Retry, TrainedWeights, magnitudes
 from ellzero.run_folder import CHECKPOINT, REFERENCE, TRAINED, write_metrics
-from ellzero.training.evaluation import evaluate
+from ellzero.training.evaluation import validated
 from ellzero.training.identity import origin
 from ellzero.training.keeper import Keeper
 from ellzero.training.loop import epochs, masks_for
+from ellzero.training.parallel import copied
 from ellzero.training.plan import Step, kept_at, next_step, stage_epochs
 from ellzero.training.progress import Bar
 from ellzero.training.state import Snapshot, State
@@ -48,7 +48,10 @@ Callback = Callable[[EpochMetrics], Literal["next stage"] | None]
 
 @dataclass(frozen=True)
 class RunContext:
-    """What stays the same while a run goes on."""
+    """What stays the same while a run goes on.
+
+    In several processes rank 0 alone has a folder, a callback's answer and a display.
+    """
 
     recipe: Recipe
     data: Data
@@ -94,7 +97,7 @@ def go(run: RunContext, state: State) -> None:
                 continue  # it diverged and begins again
             state.settle()
             # no epoch was left where a step has none, or was resumed at its very end
-            _finish(run, state, validation or evaluate(state.model, run.data, "validation"))
+            _finish(run, state, validation or validated(state.model, run.data))
         state.seconds = keeper.seconds()
         _require_within_budget(run, state)
     except BaseException:
@@ -143,14 +146,15 @@ def _train(run: RunContext, state: State, keeper: Keeper) -> Evaluation | None:
 def _ends_stage(run: RunContext, metrics: EpochMetrics) -> bool:
     """Whether the callback ends the stage; what it raises stops the run, to be resumed from here.
 
+    Rank 0 alone calls it, and tells the others.
+
     Raises:
         InputError: it returned something that means nothing.
     """
-    answer: object = None if run.callback is None else run.callback(metrics)
-    if answer is None:
-        return False
-    if isinstance(answer, str) and answer == "next stage":
-        return True
+    callback = run.callback if processes.is_main() else None
+    answer: object = None if callback is None else callback(metrics)
+    if answer is None or (isinstance(answer, str) and answer == "next stage"):
+        return processes.agreed(answer is not None)
     raise InputError(
         f"the callback returned {answer!r} after epoch {metrics.epoch} of {metrics.stage}; "
         "expected None to go on, or 'next stage' to end the stage there"
@@ -192,7 +196,7 @@ def _search(run: RunContext, state: State, bounds: tuple[float, float]) -> int:
 
     def near_budget(log_ratio: float) -> bool:
         masks_for(state, run.recipe, max(1, round(numel / math.exp(log_ratio))))
-        validation = evaluate(state.model, run.data, "validation")
+        validation = validated(state.model, run.data)
         with torch.no_grad():  # in place, on the device; reloading a network takes longer
             for w, before in zip(state.weights.values(), unpruned, strict=True):
                 w.copy_(before)

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 import torch
 from torch import Tensor, nn
 
-from ellzero.files import copied
 from ellzero.pruning import Masks
 from ellzero.recipe import Recipe
 from ellzero.recipe_stages import Distilled
@@ -19,12 +18,16 @@ from ellzero.regularizers import BoundGates, Regularizer
 from ellzero.selection import Selection
 from ellzero.training.average import Average
 from ellzero.training.distillation import Teacher
+from ellzero.training.parallel import copied, forward_of, restore
 from ellzero.training.plan import Step
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A network at one moment: its state_dict, on the CPU, and what it reached in validation."""
+    """A network at one moment: its state_dict and what it reached in validation.
+
+    The tensors are on the CPU of rank 0; other processes have none.
+    """
 
     tensors: dict[str, Tensor]
     evaluation: Evaluation
@@ -45,7 +48,7 @@ class State:
     optimizer: torch.optim.Optimizer | None = None
     regularizer: Regularizer | None = None
     forward: Callable[..., Tensor] | None = None
-    """The network as the training calls it, compiled or as it is."""
+    """The network as the training calls it: compiled, replicated, or as it is."""
     teacher: Teacher | None = None
     """The reference, where the step learns from its outputs."""
     average: Average | None = None
@@ -93,8 +96,8 @@ class State:
             return Snapshot(copied(self.model), evaluation, self.nonzeros, self.epoch)
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put the network back to what it was."""
-        self.model.load_state_dict(tensors)
+        """Put the network back to what it was, by the tensors of rank 0."""
+        restore(self.model, tensors)
 
     def settle(self) -> None:
         """End the step's training: the network is the average, and gates are plain weights."""
@@ -109,7 +112,7 @@ class State:
         assert self.step is not None
         table = self.step.table(recipe)
         self.optimizer = table.make_optimizer(self.model)
-        self.forward = torch.compile(self.model) if recipe.compile else self.model
+        self.forward = forward_of(self.model, compile=recipe.compile)
         self.regularizer = None
         train = recipe.train if self.step.stage == "train" else None
         gates = train and train.gates
