@@ -79,7 +79,7 @@ def save(
         files.write_tensors(Path(path), tensors, document)
 
     if is_sharded:
-        processes.by_rank_0(write)
+        processes.by_main(write)
     else:
         write()
 
@@ -98,8 +98,7 @@ def _content(
     *,
     keep: bool = True,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the metadata of a network's file; no tensors where they are not to be kept.
-    """
+    """The tensors and the metadata of a network's file; no tensors unless they are to be kept."""
     document: dict[str, Any] = {**(metadata or {}), "format": PLAIN_FORMAT}
     if masks is not None:
         document["masks"] = {"weights": list(masks), "kept_zeros": masks.kept_zeros}
@@ -128,10 +127,10 @@ def load(
     Args:
         path: a file of `ez.pack` or `ez.save`, or any safetensors file with the network's keys.
         model: a network of the same architecture, or what torch has wrapped around it; its weights
-            change in place. Of a sharded one (FSDP2) each process reads its part, on its own. A
-            packed file that
-            holds its architecture needs none; of one with parts that are code (a compacted network
-            with an opaque node) the network lends the code, and stays as it is.
+            change in place. Of a sharded one (FSDP2) each process takes its part, without the
+            others. A packed file that holds its architecture needs none; of one with parts that are
+            code (a compacted network with an opaque node) the network lends the code, and stays as
+            it is.
         max_bytes: memory that a packed file may take; by default 64 MiB or 4096 times the file's
             bytes, whichever is more, for its weights, and 1 GiB for one example on its way.
         max_macs: multiply-adds that one example may take in a packed file's network; by default
@@ -186,7 +185,9 @@ def _load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> N
     for name, tensor in expected.items():
         require_sharding(name, tensor)
         require_held(name, local(tensor))
-    sharded = {name for name, tensor in expected.items() if is_distributed(tensor)}
+    # older files have the names of wrappers in their keys
+    plain = dict(zip(model.state_dict(), map(plain_name, state), strict=True))
+    tensors = {n if n in expected else plain.get(n, n): tensor for n, tensor in tensors.items()}
     problems = [f"{name} is missing" for name in expected if name not in tensors] + [
         f"{name} is {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
         if name in expected
@@ -200,11 +201,12 @@ def _load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> N
             f"{path} is of another network than {type(model).__name__}: "
             f"{brief('; '.join(problems[:3]))}{more}"
         )
-    placed = {
-        own_names[name]: part_of(tensor, expected[name]) if name in sharded else tensor
-        for name, tensor in tensors.items()
-    }
-    network.load_state_dict(placed)
+    network.load_state_dict(
+        {
+            own: part_of(tensors[name], state[own]) if is_distributed(state[own]) else tensors[name]
+            for name, own in own_names.items()
+        }
+    )
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

@@ -40,6 +40,16 @@ def wrapped_child(module: nn.Module) -> str | None:
     return next((name for name in WRAPPED if name in module._modules), None)
 
 
+def plain_name(name: str) -> str:
+    """A name in a network, such as a key of its state_dict, without what wrappers within add to it.
+
+    Example:
+        >>> plain_name("blocks.0._orig_mod.weight")
+        'blocks.0.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in WRAPPED)
+
+
 def named_modules(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Every module, under each of its names, without wrappers and what they add to names.
 
