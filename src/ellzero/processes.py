@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ellzero.errors import InputError
+from ellzero.errors import InputError, WriteError
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +87,26 @@ def agreed(value: Value) -> Value:
         content.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
     broadcast(content)
     return json.loads(content.cpu().numpy().tobytes())
+
+
+def by_main(action: Callable[[], object]) -> None:
+    """Do something on rank 0, for which the others wait, all of which have to call this.
+
+    Raises:
+        EllzeroError: of rank 0; on the others it is an `InputError` or a `WriteError` that says so.
+    """
+    if not is_main():
+        failure = agreed(None)
+        if failure is not None:
+            kind = InputError if failure[0] else WriteError
+            raise kind(f"rank 0 failed: {failure[1]}")
+        return
+    try:
+        action()
+    except BaseException as error:
+        agreed([isinstance(error, InputError), str(error) or type(error).__name__])
+        raise
+    agreed(None)
 
 
 def total(value: Tensor) -> Tensor:

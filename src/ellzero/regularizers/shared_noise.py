@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ellzero import processes
 from ellzero.sharding import local, part_of
 from ellzero.tensors import is_distributed
 
@@ -26,7 +27,7 @@ class SharedNoise:
 
         The first draw after `renew` is one that all processes have to make.
         """
-        if not _are_several():
+        if processes.world_size() == 1:
             return torch.rand_like(local(tensor))
         generator = self._generator(local(tensor).device)
         if not is_distributed(tensor):
@@ -41,17 +42,8 @@ class SharedNoise:
     def _generator(self, device: torch.device) -> torch.Generator:
         if not self._generators:
             # all processes draw, so that their global generators stay alike if they are
-            seed = [int(torch.randint(1 << 62, ()))]
-            torch.distributed.broadcast_object_list(seed, src=0)
-            self._seed = seed[0]
+            self._seed = processes.agreed(int(torch.randint(1 << 62, ())))
         if device not in self._generators:
             generator = torch.Generator(device)
             self._generators[device] = generator.manual_seed(self._seed + len(self._generators))
         return self._generators[device]
-
-
-def _are_several() -> bool:
-    distributed = torch.distributed
-    if not distributed.is_available() or not distributed.is_initialized():
-        return False
-    return distributed.get_world_size() > 1
