@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ellzero.errors import InputError, nearest, warn
 from ellzero.modules import unwrapped, wrapped_child
-from ellzero.sharding import group_of, require_no_flat_shards, require_workable, reshard
+from ellzero.sharding import group_of, require_workable, reshard
 from ellzero.tensors import is_distributed
 from ellzero.weights import SELECTED, Kind, Weight, named_weights
 
@@ -160,8 +160,6 @@ def select(
     for option, patterns in (("include", include), ("exclude", exclude)):
         if isinstance(patterns, str):
             raise InputError(f"{option} is the text {patterns!r}; expected a list of patterns")
-    require_no_flat_shards(model)
-    reshard(model)
     candidates = list(named_weights(model))
     for pattern in exclude:
         _require_match(pattern, candidates)

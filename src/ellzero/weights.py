@@ -14,6 +14,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from ellzero.errors import InputError
 from ellzero.modules import named_modules
+from ellzero.sharding import require_no_flat_shards, reshard
 
 Kind = Literal["dense", "conv", "recurrent", "parametrized", "embedding", "normalization", "other"]
 
@@ -69,6 +70,8 @@ def named_weights(model: nn.Module) -> Iterator[tuple[list[str], Weight]]:
     """Every distinct parameter with all its names, first name first, and its kind."""
     if not isinstance(model, nn.Module):
         raise InputError(f"the network is {model!r}; expected a torch.nn.Module")
+    require_no_flat_shards(model)
+    reshard(model)
     places: dict[nn.Parameter, list[Weight]] = {}
     modules = dict(named_modules(model))
     for prefix, module in modules.items():
