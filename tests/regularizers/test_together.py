@@ -3,8 +3,6 @@
 Here the CPU is told to do it, too.
 """
 
-import copy
-import dataclasses
 from typing import Any
 
 import pytest
@@ -185,14 +183,31 @@ def test_a_chunk_is_written_back_and_what_is_only_read_stays(monkeypatch):
         assert written.numel() == 7 or (read == 2).all()
 
 
-def test_weights_of_other_dtypes_and_devices_are_not_joined(joined):
+def test_weights_of_other_dtypes_are_not_joined(joined):
+    found = []
+    for on in (False, True):
+        joined(on)
+        torch.manual_seed(0)
+        model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(4)])
+        model[1].double()
+        model[3].double()
+        ez.Regularizer(model, ez.L0(0.7)).add_gradient()
+        found.append([layer.get_parameter("weight").grad for layer in model])
+    assert all(map(torch.equal, *found))
+
+
+def test_weights_that_are_joined_keep_factors_and_rates_of_their_own(joined):
     joined(True)
-    model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(4)])
-    model[1].double()
-    model[3].double()
-    expected = copy.deepcopy(model)
-    penalty = dataclasses.replace(PENALTY_CASES["l0"].hand, form="gradient")
-    ez.Regularizer(model, penalty).add_gradient()
-    for layer, like in zip(model, expected, strict=True):
-        w, gradient = like.get_parameter("weight").detach(), layer.get_parameter("weight").grad
-        torch.testing.assert_close(gradient, penalty.gradient(w))
+    sizes = [3, 6, 3, 6]
+    model = nn.Sequential(*[nn.Linear(n, n, bias=False) for n in sizes])
+    before = [w.detach().clone() for w in model.parameters()]
+    groups = [{"params": [w], "lr": 0.1 * (1 + n)} for n, w in enumerate(model.parameters())]
+    penalty = ez.L1(0.2, form="decoupled") + ez.L0(0.5)
+    regularizer = ez.Regularizer(model, penalty, layer_scale="paper")
+    regularizer.add_gradient()
+    regularizer.step(torch.optim.SGD(groups))
+    for n, (w, old) in enumerate(zip(model.parameters(), before, strict=True)):
+        gradient = (sizes[n] / 6) * 0.5 * 5 * old.sign() * (-5 * old.abs()).exp()  # sqrt(9 / 36)
+        torch.testing.assert_close(w.grad, gradient)
+        shrunk = old.sign() * (old.abs() - 0.1 * (1 + n) * 0.2).clamp(min=0)
+        torch.testing.assert_close(w.detach(), shrunk)

@@ -48,8 +48,9 @@ class Regularizer:
             `"inverse"`: `N / (n * layers)`, of arXiv 2505.17469.
         ramp: a factor on all strengths that follows `progress`, such as `ez.Schedule(0, 1)`; by
             default none. (A penalty's beta may follow a schedule, too, see `ez.L0`.)
-        compile: let PyTorch's compiler turn `add_gradient()` into one kernel a weight. Its first
-            call then takes some seconds; a CPU needs a C++ compiler. Where a version of torch
+        compile: let PyTorch's compiler turn `add_gradient()` into one kernel a weight, on a GPU
+            into one for all small weights. Its first call then takes some seconds; a CPU needs a
+            C++ compiler. Where a version of torch
             cannot do it, a warning says so, and the plain form is taken.
 
     Raises:
