@@ -135,7 +135,8 @@ def select(
     embedding. Frozen ones are never selected. A warning names the matrices that are left out.
 
     Args:
-        model: any network; nothing of it changes.
+        model: any network, also within DDP or `torch.compile`, which add nothing to the names, or
+            sharded by FSDP2; nothing of it changes.
         include: shell-style patterns of parameter names (`*`, `?`, `[...]`). Where given, exactly
             the parameters that match are selected, of whatever kind: `["encoder.*.weight"]`.
             `"default"` among them stands for what is selected without it.

@@ -33,11 +33,11 @@ class Bits:
 
     def of(self, w: Tensor) -> Tensor | None:
         """The bits of a weight as it is now, of its shape here; None where it has no mask."""
-        name = self._weights.name_of(w)
-        if name is None:
-            return None
         bits, dtype = self._bits.get(w), INTEGERS[w.dtype.itemsize]
         if bits is None or bits.dtype != dtype or bits.device != w.device:
+            name = self._weights.name_of(w)
+            if name is None:
+                return None
             bits = torch.empty_like(local(w), dtype=dtype, requires_grad=False)
             self._bits[w] = bits.copy_(local(self._masks[name]))
         return bits

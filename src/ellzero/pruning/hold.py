@@ -225,12 +225,12 @@ def _with_inner(
 def _clear(optimizer: torch.optim.Optimizer, w: Tensor, mask: Tensor) -> None:
     """Clear an optimizer's state of a weight where it is masked."""
     values = [v for v in optimizer.state.get(w, {}).values() if isinstance(v, Tensor)]
-    gone = ~local(mask)
+    kept = local(mask)
     for value in map(local, values):
-        if value.shape != gone.shape or value.ndim == 0:
+        if value.shape != kept.shape or value.ndim == 0:
             continue
         # codes, of which 0 need not stand for zero, and sparse moments: the state begins anew
         if not value.is_floating_point() or value.layout is not torch.strided:
             del optimizer.state[w]
             return
-        value.masked_fill_(gone.to(value.device), 0)
+        value.masked_fill_(~kept.to(value.device), 0)

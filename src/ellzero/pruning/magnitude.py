@@ -43,6 +43,10 @@ def prune(
     kept; where fewer are nonzero than asked for, a warning says so and the mask is the nonzeros. A
     sparse network can be pruned further. A warning names the layers of which nothing is left.
 
+    Weights that FSDP2 shards are ranked over all ranks, which have to call this together: the masks
+    are those of one process. The network that DDP wraps is pruned on each rank by itself; as its
+    weights are equal, the masks are.
+
     Args:
         model: the network; its selected weights change in place.
         sparsity: fraction of zeros in [0, 1); of n weights `round(sparsity n)` go, never all.

@@ -22,7 +22,6 @@ from ellzero.sharding import (
     nonzeros,
     redistributed,
     require_workable,
-    reshard,
     start,
     summed,
     whole,
@@ -198,8 +197,6 @@ class Masks(Mapping[str, Tensor]):
             >>> int(average.module.weight.count_nonzero())
             10
         """
-        if isinstance(other, nn.Module):
-            reshard(other)
         named = list(named_weights(other))
         weights = {_bare(name): weight.parameter for names, weight in named for name in names}
         kind = type(other).__name__
@@ -228,7 +225,9 @@ class Masks(Mapping[str, Tensor]):
 
         Raises:
             InputError: a masked weight that no group of the optimizer owns, or that the network no
-                longer has. Within the hold: a weight that was replaced.
+                longer has. Within the hold: a weight that was replaced. L-BFGS on sharded weights.
+                In several processes: pruned weights that are not zero, as DDP gives ranks the
+                weights of rank 0; masks that differ between the ranks of a DDP model.
         """
         return Hold(self.weights, self, self.bits, optimizer)
 
