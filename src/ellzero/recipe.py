@@ -109,6 +109,7 @@ class Recipe(Document):
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     channels_last: bool = False
     compile: bool = False
     checkpoint_seconds: float = Field(default=120.0, ge=0)

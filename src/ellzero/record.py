@@ -27,6 +27,7 @@ from pydantic.dataclasses import dataclass as validated
 from torch import nn
 
 from ellzero.selection import Selection
+from ellzero.sharding import local, summed
 
 FORMAT = 1
 """Version of record.json; a record of a newer one is refused by readers."""
@@ -391,17 +392,20 @@ SMALLEST, LARGEST, PER_DECADE = -8, 2, 10
 
 
 def magnitudes(weights: Selection) -> Magnitudes:
-    """Histogram of the selected weights' magnitudes."""
-    counts = torch.zeros((LARGEST - SMALLEST) * PER_DECADE, dtype=torch.int64)
-    zeros = 0
+    """Histogram of the selected weights' magnitudes; of sharded ones all processes call this."""
+    size = (LARGEST - SMALLEST) * PER_DECADE
+    of_each = []
     for w in weights.values():
-        nonzeros = w.detach().abs()
+        nonzeros = local(w).detach().abs()
         nonzeros = nonzeros[nonzeros > 0].float()
-        zeros += w.numel() - nonzeros.numel()
-        bins = nonzeros.log10_().sub_(SMALLEST).mul_(PER_DECADE).clamp_(0, len(counts) - 1)
-        counts += torch.bincount(bins.long(), minlength=len(counts)).cpu()
+        bins = nonzeros.log10_().sub_(SMALLEST).mul_(PER_DECADE).clamp_(0, size - 1)
+        of_each.append(torch.bincount(bins.long(), minlength=size).cpu())
+    counts = torch.stack(summed(of_each, [*weights.values()])).sum(0)
     return Magnitudes(
-        zeros=zeros, smallest=SMALLEST, per_decade=PER_DECADE, counts=tuple(counts.tolist())
+        zeros=weights.numel - int(counts.sum()),
+        smallest=SMALLEST,
+        per_decade=PER_DECADE,
+        counts=tuple(counts.tolist()),
     )
 
 

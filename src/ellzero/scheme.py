@@ -52,7 +52,7 @@ from ellzero.training import checkpoint
 from ellzero.training.distillation import require_distillable
 from ellzero.training.evaluation import validated
 from ellzero.training.identity import require_same, settings_of
-from ellzero.training.parallel import copied
+from ellzero.training.parallel import copied, shard
 from ellzero.training.precision import costs, settled
 from ellzero.training.progress import Bar
 from ellzero.training.run import Callback, RunContext, go, save_reference
@@ -221,10 +221,15 @@ def compress(
                 Board(path if recipe.tensorboard else None) as board,
             ):
                 about = _about(recipe, data)
-                run = RunContext(recipe, data, path, bar, board, has_reference, about, callback)
+                helps = _is_sharded(recipe) and processes.agreed(path is not None)
+                run = RunContext(
+                    recipe, data, path, bar, board, has_reference, about, callback, helps
+                )
                 if has_reference:  # also where the run that is resumed has lost it
                     save_reference(run, state)
                 go(run, state)
+                if _is_sharded(recipe):
+                    _gather(state, model, recipe)
                 record = _concluded(run, state, begun)
                 if path is not None:
                     write_record(path, record)
@@ -245,6 +250,12 @@ def _warnings_once() -> Iterator[None]:
         if not processes.is_main():
             warnings.simplefilter("ignore", EllzeroWarning)
         yield
+
+
+def _gather(state: State, model: nn.Module, recipe: Recipe) -> None:
+    """A whole network on the CPU in the place of the sharded one, for the conclusion."""
+    state.model = copy.deepcopy(model)
+    state.weights = select(state.model, include=recipe.prune.include, exclude=recipe.prune.exclude)
 
 
 def _concluded(run: RunContext, state: State, begun: Record) -> FinishedRecord:
@@ -303,13 +314,18 @@ def _prepare(
         _require_compiler(device)
     for name, parameter in model.named_parameters():
         require_held(name, parameter)
-    network = copy.deepcopy(model).to(device)
+    is_sharded = _is_sharded(recipe)
+    network = copy.deepcopy(model)
+    if not is_sharded:
+        network = network.to(device)
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     initial = copied(network) if recipe.train.start == "initial" else None
     if reference is not None:
         _start_from(network, reference)
     data.check_fit(network)
+    if is_sharded:
+        shard(network, device)
     weights = select(network, include=recipe.prune.include, exclude=recipe.prune.exclude)
     # says now what would fail after the training
     ranked(weights, *recipe.prune.targets(weights.values()))
@@ -334,6 +350,26 @@ def _prepare(
         state.trained = TrainedWeights(magnitudes=magnitudes(weights))
         state.restore(state.start if state.reference is None else state.reference.tensors)
     return state
+
+
+def _is_sharded(recipe: Recipe) -> bool:
+    """Whether the network is sharded while it is trained.
+
+    Raises:
+        InputError: the recipe asks for what does not go with it.
+    """
+    if recipe.parallel == "ddp" or processes.world_size() == 1:
+        return False
+    distils = any(s.distillation and s.distillation.weight for s in (recipe.train, recipe.finetune))
+    refused = {
+        "compile": recipe.compile,
+        "channels_last": recipe.channels_last,
+        "distillation": distils,
+    }
+    for key, is_asked in refused.items():
+        if is_asked:
+            raise InputError(f"{key} does not go with parallel = 'fsdp'; leave one of them out")
+    return True
 
 
 def _start_from(network: nn.Module, reference: nn.Module | str | Path) -> None:

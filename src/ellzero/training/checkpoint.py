@@ -20,6 +20,7 @@ from ellzero.pruning import Masks
 from ellzero.recipe import Recipe
 from ellzero.record import EpochMetrics, Evaluation, Outcome, Retry, TrainedWeights
 from ellzero.run_folder import CHECKPOINT, PREVIOUS
+from ellzero.sharding import local, part_of, whole
 from ellzero.training.identity import require_same, settings_of, with_newer_keys
 from ellzero.training.parallel import copied, shared
 from ellzero.training.plan import Step
@@ -39,7 +40,10 @@ class Checkpoint:
 
 
 def take(state: State) -> Checkpoint:
-    """The state as it stands; what training changes in place is copied, to the CPU."""
+    """The state as it stands; what training changes in place is copied, to the CPU.
+
+    All processes of a sharded network have to call this; rank 0 alone gets the tensors, whole.
+    """
     document: dict[str, Any] = {
         "step": state.step and dataclasses.asdict(state.step),
         "epoch": state.epoch,
@@ -75,9 +79,11 @@ def take(state: State) -> Checkpoint:
     for groups, copy in ((fixed, False), (moved, True)):
         for group, members in groups.items():
             for name, tensor in members.items():
-                tensors[f"{group}/{name}"] = tensor.detach().to(
-                    "cpu", copy=copy, memory_format=torch.contiguous_format
-                )
+                gathered = whole(tensor.detach())
+                if processes.is_main():
+                    tensors[f"{group}/{name}"] = gathered.to(
+                        "cpu", copy=copy, memory_format=torch.contiguous_format
+                    )
     return Checkpoint(tensors, document)
 
 
@@ -302,7 +308,8 @@ def _optimizer_state(
         if tensor.shape == parameter.shape and tensor.ndim:
             # in the memory format of the weight itself, as fused kernels take for granted
             like = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False)
-            tensor = like.copy_(tensor)
+            local(like).copy_(local(part_of(tensor, like)))
+            tensor = like
         else:
             tensor = tensor.clone()  # the optimizer counts in it
         values[int(index)][key] = tensor

@@ -11,7 +11,7 @@ from ellzero.model_file import read_metadata
 from ellzero.recipe import Recipe
 
 FREE = (
-    "name", "device", "threads", "checkpoint_seconds", "tensorboard", "data.data_root",
+    "name", "device", "threads", "parallel", "checkpoint_seconds", "tensorboard", "data.data_root",
     "reference.file",
 )  # fmt: skip
 """Keys that may change when a run is resumed: its weights do not hang on them."""

@@ -18,11 +18,14 @@ class Keeper:
     first could take hours. So each epoch's end is copied: one pass over the weights and what their
     optimizer knows of them, and as much memory. With Adam that takes 1 ms for LeNet-300-100, whose
     epoch on MNIST takes a second, and 0.2 s for 25 million weights, whose epoch takes minutes.
-    Nothing is copied where there is no folder.
+    Nothing is copied where there is no folder. Of several processes rank 0 has one; those of a
+    sharded network help it to its copy, and what stops them waits for nobody.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path | None, seconds: float) -> None:
-        self._recipe, self._folder = recipe, folder
+    def __init__(
+        self, recipe: Recipe, folder: Path | None, seconds: float, *, helps: bool = False
+    ) -> None:
+        self._recipe, self._folder, self._helps = recipe, folder, helps
         self._last: Checkpoint | None = None
         self._seconds_before = seconds
         self._began = self._wrote = time.monotonic()
@@ -33,7 +36,7 @@ class Keeper:
 
     def keep(self, state: State) -> None:
         """Remember the state, which is at the end of an epoch or at the beginning of a step."""
-        if self._folder is not None:
+        if self._folder is not None or self._helps:
             state.seconds = self.seconds()
             self._last = checkpoint.take(state)
 

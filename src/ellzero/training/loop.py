@@ -55,6 +55,8 @@ def epochs(
     while state.epoch < step.epochs:
         began = time.perf_counter()
         seed_epoch(recipe.seed, step.stage, step.round, state.epoch)
+        if state.regularizer is not None:
+            state.regularizer.renew_noise()
         kept = kept_at(recipe, step, state.weights.numel, state.epoch)
         if kept is not None:
             with state.averaged():

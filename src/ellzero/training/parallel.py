@@ -1,24 +1,26 @@
-"""Training in several processes: the network replicated by DDP, and what goes between them.
+"""Training in several processes: the network replicated by DDP or sharded by FSDP2.
 
 Snapshots and checkpoints are whole tensors, on the CPU of rank 0 alone, which writes the files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ellzero import files, processes, sharding
+from ellzero import files, processes
+from ellzero.sharding import part_of
+from ellzero.tensors import is_distributed
 
 
 def forward_of(model: nn.Module, *, compile: bool) -> Callable[..., Any]:
     """The network as the training calls it; its backward averages gradients over the processes."""
     called: Any = torch.compile(model) if compile else model
-    if processes.world_size() == 1:
+    if processes.world_size() == 1 or is_sharded(model):
         return called
     from torch.nn.parallel import DistributedDataParallel
 
@@ -27,8 +29,60 @@ def forward_of(model: nn.Module, *, compile: bool) -> Callable[..., Any]:
 
 def accumulating(forward: Callable[..., Any], *, is_last: bool) -> AbstractContextManager[Any]:
     """Around a forward and backward pass: gradients are exchanged in the last one of a step."""
-    without: Any = getattr(forward, "no_sync", None)
-    return nullcontext() if is_last or without is None else without()
+    network: Any = forward
+    if is_last or processes.world_size() == 1:
+        return nullcontext()
+    return _without_exchange(network) if is_sharded(network) else network.no_sync()
+
+
+@contextmanager
+def _without_exchange(network: Any) -> Iterator[None]:
+    network.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        network.set_requires_gradient_sync(True)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether processes hold parts of a network's parameters."""
+    return any(is_distributed(parameter) for parameter in model.parameters())
+
+
+def shard(model: nn.Module, device: torch.device) -> None:
+    """Shard a network by FSDP2, in place, and move it to the device, a block at a time.
+
+    Blocks are the members of the outermost `Sequential`, `ModuleList` and `ModuleDict`s, which are
+    gathered one at a time; all else is gathered with the network. Where blocks share a parameter,
+    the network is one block.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (processes.world_size(),))
+    for module in (*_blocks(model), model):
+        # the root, too, so that all parameters are shards whenever the network is not at work
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    blocks = list(_members(model))
+    within = {module for block in blocks for module in block.modules()}
+    others = (m for m in model.modules() if m not in within)
+    held = [set(block.parameters()) for block in blocks]
+    held.append({p for module in others for p in module.parameters(recurse=False)})
+    is_shared = sum(map(len, held)) > len(set().union(*held))
+    return [] if is_shared else blocks
+
+
+def _members(module: nn.Module) -> Iterator[nn.Module]:
+    is_list = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+    for child in module.children():
+        if is_list and not isinstance(child, nn.ModuleList | nn.ModuleDict):
+            if any(True for _ in child.parameters()):
+                yield child
+        else:
+            yield from _members(child)
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:
@@ -36,7 +90,9 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
 
     All ranks have to call this.
     """
-    return files.copied(model) if processes.is_main() else {}
+    if not processes.is_main() and not is_sharded(model):
+        return {}
+    return files.copied(model, keep=processes.is_main())
 
 
 def restore(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -68,7 +124,7 @@ def received(tensor: Tensor | None, like: Tensor) -> Tensor:
     else:
         whole = torch.empty(like.shape, dtype=like.dtype, device=device)
     processes.broadcast(whole)
-    return sharding.part_of(whole, like)
+    return part_of(whole, like)
 
 
 def shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -62,6 +62,8 @@ class RunContext:
     about: dict[str, Any]
     """What a model file says of its origin."""
     callback: Callback | None = None
+    helps: bool = False
+    """Whether this process has to do its part in what rank 0 writes, of a sharded network."""
 
 
 def go(run: RunContext, state: State) -> None:
@@ -73,7 +75,7 @@ def go(run: RunContext, state: State) -> None:
         DivergenceError: a loss became NaN or infinite; the last checkpoint holds a good state.
         BudgetError: no round stayed within the budget.
     """
-    keeper = Keeper(run.recipe, run.folder, state.seconds)
+    keeper = Keeper(run.recipe, run.folder, state.seconds, helps=run.helps)
     lengths = stage_epochs(run.recipe, run.data)
     try:
         while True:
@@ -277,10 +279,10 @@ def save_reference(run: RunContext, state: State) -> None:
 
 
 def _save_network(run: RunContext, state: State, name: str) -> None:
-    if run.folder is not None:
+    if run.folder is not None or run.helps:
         masks = Masks.of(state.weights)
         about = {**run.about, **origin(run.recipe)}
-        file = run.folder / name
+        file = Path(name) if run.folder is None else run.folder / name
         model_file.save(state.model, file, masks=masks, metadata=about, digest=True)
 
 

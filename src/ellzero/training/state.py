@@ -16,6 +16,7 @@ from ellzero.recipe_stages import Distilled
 from ellzero.record import EpochMetrics, Evaluation, Outcome, Retry, TrainedWeights
 from ellzero.regularizers import BoundGates, Regularizer
 from ellzero.selection import Selection
+from ellzero.sharding import nonzeros
 from ellzero.training.average import Average
 from ellzero.training.distillation import Teacher
 from ellzero.training.parallel import copied, forward_of, restore
@@ -77,7 +78,7 @@ class State:
     @property
     def nonzeros(self) -> int:
         """Count of the selected weights that are not zero."""
-        return int(sum(w.count_nonzero() for w in self.weights.values()))
+        return sum(nonzeros([*self.weights.values()]))
 
     @property
     def gates(self) -> BoundGates | None:
