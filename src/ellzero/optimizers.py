@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ellzero.errors import EllzeroError, InputError, UserCodeError, nearest
+from ellzero.tensors import is_distributed
 from ellzero.user_code import imported, may_import
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {
@@ -171,8 +172,10 @@ def made(
     # TOML has lists where torch has tuples
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     if has_argument(cls, "fused") and not any(option in KERNELS for option in options):
-        # fused kernels exist for these devices; elsewhere torch picks what it has
-        given["fused"] = True if all(p.device.type in ("cpu", "cuda") for p in parameters) else None
+        # fused kernels exist for these devices, but not all of them for sharded parameters;
+        # elsewhere torch picks what it has
+        exist = (p.device.type in ("cpu", "cuda") and not is_distributed(p) for p in parameters)
+        given["fused"] = True if all(exist) else None
     excluded = set(_members(model, no_decay))
     groups: Any = parameters
     if weight_decay and excluded:

@@ -210,3 +210,23 @@ def _with_a_score() -> tuple[Any, Any]:
 def test_figures_are_equal_on_all_ranks(run_in):
     first, second = run_in(2, _with_a_score)
     assert first == second
+
+
+SHARDED = [name for name in CASES if "distillation" not in name]
+
+
+def _sharded(case: str, folder: Path | None = None, **options: Any) -> tuple[Any, Any]:
+    model, data, tables = CASES[case]
+    settings = recipe(parallel="fsdp", **tables)
+    result = _compress(model(), data(), settings, folder=folder, **options)
+    return result.model.state_dict(), result.record.to_table()
+
+
+@pytest.mark.parametrize("case", SHARDED)
+def test_a_sharded_network_comes_to_what_one_process_comes_to(run_in, case):
+    alone, record = _run(case)
+    for tensors, told in run_in(2, _sharded, case):
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(tensor, alone[name], atol=1e-5, rtol=0)
+        assert told["nonzeros"] == record["nonzeros"]
+        assert told["trained"] == record["trained"]

@@ -50,7 +50,8 @@ class Examples(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         self.taken += 1
-        if self.taken == 150 and os.environ.get("RANK") == "1":
+        if self.taken == 150 and self.fails and os.environ.get("RANK") == "1":
+            open("failed", "w").close()
             if self.fails == "raises":
                 raise KeyError("of rank 1")
             if self.fails == "killed":
@@ -98,7 +99,7 @@ def _recipe(folder: Path, epochs: int = 3) -> list[str]:
 def test_two_processes_write_one_folder_and_print_once(tmp_path):
     arguments = _recipe(tmp_path)
     process = _start(tmp_path, [*arguments, "--json"])
-    out, error = process.communicate(timeout=120)
+    out, error = process.communicate(timeout=240)
     assert process.returncode == 0, error
     record = json.loads(out)
     assert record["processes"] == 2
@@ -130,17 +131,16 @@ def test_two_processes_write_one_folder_and_print_once(tmp_path):
 def test_a_process_that_ends_takes_the_others_along_and_the_run_goes_on_later(
     tmp_path, fails, told
 ):
-    began = time.monotonic()
     process = _start(tmp_path, _recipe(tmp_path), fails)
-    _, error = process.communicate(timeout=120)
-    assert time.monotonic() - began < 60
+    _, error = process.communicate(timeout=240)
+    assert time.time() - (tmp_path / "failed").stat().st_mtime < 60
     assert process.returncode != 0
     assert told in error
     assert "ellzero: rank 0: another process has ended, which tells why" in error
     before = metrics_of(tmp_path / "run")
     assert [m["epoch"] for m in before] == [1, 2]
     again = _start(tmp_path, ["--resume", str(tmp_path / "run"), "--trust"])
-    _, error = again.communicate(timeout=120)
+    _, error = again.communicate(timeout=240)
     assert again.returncode == 0, error
     after = metrics_of(tmp_path / "run", "seconds")
     assert after[:2] == [{k: v for k, v in m.items() if k != "seconds"} for m in before]
