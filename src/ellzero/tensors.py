@@ -25,8 +25,9 @@ def require_held(name: str, tensor: Tensor) -> None:
     """
     if is_distributed(tensor):
         raise InputError(
-            f"{name} is a DTensor, spread over several devices (FSDP2, tensor parallel), which "
-            "ellzero does not support yet; work on the whole network, before it is spread"
+            f"{name} is a DTensor, spread over several devices (FSDP2, tensor parallel); expected "
+            "the network as a whole: ez.save writes one that is sharded, ez.load reads it into one "
+            "that is not"
         )
     if tensor.is_meta:
         raise InputError(

@@ -30,6 +30,8 @@ def _trained(
             optimizer.zero_grad()
             model(inputs).square().mean().backward()
             optimizer.step()
+            for name, w in masks.weights.items():
+                assert local(w)[~local(masks[name])].eq(0).all()
     for w in model.parameters():
         w.grad = torch.zeros_like(w)
     optimizer.step()  # momentum under the masks would revive the weights
