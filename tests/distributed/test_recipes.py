@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -93,16 +94,29 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], ez.Data], dict[str,
 }  # fmt: skip
 
 
+DRAWN: dict[str, tuple[Callable[[], nn.Module], Callable[[], ez.Data], dict[str, Any]]] = {
+    "hard concrete": (
+        mlp,
+        classification,
+        {"train": {**SGD, "penalty": {}, "gates": {"hard_concrete": {"strength": 0.003}}}},
+    ),
+}  # fmt: skip
+"""What draws other random numbers in several processes than in one."""
+
+
 def _compress(*args: Any, **options: Any) -> ez.Result:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EllzeroWarning)  # of little data
         return ez.compress(*args, **options)
 
 
-def _run(case: str, folder: Path | None = None, **options: Any) -> tuple[dict[str, Tensor], Any]:
+def _run(
+    case: str, folder: Path | None = None, *, parallel: str = "ddp", **options: Any
+) -> tuple[dict[str, Tensor], Any]:
     """The compressed network and its record."""
-    model, data, tables = CASES[case]
-    result = _compress(model(), data(), recipe(**tables), folder=folder, **options)
+    model, data, tables = {**CASES, **DRAWN}[case]
+    settings = recipe(parallel=parallel, **tables)
+    result = _compress(model(), data(), settings, folder=folder, **options)
     return result.model.state_dict(), result.record.to_table()
 
 
@@ -146,23 +160,11 @@ def test_batch_norm_and_mixup_end_alike_on_all_ranks_and_rank_0_calls_back(run_i
     assert all(torch.equal(x, tensors[name]) for name, x in saved.state_dict().items())
 
 
-def _run_until(epoch: int, folder: Path) -> str | None:
-    def stop(metrics: ez.EpochMetrics) -> None:
-        if metrics.stage == "train" and metrics.epoch == epoch:
-            raise KeyError("stop")
-
-    try:
-        _run("Adam", folder, callback=stop)
-    except (KeyError, RuntimeError) as error:  # of rank 0, and of those that it leaves
-        return str(error)
-    return None
-
-
-@pytest.mark.parametrize("size", [1, 3])
-def test_a_checkpoint_of_two_processes_goes_on_in_others(run_in, tmp_path, size):
+@pytest.mark.parametrize(("first", "size"), [("ddp", 1), ("ddp", 3), ("fsdp", 1)])
+def test_a_checkpoint_of_two_processes_goes_on_in_others(run_in, tmp_path, first, size):
     alone, _ = _run("Adam", tmp_path / "whole")
     with pytest.raises(RankError, match="rank 0 ended"):
-        run_in(2, _stop_hard, 2, tmp_path / "run")
+        run_in(2, _stop_hard, first, 2, tmp_path / "run")
     assert (tmp_path / "run" / "checkpoint.safetensors").is_file()
     resumed = run_in(size, _resumed, tmp_path / "run") if size > 1 else [_resumed(tmp_path / "run")]
     for tensors in resumed:
@@ -173,11 +175,16 @@ def test_a_checkpoint_of_two_processes_goes_on_in_others(run_in, tmp_path, size)
     ]
 
 
-def _stop_hard(epoch: int, folder: Path) -> None:
-    import os
+def _stop_hard(parallel: str, epoch: int, folder: Path) -> None:
+    def stop(metrics: ez.EpochMetrics) -> None:
+        if metrics.stage == "train" and metrics.epoch == epoch:
+            raise KeyError("stop")
 
-    if _run_until(epoch, folder) is not None and dist.get_rank() == 0:
-        os._exit(1)
+    try:
+        _run("Adam", folder, parallel=parallel, callback=stop)
+    except (KeyError, RuntimeError):  # of rank 0, and of those that it leaves
+        if dist.get_rank() == 0:
+            os._exit(1)
 
 
 def _resumed(folder: Path) -> dict[str, Tensor]:
@@ -215,11 +222,8 @@ def test_figures_are_equal_on_all_ranks(run_in):
 SHARDED = [name for name in CASES if "distillation" not in name]
 
 
-def _sharded(case: str, folder: Path | None = None, **options: Any) -> tuple[Any, Any]:
-    model, data, tables = CASES[case]
-    settings = recipe(parallel="fsdp", **tables)
-    result = _compress(model(), data(), settings, folder=folder, **options)
-    return result.model.state_dict(), result.record.to_table()
+def _sharded(case: str) -> tuple[dict[str, Tensor], Any]:
+    return _run(case, parallel="fsdp")
 
 
 @pytest.mark.parametrize("case", SHARDED)
@@ -230,3 +234,30 @@ def test_a_sharded_network_comes_to_what_one_process_comes_to(run_in, case):
             torch.testing.assert_close(tensor, alone[name], atol=1e-5, rtol=0)
         assert told["nonzeros"] == record["nonzeros"]
         assert told["trained"] == record["trained"]
+
+
+def test_gates_draw_the_same_noise_on_all_ranks_replicated_and_sharded(run_in):
+    runs = [run_in(2, function, "hard concrete") for function in (_run, _sharded)]
+    expected = runs[0][0][0]
+    for tensors, _ in [*runs[0], *runs[1]]:
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("key", "tables"),
+    [
+        ("compile", {"compile": True}),
+        ("channels_last", {"channels_last": True}),
+        ("distillation", {"train": {"distillation": 0.5}}),
+    ],
+)
+def test_what_does_not_go_with_shards_is_refused_by_name(run_in, key, tables):
+    for message in run_in(2, _refused, tables):
+        assert message == f"{key} does not go with parallel = 'fsdp'; leave one of them out"
+
+
+def _refused(tables: Any) -> str:
+    with pytest.raises(ez.InputError) as told:
+        ez.compress(mlp(), classification(), recipe(parallel="fsdp", **tables))
+    return str(told.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -136,7 +137,11 @@ def test_a_process_that_ends_takes_the_others_along_and_the_run_goes_on_later(
     assert time.time() - (tmp_path / "failed").stat().st_mtime < 60
     assert process.returncode != 0
     assert told in error
-    assert "ellzero: rank 0: another process has ended, which tells why" in error
+    # torchrun tells it to end, if it has not noticed by itself that its connection is closed
+    ended = (
+        r"ellzero: rank 0: (another process has ended, which tells why|interrupted); .* is saved"
+    )
+    assert re.search(ended, error)
     before = metrics_of(tmp_path / "run")
     assert [m["epoch"] for m in before] == [1, 2]
     again = _start(tmp_path, ["--resume", str(tmp_path / "run"), "--trust"])

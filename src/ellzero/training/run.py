@@ -131,15 +131,13 @@ def _train(run: RunContext, state: State, keeper: Keeper) -> Evaluation | None:
             write_metrics(run.folder, state.history)
         run.board.epoch(metrics)
         run.bar.epoch(metrics)
-        is_last = False
-        try:
-            is_last = _ends_stage(run, metrics)
-            if is_last:
-                state.step = replace(step, epochs=state.epoch)
-        finally:
-            if state.epoch > 0:  # an epoch 0 is measured anew
+        # before the callback, which may raise on one rank; an epoch 0 is measured anew
+        if state.epoch > 0:
+            keeper.keep(state)
+        if _ends_stage(run, metrics):
+            state.step = replace(step, epochs=state.epoch)
+            if state.epoch > 0:
                 keeper.keep(state)
-        if is_last:
             break
         keeper.write_if_due()
     return validation
