@@ -29,7 +29,7 @@ GRADIENT = {
 each_gradient = pytest.mark.parametrize("penalty", GRADIENT.values(), ids=list(GRADIENT))
 
 
-def network(dtype: torch.dtype = torch.float32, *, wide: int = 600) -> Any:
+def network(dtype: torch.dtype = torch.float32, *, wide: int = 1100) -> Any:
     """Layers that are joined on a GPU, one in another memory order, and one that is too large."""
     torch.manual_seed(0)
     layers = [nn.Linear(30, 20), nn.Linear(20, 30), nn.Conv2d(3, 4, 3), nn.Linear(30, wide)]

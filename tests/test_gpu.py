@@ -92,7 +92,8 @@ def test_gates_learn_as_on_a_cpu(gates, monkeypatch):
         model = small_network(dtype=torch.float64).to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         regularizer = ez.Regularizer(model, gates=gates)
-        x = torch.ones(6, 2, 5, 5, dtype=torch.float64, device=device)
+        # a constant input would have no variance, by whose root batch normalization divides
+        x = torch.randn(6, 2, 5, 5, dtype=torch.float64).to(device)
         for _ in range(5):
             optimizer.zero_grad()
             with regularizer.before_forward():

@@ -98,6 +98,17 @@ def test_a_step_takes_bounded_memory(form, layers):
     assert added <= chunks_made * 4 * chunks.LARGEST + 2**20
 
 
+def test_pruning_makes_little_beside_the_masks():
+    model = nn.Linear(6000, 6000, bias=False, device=GPU)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    masks = ez.prune(model, sparsity=0.9)
+    assert masks.nonzeros == 3_600_000
+    added = torch.cuda.max_memory_allocated() - before
+    assert added <= masks.numel + 5 * 8 * chunks.LARGEST
+
+
 # nothing waits
 
 

@@ -18,7 +18,7 @@ CACHED = 1 << 16
 LARGEST = 1 << 22
 """Elements of a chunk at most, and on devices where each chunk is a launch: 16 MiB of float32."""
 
-SMALL = 1 << 18
+SMALL = 1 << 20
 """Elements up to which a tensor on such a device is joined with others.
 
 Launches of its own take longer there than the copies that joining makes.

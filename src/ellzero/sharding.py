@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from ellzero.chunks import chunks
 from ellzero.errors import InputError
 from ellzero.tensors import is_distributed, require_plain
 
@@ -211,7 +212,9 @@ def nonzeros(tensors: Sequence[Tensor]) -> list[int]:
         >>> nonzeros([torch.eye(3), torch.zeros(2)])
         [3, 0]
     """
-    counts = [local(tensor).count_nonzero() for tensor in tensors]
+    # in chunks, for a GPU makes integers of 8 bytes of what it counts
+    parts = [[part for (part,) in chunks(local(tensor).detach())] for tensor in tensors]
+    counts = [torch.stack([part.count_nonzero() for part in some]).sum() for some in parts]
     return [int(count) for count in summed(counts, tensors)]
 
 
