@@ -274,6 +274,14 @@ def test_a_reference_that_knows_nothing():
     assert not about(warned(mlp(), classification(), recipe())[1], "hardly better")
 
 
+def test_a_pruned_network_that_knows_nothing_any_more():
+    gone = recipe(reference={"epochs": 20}, prune={"sparsity": 0.99}, finetune={"epochs": 0})
+    result, texts = warned(mlp(), classification(), gone)
+    right = right_answers(result.model, blobs(45, 2))
+    assert right <= 21, "as test_flags has it"
+    assert about(texts, "compressed network is hardly better", f"accuracy {right / 45:.3f}")
+
+
 def test_labels_that_a_loss_ignores_are_no_class_and_do_not_count():
     x, y = blobs(100, 2)
     y = torch.tensor([-100] * 60 + [0] * 25 + [1] * 15)
@@ -317,7 +325,7 @@ def test_a_reference_that_explains_nothing_of_a_regression():
     _, y = next(regression().validation.batches(45, torch.device("cpu")))
     assert about(texts, "hardly better", f"variance of the targets {y.var(correction=0):.3g}")
     good = recipe(reference={"epochs": 60})
-    assert not about(warned(mlp(1), regression(), good)[1], "hardly better")
+    assert not about(warned(mlp(1), regression(), good)[1], "reference is hardly better")
     own = regression(score=lambda outputs, y: -(outputs - y).abs().mean())
     assert not about(warned(mlp(1), own, recipe(reference=frozen))[1], "hardly better")
 

@@ -45,18 +45,26 @@ def test_a_loss_that_the_reference_exceeds(reference, compressed, worse):
         # a third of 45: two standard errors are 2 * sqrt(2 / 9 / 45) = 0.1405, so up to 0.4739
         (21 / 45, Constant(1 / 3, 45, accuracy=True), True),
         (22 / 45, Constant(1 / 3, 45, accuracy=True), False),
-        # a single class: nothing can be better than to name it
-        (1.0, Constant(1.0, 45, accuracy=True), True),
         # of a variance of 2 at least a tenth is to be explained
         (-1.81, Constant(-2.0, 45, accuracy=False), True),
         (-1.79, Constant(-2.0, 45, accuracy=False), False),
     ],
 )
-def test_a_reference_no_better_than_one_answer(score, constant, weak):
-    told = flags.weak_reference(Evaluation(score, 1.0), constant)
+@pytest.mark.parametrize("who", ["reference", "compressed network"])
+def test_a_network_no_better_than_one_answer(score, constant, weak, who):
+    found = Evaluation(score, 1.0)
+    good = Evaluation(1.0 if constant.accuracy else 0.0, 1.0)
+    told = flags.weak_networks(found if who == "reference" else good, found, constant)
     assert len(told) == weak
     if weak:
+        assert told[0].startswith(f"the {who} is hardly better")
         assert f"{abs(score):.3g}" in told[0]
+
+
+def test_a_single_class_makes_the_reference_weak_and_nothing_else_is_said():
+    right = Evaluation(1.0, 1.0)  # nothing can be better than to name it
+    (told,) = flags.weak_networks(right, right, Constant(1.0, 45, accuracy=True))
+    assert told.startswith("the reference is hardly better")
 
 
 @pytest.mark.parametrize(

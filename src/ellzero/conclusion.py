@@ -61,7 +61,7 @@ def conclude(run: RunContext, state: State, record: Record) -> FinishedRecord:
     living_entries, living_sentences = _living_part(network, weights, layers, run.data)
     said = [*record.warnings, *data_flags(run.data), *living_sentences]
     said += [retry.sentence for retry in state.retries]
-    said += _of_reference(run, state, reference.evaluation, chosen.evaluation)
+    said += _of_both(run, state, reference.evaluation, chosen.evaluation)
     entries: dict[str, Any] = {
         **record.to_table(),
         **size.to_table(),
@@ -179,15 +179,15 @@ def _constant_outputs(network: nn.Module, data: Data) -> int:
     return logits[0].numel()
 
 
-def _of_reference(
+def _of_both(
     run: RunContext, state: State, reference: Evaluation, compressed: Evaluation
 ) -> list[str]:
-    """What the reference gives cause for."""
+    """What the figures of both networks give cause for."""
     said: list[str] = []
     found = best_constant(run.data, BATCH)
     constant = found and flags.Constant(*found, accuracy=run.data.scores_accuracy)
     if constant is not None:
-        said += flags.weak_reference(reference, constant)
+        said += flags.weak_networks(reference, compressed, constant)
     budget = run.recipe.prune.budget
     if budget is not None:
         targets = 1 if constant is None else constant.targets  # a loss needs no count

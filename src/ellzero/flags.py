@@ -17,10 +17,10 @@ WORSE_LOSS = 0.1
 """By how much a reference's loss may exceed the compressed network's; more is no chance."""
 
 STANDARD_ERRORS = 2.0
-"""By so many standard errors a reference has to beat the best constant answer."""
+"""By so many standard errors a network has to beat the best constant answer."""
 
 EXPLAINED = 0.1
-"""The least share of the targets' variance that a reference has to explain."""
+"""The least share of the targets' variance that a network has to explain."""
 
 STILL_FALLING = 0.05
 """A loss that falls by more than this in the last epoch would have gone on falling."""
@@ -63,21 +63,34 @@ def worse_reference(
     ]
 
 
-def weak_reference(reference: Evaluation, constant: Constant) -> list[str]:
-    """A reference that is hardly better on validation data than the best constant answer."""
+def weak_networks(reference: Evaluation, compressed: Evaluation, constant: Constant) -> list[str]:
+    """A reference, or what became of a better one, that is hardly better than a constant answer."""
+    beaten = "is hardly better than one constant answer (validation"
+    figures = _hardly_better(reference, constant)
+    if figures is not None:
+        return [
+            f"the reference {beaten} {figures}), so a drop against it means little; train the "
+            "reference longer"
+        ]
+    figures = _hardly_better(compressed, constant)
+    if figures is not None:
+        return [
+            f"the compressed network {beaten} {figures}), so nothing is left of what the reference "
+            "can do; keep more weights, leave small layers out (exclude), or take weaker penalties"
+        ]
+    return []
+
+
+def _hardly_better(found: Evaluation, constant: Constant) -> str | None:
+    """The figures, where an evaluation does not beat the best constant answer beyond chance."""
     if constant.accuracy:
         share, count = constant.score, constant.targets
-        hardly = reference.score <= share + STANDARD_ERRORS * math.sqrt(share * (1 - share) / count)
-        figures = f"accuracy {reference.score:.3f}, the share of the largest class {share:.3f}"
-    else:
-        hardly = -reference.score >= (1 - EXPLAINED) * -constant.score
-        figures = f"error {-reference.score:.3g}, the variance of the targets {-constant.score:.3g}"
-    if not hardly:
-        return []
-    return [
-        f"the reference is hardly better than one constant answer (validation {figures}), so a "
-        "drop against it means little; train the reference longer"
-    ]
+        if found.score > share + STANDARD_ERRORS * math.sqrt(share * (1 - share) / count):
+            return None
+        return f"accuracy {found.score:.3f}, the share of the largest class {share:.3f}"
+    if -found.score < (1 - EXPLAINED) * -constant.score:
+        return None
+    return f"error {-found.score:.3g}, the variance of the targets {-constant.score:.3g}"
 
 
 def short_reference(losses: Sequence[float]) -> list[str]:
