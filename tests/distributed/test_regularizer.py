@@ -291,3 +291,26 @@ def test_replicas_of_shards_are_as_one_process(run_in):
     expected = _hybrid("plain")
     for result in run_in(4, _hybrid, "fsdp"):
         torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def _compiled(how: Spread) -> Any:
+    model = network()
+    called = spread(model, how)
+    # Hoyer-square needs whole weights where they are sharded, and is not compiled there
+    penalty = ez.L0(3e-3) + ez.GroupLasso(0.02) + ez.HoyerSquare(0.02)
+    regularizer = ez.Regularizer(called, penalty, compile=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss(called).backward()
+        regularizer.add_gradient()
+        optimizer.step()
+    return wholes(model)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
+def test_a_compiled_gradient_is_that_of_parts(run_in):
+    expected = _compiled("plain")
+    for weights in run_in(3, _compiled, "fsdp", timeout=300.0):
+        torch.testing.assert_close(weights, expected, rtol=0, atol=1e-6)

@@ -56,6 +56,12 @@ def acts_by_form(
     }
 
 
+def at(acts: Sequence[Act], progress: float) -> list[Act]:
+    """The same with the numbers that the terms' schedules have at a progress in [0, 1]."""
+    now = {term: term.at(progress) for act in acts for term, _ in act.terms}
+    return [a._replace(terms=[(now[term], scale) for term, scale in a.terms]) for a in acts]
+
+
 def _acts_on(weight: Weight, terms: Terms) -> Iterator[Act]:
     """The terms that act on a weight, those apart that need all of a sharded one."""
     if not is_distributed(weight.parameter):

@@ -112,6 +112,15 @@ class BoundGates(ABC):
     def restore(self) -> None:  # noqa: B027
         """Put the weights back without a gradient; by default they are as they were."""
 
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Around forward and backward passes: an error or an interrupt puts the weights back."""
+        try:
+            yield
+        except BaseException:
+            self.restore()
+            raise
+
     @abstractmethod
     def add_gradient(self, ramped: float) -> None:
         """Put the weights back, complete their `.grad`, and fill the gradients of `own`."""

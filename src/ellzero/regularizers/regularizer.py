@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from ellzero.errors import InputError, warn
 from ellzero.penalties import Form, Penalty
 from ellzero.pruning import Masks
 from ellzero.pruning.hold import Optimizers, each, require_owned
-from ellzero.regularizers.acts import Act, acts_by_form, gathered, total
+from ellzero.regularizers.acts import Act, acts_by_form, at, gathered, total
 from ellzero.regularizers.compiled import CompiledGradient, NotTracedError
 from ellzero.regularizers.decoupled import shrink
 from ellzero.regularizers.gates import BoundGates, Gates
@@ -35,6 +35,9 @@ class Regularizer:
     does nothing. Gates need all of `before_forward()`, `add_gradient()` and `step(optimizer)`, a
     validation within `finalized()`, and `finalize()` at the end of the training. What it learns or
     counts is in its `state_dict()`.
+
+    Where the network is sharded (FSDP2), also later than this is made, each process works on the
+    rows that it has. All of them call the same methods, and values are those of whole weights.
 
     Args:
         model: the network; nothing of it changes.
@@ -145,10 +148,11 @@ class Regularizer:
             InputError: `add_gradient()`, which puts the weights back, was not called in between;
                 `finalize()` has ended the gates.
         """
-        if self.gates is not None:
-            self._require_current()
-            self._working_gates().before_forward()
-        return _restoring(self)
+        if self.gates is None:
+            return nullcontext()
+        self._require_current()
+        self._working_gates().before_forward()
+        return self.gates.restoring()
 
     def restore(self) -> None:
         """Put the weights back after a forward pass whose `add_gradient()` will not come."""
@@ -376,11 +380,7 @@ class Regularizer:
 
     def _now(self, acts: list[Act]) -> list[Act]:
         """The same with the numbers that the terms' schedules have now."""
-        if not self._scheduled or not acts:
-            return acts
-        progress = self._progress()
-        now = {term: term.at(progress) for act in acts for term, _ in act.terms}
-        return [a._replace(terms=[(now[term], scale) for term, scale in a.terms]) for a in acts]
+        return at(acts, self._progress()) if self._scheduled and acts else acts
 
     def _sum(self, *forms: Form) -> Tensor:
         # on one device, however the weights are spread
@@ -390,12 +390,3 @@ class Regularizer:
         self._require_current()
         acts = (act for form in forms for act in self._now(self._acting(form)))
         return total(acts, device) * self._ramped()
-
-
-@contextmanager
-def _restoring(regularizer: Regularizer) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        regularizer.restore()
-        raise
