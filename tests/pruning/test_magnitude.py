@@ -15,7 +15,7 @@ from torch import nn
 
 import ellzero as ez
 from cases import fill
-from ellzero.pruning import kept_count, largest, magnitude
+from ellzero.pruning import kept_count, largest, ranking
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -105,7 +105,7 @@ def test_tensors_larger_than_a_chunk_and_of_mixed_dtypes(chunk, data):
     tensors = data.draw(tied_tensors(dtypes=DTYPES))
     count = data.draw(st.integers(0, sum(w.numel() for w in tensors)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(magnitude, "CHUNK", chunk)
+        patch.setattr(ranking, "CHUNK", chunk)
         masks = largest(tensors, count)
     for mask, part in zip(masks, keep_by_numpy(tensors, count), strict=True):
         assert mask.dtype == torch.bool

@@ -15,7 +15,7 @@ import ellzero as ez
 from cases import PENALTY_CASES
 from ellzero import chunks
 from ellzero.penalties import Penalty
-from ellzero.pruning import magnitude
+from ellzero.pruning import ranking
 
 pytestmark = pytest.mark.filterwarnings("ignore:add_gradient")  # there is no loss here
 
@@ -217,7 +217,7 @@ def test_no_intermediate_of_the_decoupled_step_is_larger_than_a_chunk(name, shap
 @pytest.mark.parametrize("asked", [{"sparsity": 0.9}, {"threshold": 0.01}], ids=str)
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_pruning_makes_nothing_larger_than_a_chunk_beside_the_masks(asked, scope, monkeypatch):
-    monkeypatch.setattr(magnitude, "CHUNK", 1 << 17)
+    monkeypatch.setattr(ranking, "CHUNK", 1 << 17)
     model = nn.Sequential(*[nn.Linear(1 << 11, 1 << 9, bias=False) for _ in range(2)])
     numel = 1 << 20  # of each; a mask has as many bytes, and a histogram 2^19
     with at_most(numel):
