@@ -13,27 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ellzero import model_file, processes
-from ellzero.conclusion import conclude, finite, traced
+from ellzero import processes
+from ellzero.conclusion import conclude, traced
 from ellzero.data.data import Data
 from ellzero.data.flags import flags
-from ellzero.data.mixup import require_mixable
 from ellzero.errors import EllzeroError, EllzeroWarning, InputError, warn
 from ellzero.files import write_atomically
 from ellzero.graph import Network
 from ellzero.operations import Input
-from ellzero.pruning import Masks, ranked
+from ellzero.preparation import device_named, is_sharded, prepare
+from ellzero.pruning import Masks
 from ellzero.recipe import Recipe
 from ellzero.record import (
     FORMAT,
-    Evaluation,
     FinishedRecord,
     Record,
-    TrainedWeights,
-    magnitudes,
     versions,
 )
-from ellzero.regularizers.compiled import no_compiler
 from ellzero.run_folder import (
     CHECKPOINT,
     CHECKPOINTS,
@@ -47,12 +43,9 @@ from ellzero.run_folder import (
     write_record,
 )
 from ellzero.selection import select
-from ellzero.tensors import require_held
 from ellzero.training import checkpoint
-from ellzero.training.distillation import require_distillable
-from ellzero.training.evaluation import validated
 from ellzero.training.identity import require_same, settings_of
-from ellzero.training.parallel import copied, shard
+from ellzero.training.parallel import copied
 from ellzero.training.precision import costs, settled
 from ellzero.training.progress import Bar
 from ellzero.training.run import Callback, RunContext, go, save_reference
@@ -167,7 +160,7 @@ def compress(
         raise InputError(f"callback is {callback!r}; expected a function of an epoch's metrics")
     if resume and folder is None:
         raise InputError("resume needs the folder of a run that was stopped; give folder=")
-    device = processes.local_device(_device(recipe.device))
+    device = processes.local_device(device_named(recipe.device))
     path = None if folder is None else Path(folder)
     if not processes.is_main():  # rank 0 alone writes, shows and warns
         path, progress = None, False
@@ -187,7 +180,7 @@ def compress(
         reference = recipe.reference.file
     with settings(recipe.threads, device), _warnings_once():
         trained = None if goes_on else recipe.train.file
-        state = _prepare(model, data, recipe, reference, trained, device)
+        state = prepare(model, data, recipe, reference, trained, device)
         of_data = flags(data)
         for text in (*costs(recipe, device), *of_data):
             if text != data.doubt:  # of which `Data` has warned
@@ -221,14 +214,14 @@ def compress(
                 Board(path if recipe.tensorboard else None) as board,
             ):
                 about = _about(recipe, data)
-                helps = _is_sharded(recipe) and processes.agreed(path is not None)
+                helps = is_sharded(recipe) and processes.agreed(path is not None)
                 run = RunContext(
                     recipe, data, path, bar, board, has_reference, about, callback, helps
                 )
                 if has_reference:  # also where the run that is resumed has lost it
                     save_reference(run, state)
                 go(run, state)
-                if _is_sharded(recipe):
+                if is_sharded(recipe):
                     _gather(state, model, recipe)
                 record = _concluded(run, state, begun)
                 if path is not None:
@@ -299,115 +292,6 @@ def _go_on(state: State, folder: Path | None, recipe: Recipe) -> None:
     if record is not None and record.started is not None:
         state.started = record.started  # checkpoints of older versions do not say it
     checkpoint.load(state, folder, recipe)
-
-
-def _prepare(
-    model: nn.Module,
-    data: Data,
-    recipe: Recipe,
-    reference: nn.Module | str | Path | None,
-    trained: Path | None,
-    device: torch.device,
-) -> State:
-    """A fresh state on a copy of the network, after all that can be checked beforehand."""
-    if recipe.compile:
-        _require_compiler(device)
-    for name, parameter in model.named_parameters():
-        require_held(name, parameter)
-    is_sharded = _is_sharded(recipe)
-    network = copy.deepcopy(model)
-    if not is_sharded:
-        network = network.to(device)
-    if recipe.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    initial = copied(network) if recipe.train.start == "initial" else None
-    if reference is not None:
-        _start_from(network, reference)
-    data.check_fit(network)
-    if is_sharded:
-        shard(network, device)
-    weights = select(network, include=recipe.prune.include, exclude=recipe.prune.exclude)
-    # says now what would fail after the training
-    ranked(weights, *recipe.prune.targets(weights.values()))
-    for stage in (recipe.reference, recipe.train, recipe.finetune):
-        stage.make_optimizer(network)
-        if stage.mixup:
-            require_mixable(data)
-    if any(s.distillation and s.distillation.weight for s in (recipe.train, recipe.finetune)):
-        require_distillable(data)
-    budget = recipe.prune.budget
-    if budget and budget.max_accuracy_drop is not None and not data.scores_accuracy:
-        raise InputError(
-            "max_accuracy_drop needs the accuracy as the score (integer targets, no score of your "
-            "own); use max_loss_increase"
-        )
-    state = State(network, weights, start=copied(network) if initial is None else initial)
-    if reference is not None:
-        state.reference = state.snapshot(_measured("reference network", network, data))
-    if trained is not None:
-        model_file.load(trained, network)
-        state.base = state.snapshot(_measured("trained network", network, data))
-        state.trained = TrainedWeights(magnitudes=magnitudes(weights))
-        state.restore(state.start if state.reference is None else state.reference.tensors)
-    return state
-
-
-def _is_sharded(recipe: Recipe) -> bool:
-    """Whether the network is sharded while it is trained.
-
-    Raises:
-        InputError: the recipe asks for what does not go with it.
-    """
-    if recipe.parallel == "ddp" or processes.world_size() == 1:
-        return False
-    distils = any(s.distillation and s.distillation.weight for s in (recipe.train, recipe.finetune))
-    refused = {
-        "compile": recipe.compile,
-        "channels_last": recipe.channels_last,
-        "distillation": distils,
-    }
-    for key, is_asked in refused.items():
-        if is_asked:
-            raise InputError(f"{key} does not go with parallel = 'fsdp'; leave one of them out")
-    return True
-
-
-def _start_from(network: nn.Module, reference: nn.Module | str | Path) -> None:
-    """Load the trained reference's weights into the network."""
-    if isinstance(reference, str | Path):
-        model_file.load(reference, network)
-        return
-    try:
-        network.load_state_dict(reference.state_dict())
-    except RuntimeError as error:
-        raise InputError(
-            f"the reference is of another network than {type(network).__name__}: {error}"
-        ) from None
-
-
-def _measured(who: str, network: nn.Module, data: Data) -> Evaluation:
-    return finite(who, "validation", validated(network, data))
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device("cpu") if accelerator is None else accelerator
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {name!r} cannot be used: {reason}; try 'auto' or 'cpu'") from None
-    return device
-
-
-def _require_compiler(device: torch.device) -> None:
-    """Compile something small now, rather than fail in the first epoch."""
-    try:
-        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
-    except (RuntimeError, OSError, ImportError) as error:
-        raise InputError(f"compile = true: {no_compiler(device, error)}") from None
 
 
 @contextmanager
