@@ -110,6 +110,25 @@ def _refused() -> None:
         hold.release()
 
 
+def _validated() -> None:
+    model: Any = sharded(network())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    masks = ez.prune(model, sparsity=0.5)
+    with masks.hold(optimizer):
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(_inputs()).square().mean().backward()
+            optimizer.step()
+            with torch.no_grad():
+                model(_inputs())  # FSDP2 keeps the gathered weights of the root
+            optimizer.step()
+    assert all(whole(w).ne(0).equal(whole(masks[n])) for n, w in masks.weights.items())
+
+
+def test_a_validation_within_a_hold_leaves_it_at_work(run_in):
+    run_in(2, _validated)
+
+
 def test_what_cannot_be_held_on_sharded_weights_is_refused(run_in):
     run_in(2, _refused)
 

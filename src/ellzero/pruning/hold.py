@@ -102,7 +102,7 @@ class Hold:
     def _require_current(self) -> None:
         """Refuse weights that the network no longer has, or that were sharded since it began."""
         self._weights.require_current()
-        if self._weights.weights is not self._held:
+        if self._weights.weights != self._held:  # each is equal to itself alone
             raise InputError(
                 "the network was sharded (fully_shard) while masks hold the weights that it had "
                 "before, which its optimizer moves; shard it first, make the optimizer of the "

@@ -117,12 +117,9 @@ class Regularizer:
     def _require_current(self) -> None:
         """Make sure that the network has these weights, and go along where it has been sharded."""
         self.weights.require_current()
-        before, now = self._bound, self.weights.weights
-        if now is before:
+        if self._bound == self.weights.weights:
             return
         self._bind()
-        if all(a.parameter is b.parameter for a, b in zip(before, now, strict=True)):
-            return
         if self.gates is not None:
             state = self.gates.state_dict()
             self.gates = self.gates.gates.bind(self.weights)
