@@ -140,16 +140,20 @@ def require_plain(value: Any) -> None:
         path, value = waiting.pop()
         if len(path) > MOST_DEPTH:
             raise InputError(f"{_dotted(path)} lies more than {MOST_DEPTH} deep")
-        if isinstance(value, Mapping):
+        # what occurs most comes first: a study has thousands of records
+        if value is None or isinstance(value, float):
+            continue
+        if isinstance(value, str):
+            _require_unicode(path, value)
+        elif isinstance(value, int):
+            if not -(2**63) <= value < 2**63:
+                raise InputError(f"{_dotted(path)} is a number beyond 64 bits")
+        elif isinstance(value, list | tuple):
+            waiting += [((*path, str(index)), item) for index, item in enumerate(value)]
+        elif isinstance(value, Mapping):
             for key in value:
                 _require_unicode((*path, "a key"), key)
             waiting += [((*path, str(key)), item) for key, item in value.items()]
-        elif isinstance(value, list | tuple):
-            waiting += [((*path, str(index)), item) for index, item in enumerate(value)]
-        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise InputError(f"{_dotted(path)} is a number beyond 64 bits")
-        else:
-            _require_unicode(path, value)
 
 
 def _require_unicode(path: tuple[str, ...], value: object) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
@@ -141,7 +142,10 @@ def svg(name: str, title: str, size: tuple[float, float], draw: Callable[[Figure
         draw(figure)
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+        # what `savefig` does, but for its trial, in which all is laid out and drawn once before
+        for part in (figure, *figure.axes):
+            part.patch.set_facecolor("none")
+        FigureCanvasSVG(figure).print_svg(file, metadata=nothing)
     text = file.getvalue()
     text = text[text.index("<svg") :]
     # matplotlib numbers its ids anew in every figure, and a page holds many
