@@ -60,6 +60,8 @@ def prepare(
     if reference is not None:
         _start_from(network, reference)
     data.check_fit(network)
+    if processes.world_size() > 1:
+        data.train.require_alike_on_all()
     if shards:
         shard(network, device)
     weights = select(network, include=recipe.prune.include, exclude=recipe.prune.exclude)

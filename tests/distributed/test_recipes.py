@@ -191,21 +191,33 @@ def _resumed(folder: Path) -> dict[str, Tensor]:
     return _run("Adam", folder, resume=True)[0]
 
 
-def _unlike_streams() -> str:
+def _split_by_rank(how: str) -> str:
+    """What is said of training data of which each rank has others."""
+    rank = dist.get_rank()
     x, y = blobs(60, 1)
-    order = torch.randperm(60, generator=torch.Generator().manual_seed(dist.get_rank()))
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(rank))
     batches = [(x[i], y[i]) for i in order.split(10)]
-    data = ez.Data(batches, blobs(45, 2))
+    fewer = slice(60 - 20 * rank)
+    train: Any = {
+        "tensors": blobs(60, rank),
+        "fewer tensors": (x[fewer], y[fewer]),
+        "fewer of a Dataset": Counted((x[fewer], y[fewer])),
+        "batches": batches,
+        "fewer batches": [(x[i], y[i]) for i in torch.arange(60)[fewer].split(10)],
+    }[how]
     try:
-        _compress(mlp(), data, recipe())
+        _compress(mlp(), ez.Data(train, blobs(45, 2)), recipe())
     except ez.InputError as error:
         return str(error)
     return "no error"
 
 
-def test_streams_that_differ_between_ranks_are_refused(run_in):
-    for message in run_in(2, _unlike_streams):
-        assert message.startswith("train data gave other batches in one process than in another")
+@pytest.mark.parametrize(
+    "how", ["tensors", "fewer tensors", "fewer of a Dataset", "batches", "fewer batches"]
+)
+def test_data_that_differ_between_ranks_are_refused(run_in, how):
+    for message in run_in(2, _split_by_rank, how):
+        assert message.startswith("train data gave other examples in one process than in another")
 
 
 def _with_a_score() -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ellzero.data.batch import Batch
 from ellzero.data.inputs import all_of, of_first, require_alike
-from ellzero.data.share import Share, drawn_alike
+from ellzero.data.share import Share, drawn_alike, require_alike_on_all
 from ellzero.data.sources import Source, Tensors
 from ellzero.data.tally import NOTHING, Tally
 from ellzero.errors import InputError
@@ -75,6 +75,22 @@ class Part:
         wrong = None if self._wrong is None else self._wrong(batch.targets)
         if wrong is not None:
             raise InputError(f"{self.name} {wrong}")
+
+    def require_alike_on_all(self) -> None:
+        """Refuse examples that differ between processes, all of which have to call this.
+
+        By their number, and of tensors by their targets and the first inputs. A stream is compared
+        as it is read.
+
+        Raises:
+            InputError: they do.
+        """
+        if self._source.examples is None:
+            return
+        tensors = []
+        if isinstance(self._source, Tensors):  # a Dataset may draw what it gives
+            tensors = [*all_of(self._source.whole.targets), *all_of(self.first.inputs)]
+        require_alike_on_all(self.name, self._source.examples, tensors)
 
     def batch_count(self, batch_size: int) -> int:
         """How many batches an epoch to train on has."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ellzero import processes
 from ellzero.data.batch import Batch
@@ -89,28 +90,38 @@ def drawn_alike(batches: Iterator[Batch]) -> Iterator[Batch]:
         yield batch
 
 
-def require_alike_on_all(name: str, batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The batches, of which the first one has to be the same in all processes.
+def alike_on_all(name: str, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches, of which all processes have to have the same first one, and as many.
 
     Raises:
-        InputError: it is not.
+        InputError: they have not.
     """
     for index, batch in enumerate(batches):
-        if index == 0:
-            _require_alike(name, batch)
+        tensors = [] if index else [*all_of(batch.inputs), *all_of(batch.targets)]
+        require_alike_on_all(name, batch.length, tensors)
         yield batch
+    require_alike_on_all(name, 0, [])  # or the others would wait for a next one
 
 
-def _require_alike(name: str, batch: Batch) -> None:
-    tensors = [*all_of(batch.inputs), *all_of(batch.targets)]
-    sums = [float(x.double().nan_to_num().sum()) for x in tensors]
-    figures = torch.tensor([batch.length, *sums], dtype=torch.float64)
+def require_alike_on_all(name: str, length: int, tensors: Iterable[Tensor]) -> None:
+    """Refuse data that differ between the processes, all of which have to call this.
+
+    Args:
+        name: of the part of the data.
+        length: how many examples there are.
+        tensors: some of them.
+
+    Raises:
+        InputError: another length, or another sum of the tensors, in another process.
+    """
+    total = sum(float(x.sum(dtype=torch.float64).nan_to_num()) for x in tensors)
+    figures = torch.tensor([length, total], dtype=torch.float64)
     least, most = processes.extremes(figures.to(processes.communication_device()))
     if not torch.equal(least, most):
         raise InputError(
-            f"{name} data gave other batches in one process than in another; expected the same "
-            "ones, of which each process takes its share: leave out a DistributedSampler and a "
-            "seed that differs between processes"
+            f"{name} data gave other examples in one process than in another; expected the same "
+            "ones, of which each process takes its share: leave out a DistributedSampler, a split "
+            "by rank, and a seed that differs between processes"
         )
 
 

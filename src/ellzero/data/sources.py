@@ -23,7 +23,7 @@ from torch.utils.data import (
 
 from ellzero.data.batch import Batch
 from ellzero.data.entries import Entries
-from ellzero.data.share import Share, require_alike_on_all
+from ellzero.data.share import Share, alike_on_all
 from ellzero.errors import InputError
 
 Examples = (
@@ -252,7 +252,7 @@ class Stream(Source):
         if shuffle and self._is_examples:
             batches = _without_single_last(batches)
         if share is not None:
-            batches = map(share.cut, require_alike_on_all(self._name, batches))
+            batches = map(share.cut, alike_on_all(self._name, batches))
         count = self._counted.get(batch_size) if shuffle else None
         for index, batch in enumerate(batches):
             if index == count:  # the schedules would go beyond their end
