@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ellzero import files, processes
 from ellzero.documents import brief
@@ -22,7 +21,7 @@ from ellzero.files import (
 )
 from ellzero.graph import Network
 from ellzero.graph.trace import with_code
-from ellzero.modules import plain_name, unwrapped
+from ellzero.modules import is_replicated, plain_name, unwrapped
 from ellzero.packed.reader import is_packed, read_packed
 from ellzero.pruning import Masks
 from ellzero.sharding import local, part_of, require_sharding
@@ -67,7 +66,7 @@ def save(
         True
     """
     is_sharded = any(is_distributed(value) for value in model.state_dict().values())
-    writes = processes.is_main() or not (is_sharded or isinstance(model, DistributedDataParallel))
+    writes = processes.is_main() or not (is_sharded or is_replicated(model))
     if not (writes or is_sharded):
         return
     tensors, document = _content(model, masks, metadata, keep=writes)

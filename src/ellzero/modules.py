@@ -40,6 +40,11 @@ def wrapped_child(module: nn.Module) -> str | None:
     return next((name for name in WRAPPED if name in module._modules), None)
 
 
+def is_replicated(model: nn.Module) -> bool:
+    """Whether DDP keeps a network, or a part of it, equal on all ranks."""
+    return any(isinstance(module, DistributedDataParallel) for module in model.modules())
+
+
 def plain_name(name: str) -> str:
     """A name in a network, such as a key of its state_dict, without what wrappers within add to it.
 

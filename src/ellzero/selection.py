@@ -11,10 +11,9 @@ from fnmatch import fnmatchcase
 from typing import Any, NoReturn, TypeGuard
 
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ellzero.errors import InputError, nearest, warn
-from ellzero.modules import unwrapped, wrapped_child
+from ellzero.modules import is_replicated, unwrapped, wrapped_child
 from ellzero.sharding import group_of, require_workable, reshard
 from ellzero.tensors import is_distributed
 from ellzero.weights import SELECTED, Kind, Weight, named_weights
@@ -51,7 +50,7 @@ class Selection(Mapping[str, nn.Parameter]):
         self, model: nn.Module, weights: Sequence[Weight], left_out: Sequence[str] = ()
     ) -> None:
         self.model = unwrapped(model)
-        self.is_replicated = any(isinstance(m, DistributedDataParallel) for m in model.modules())
+        self.is_replicated = is_replicated(model)
         """Whether the network was given as DDP keeps it, equal on all ranks."""
         self.left_out = tuple(left_out)
         self._bind(weights)

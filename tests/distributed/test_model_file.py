@@ -121,6 +121,18 @@ def _loaded(path: Path, how: How) -> Any:
     return wholes(model), masks.nonzeros, masks.kept_zeros, wholes(other)
 
 
+def _compiled_replicas(folder: Path) -> None:
+    """Each rank saves to a file of its own."""
+    model: Any = torch.compile(spread(network(), "ddp"), backend="eager")
+    ez.save(model, folder / f"rank-{dist.get_rank()}")
+    dist.barrier()
+
+
+def test_rank_0_alone_writes_compiled_replicas(run_in, tmp_path):
+    run_in(2, _compiled_replicas, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["rank-0"]
+
+
 @pytest.mark.parametrize("how", ["ddp", "fsdp", "compiled", "compiled within"])
 def test_a_file_is_read_into_any_network(run_in, tmp_path, how):
     path = tmp_path / "plain.safetensors"
