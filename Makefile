@@ -9,7 +9,7 @@ ifneq ($(wildcard ../shared/data),)
 export ELLZERO_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help demo test slow lint format bench clean
+.PHONY: help demo test slow docs lint format bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1:\t\2/p' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: lint ## lint, type check and all tests but the slow ones
 
 slow: $(VENV)/installed-dev ## the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 --dist loadfile
+
+docs: $(VENV)/installed-dev ## the documentation as a site, in build/docs; nothing is fetched, warnings are errors
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -d build/doctrees docs build/docs
 
 lint: $(VENV)/installed-dev ## ruff, the direction of imports, and pyright
 	$(BIN)/ruff check

@@ -136,7 +136,7 @@ class Run:
 
     @cached_property
     def masks(self) -> Masks:
-        """The network's masks: its zeros, and what the file says of kept ones."""
+        """The network's masks, from its zeros and what the file says of kept ones."""
         if is_packed(self.file):
             return Masks.of(select(self.model))
         return Masks.read(self.file, self.model)

@@ -49,13 +49,17 @@ class Data:
 
     What the targets mean is the `task`, which knows its loss and its score:
 
-    | task | outputs | targets | loss | score |
-    |---|---|---|---|---|
-    | `"classification"` | (N, C) | integers (N,) | cross-entropy | accuracy |
-    | `"tokens"` | (N, ..., C) | integers (N, ...), -100 ignored | cross-entropy | accuracy |
-    | `"segmentation"` | (N, C, ...) | integers (N, ...), -100 ignored | cross-entropy | accuracy |
-    | `"regression"` | (N, ...) | (N, ...) | mean squared error | that times -1 |
-    | `"multi-label"` | (N, L) | 0 or 1, (N, L) | binary cross-entropy of logits | micro F1 |
+    ==================  ===========  ==========================  ====================  =============
+    task                outputs      targets                     loss                  score
+    ==================  ===========  ==========================  ====================  =============
+    `"classification"`  (N, C)       integers (N,)               cross-entropy         accuracy
+    `"tokens"`          (N, ..., C)  integers (N, ...), or -100  cross-entropy         accuracy
+    `"segmentation"`    (N, C, ...)  integers (N, ...), or -100  cross-entropy         accuracy
+    `"regression"`      (N, ...)     (N, ...)                    mean squared error    that times -1
+    `"multi-label"`     (N, L)       0 or 1, (N, L)              binary cross-entropy  micro F1
+    ==================  ===========  ==========================  ====================  =============
+
+    A target of -100 is ignored; the binary cross-entropy is that of logits.
 
     Without one floating targets mean regression (a warning says so where they are rows of 0 and 1),
     integers (N,) classification, and integers (N, ...) what the shape of the outputs fits.
@@ -156,7 +160,7 @@ class Data:
 
     @property
     def example(self) -> Inputs:
-        """The inputs of one example as the network takes them: preprocessed, a batch of one."""
+        """The inputs of one example as the network takes them, preprocessed, as a batch of one."""
         return self._prepared(self.train.first.inputs)
 
     def _prepared(self, inputs: Inputs) -> Inputs:

@@ -128,7 +128,7 @@ class Term(Penalty):
     """Whether it pulls weights to zero for pruning; fine-tuning drops such terms."""
 
     layer_scaled: ClassVar[bool] = False
-    """Whether a layer scale multiplies its strength (METHOD: the l0 term only)."""
+    """Whether a layer scale multiplies its strength; that of l0 alone, as in the paper."""
 
     elementwise: ClassVar[bool] = True
     """Whether the penalty is a sum over the weights, of a function of each alone.

@@ -59,7 +59,7 @@ class Quantized(Mapping[str, Codebook]):
 
     @property
     def bits(self) -> dict[str, int]:
-        """Bits by name, as many as the distinct values take: they may be fewer than asked for."""
+        """Bits by name, as many as the distinct values take, which may be fewer than asked for."""
         return {name: book.bits for name, book in self.items()}
 
     def finetune(
