@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, nothing anywhere else, and the same result either way."""
+"""Progress: a bar on a terminal, lines of text elsewhere, and the same result either way."""
 
 import errno
 import io
@@ -7,9 +7,11 @@ import re
 import sys
 
 import pytest
+import torch
 
 import ellzero as ez
 import hand_made
+from ellzero.progress import Lines, waiting
 from ellzero.training.plan import Step
 from ellzero.training.progress import Bar
 from small import classification, mlp, recipe, tensors_equal
@@ -20,21 +22,80 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("wanted", [None, False])
-def test_it_is_silent_where_there_is_no_terminal(wanted, capfd):
-    ez.compress(mlp(), classification(), recipe(), progress=wanted)
+def compressed(**more):
+    return ez.compress(mlp(), classification(), recipe(), **more)
+
+
+def test_a_short_run_without_a_terminal_says_nothing(capfd):
+    compressed()
     assert capfd.readouterr() == ("", "")
 
 
-def test_it_is_a_bar_on_a_terminal_unless_told_otherwise(monkeypatch):
-    def is_shown(progress):
-        bar = Bar(recipe(), classification(), has_reference=False, progress=progress)
-        return not bar._bar.disable
+def test_a_run_without_a_terminal_says_how_far_it_is(capfd, monkeypatch):
+    monkeypatch.setattr("ellzero.progress.LINE_SECONDS", 0.0)  # so every batch has its line
+    compressed()
+    out, err = capfd.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    # 60 examples in batches of 16, epochs of the reference, training and fine-tuning: 3 + 4 + 3
+    wanted = r"train 2/4: 50 %, 0:00:0\d left; score [01]\.\d{4}, [\d,]+ nonzeros"
+    assert any(re.fullmatch(wanted, line) for line in lines), err
+    assert {line.split()[0] for line in lines} >= {"reference", "train", "finetune"}
+    capfd.readouterr()
+    compressed(progress=False)
+    assert capfd.readouterr() == ("", "")
 
-    assert not is_shown(None)
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    assert is_shown(None)
-    assert not is_shown(False)
+
+def test_lines_come_every_thirty_seconds_with_the_time_left():
+    clock, written = [0.0], []
+    lines = Lines(written.append, clock=lambda: clock[0])
+    task = lines.add_task("train", total=1000, note="score 0.5")
+    for second in range(1, 91):
+        clock[0] = second
+        lines.advance(task, 2)  # 2 in a second: 1000 take 500 s
+    assert written == [
+        "train: 6 %, 0:07:50 left; score 0.5\n",
+        "train: 12 %, 0:07:20 left; score 0.5\n",
+        "train: 18 %, 0:06:50 left; score 0.5\n",
+    ]
+
+
+def test_what_was_done_before_a_stop_counts_as_done_but_not_as_speed():
+    clock, written = [0.0], []
+    lines = Lines(written.append, clock=lambda: clock[0])
+    task = lines.add_task("train", total=1000, note="")
+    lines.update(task, completed=900)  # resumed
+    for second in range(1, 41):
+        clock[0] = second
+        lines.advance(task)
+    assert written == ["train: 93 %, 0:01:10 left\n"]
+
+
+def test_a_line_without_an_end_in_sight_or_with_controls_is_plain():
+    clock, written = [0.0], []
+    lines = Lines(written.append, clock=lambda: clock[0])
+    task = lines.add_task("a\x1b[31mb", total=None, note="")
+    clock[0] = 31.0
+    lines.update(task, note="c\nd")
+    assert written == ["a\\x1b[31mb: c d\n"]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_what_cannot_tell_how_far_it_is_is_named_on_a_terminal(wanted, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with waiting("tracing", shown=wanted):
+        pass
+    assert ("tracing" in stream.getvalue()) == wanted
+
+
+def test_packing_says_how_far_it_is(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("ellzero.progress.LINE_SECONDS", 0.0)
+    ez.pack(mlp(), tmp_path / "net.ellz", torch.zeros(1, 6))
+    assert "packing: 100 %" in capfd.readouterr().err.splitlines()[-1]
+    ez.pack(mlp(), tmp_path / "net.ellz", torch.zeros(1, 6), progress=False)
+    assert capfd.readouterr().err == ""
 
 
 class Gone(Terminal):

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from ellzero.cli.tables import say, show_rows, show_warnings
-from ellzero.progress import rich_bar
+from ellzero.progress import shown_progress
 from ellzero.terminal import plain
 
 
@@ -38,7 +38,7 @@ def test_tables_and_lines_show_text_as_it_is(capsys):
 
 
 def test_a_bar_shows_text_as_it_is():
-    with rich_bar(shown=False) as bar:
+    with shown_progress(shown=False) as bar:
         bar.add_task("[/]", total=1, note="[/b]")
         console = Console(width=80)
         with console.capture() as capture:

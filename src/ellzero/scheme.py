@@ -95,7 +95,7 @@ def compress(
     reference: nn.Module | str | Path | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
-    progress: bool | None = None,
+    progress: bool = True,
     callback: Callback | None = None,
 ) -> Result:
     """Make a network small: train with a penalty, prune, fine-tune, by a recipe.
@@ -120,7 +120,8 @@ def compress(
             threads and `checkpoint_seconds`), to bit-identical weights (on the same CPU, with the
             same number of threads, not compiled). A run that was stopped before its first
             checkpoint begins anew.
-        progress: show a bar on standard error; by default if that is a terminal.
+        progress: show on standard error how far it is: a bar on a terminal, elsewhere a line
+            every 30 seconds.
         callback: called after each epoch with its metrics, as they stand in metrics.jsonl (epoch 0
             of a fine-tuning is the network as the pruning left it). It returns None to go on, or
             `"next stage"` to end the stage there: of a reference or a fine-tuning the best epoch so

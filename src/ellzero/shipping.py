@@ -31,6 +31,7 @@ from ellzero.export.onnx_file import OnnxFile, export_onnx
 from ellzero.export.package import AROUND, Package, check_package, paths_of
 from ellzero.graph import Network, trace
 from ellzero.packed.pack import CodeWarning, Packed, pack
+from ellzero.progress import waiting
 from ellzero.pruning.budget import Budget
 from ellzero.quantization.quantize import BITS, quantize
 from ellzero.record import Evaluation
@@ -249,6 +250,7 @@ def ship(
     *,
     data: Data | str | None = None,
     example: Tensor | None = None,
+    progress: bool = True,
 ) -> Shipped:
     """Compact a network, quantize it if that is asked for, and write it: packed, as ONNX, as C.
 
@@ -263,6 +265,8 @@ def ship(
             also the name of a data set, by default the one that it was made with. Nothing else
             takes data.
         example: a batch (N, ...) of a network's inputs; a run and a traced network need none.
+        progress: show on standard error how far it is: a bar on a terminal, elsewhere a line
+            every 30 seconds where that can be told.
 
     Raises:
         InputError: a network that cannot be traced or has no C; data that are missing, do not fit
@@ -296,13 +300,15 @@ def ship(
     else:
         model = copy.deepcopy(source)
         traced = partial(trace, model, example)
-    whole = traced()
+    with waiting("tracing", shown=progress):
+        whole = traced()
     if destinations.c is not None and not integers:
         plan(whole)  # says now what there is no C for, not after minutes of fine-tuning
     changed = folded(whole)
     warn_if_dead(changed)
     float32_bytes = 4 * sum(p.numel() for p in model.parameters())
-    compacted = compacted_of(changed)
+    with waiting("compacting", shown=progress):
+        compacted = compacted_of(changed)
     network, kept = compacted.model, compacted.kept
     if destinations.ellz is not None and network.graph.opaque:
         name = network.graph.opaque[0].named
@@ -310,28 +316,30 @@ def ship(
     shipped = Shipped(float32_bytes, kept)
     if quantization is not None:
         examples = _data(source, data) if quantization.needs_data else None
-        shipped, network = _quantized(shipped, network, quantization, examples)
+        shipped, network = _quantized(shipped, network, quantization, examples, progress)
     with warnings.catch_warnings():
         # what is dead has been said of the whole network; what was compacted has other counts
         warnings.simplefilter("ignore", DeadWarning)
         warnings.simplefilter("ignore", CodeWarning)  # which `kept` says
         ellz = onnx = c = None
         if destinations.ellz is not None:
-            ellz = pack(network, destinations.ellz)
+            ellz = pack(network, destinations.ellz, progress=progress)
         if destinations.onnx is not None:
-            onnx = export_onnx(network, destinations.onnx)
+            with waiting("writing ONNX", shown=progress):
+                onnx = export_onnx(network, destinations.onnx)
         if destinations.c is not None:
             storage = destinations.storage
             of_c = whole if storage == "dense" and not integers else network
-            c = export_c(
-                of_c,
-                destinations.c,
-                name=destinations.name,
-                storage=storage,
-                weights=destinations.c_weights,
-                package=destinations.package,
-                remark=_measured(shipped),
-            )
+            with waiting("writing C", shown=progress):
+                c = export_c(
+                    of_c,
+                    destinations.c,
+                    name=destinations.name,
+                    storage=storage,
+                    weights=destinations.c_weights,
+                    package=destinations.package,
+                    remark=_measured(shipped),
+                )
     return replace(shipped, ellz=ellz, onnx=onnx, c=c)
 
 
@@ -357,7 +365,11 @@ def _data(source: Run | nn.Module, data: Data | str | None) -> Data:
 
 
 def _quantized(
-    shipped: Shipped, network: Network, how: Quantization, data: Data | None
+    shipped: Shipped,
+    network: Network,
+    how: Quantization,
+    data: Data | None,
+    progress: bool,
 ) -> tuple[Shipped, Network]:
     """The quantized network, and what came of it, measured where there are data."""
     before = None if data is None else evaluate(network, data)
@@ -376,9 +388,10 @@ def _quantized(
         biases=how.biases,
         data=None if how.budget is None else data,
         budget=how.budget,
+        progress=progress,
     )
     if how.finetune_epochs and data is not None:
-        quantized.finetune(data, epochs=how.finetune_epochs)
+        quantized.finetune(data, epochs=how.finetune_epochs, progress=progress)
     after = None if data is None else evaluate(network, data)
     return replace(shipped, bits=quantized.bits, before=before, after=after), network
 

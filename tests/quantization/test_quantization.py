@@ -432,9 +432,9 @@ def test_an_interrupted_finetuning_leaves_the_best_so_far():
 
 @pytest.mark.parametrize(
     ("progress", "is_terminal", "is_shown"),
-    [(None, True, True), (None, False, False), (True, True, True), (False, True, False)],
+    [(True, True, True), (True, False, False), (False, True, False)],
 )
-def test_a_bar_is_shown_where_it_is_asked_for_or_on_a_terminal(
+def test_a_bar_is_shown_on_a_terminal_where_it_is_not_unwanted(
     progress, is_terminal, is_shown, monkeypatch
 ):
     class Stream(io.StringIO):

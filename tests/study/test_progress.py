@@ -44,15 +44,14 @@ def test_a_new_stage_says_what_is_still_to_come(tmp_path):
     assert (task.description, task.total, task.completed) == ("seeds", 16, 6)
 
 
-def test_it_is_shown_where_it_is_wanted_or_on_a_terminal(monkeypatch, capfd):
-    for progress, terminal, expected in (
-        (True, False, True),
-        (False, True, False),
-        (None, True, True),
-        (None, False, False),
-    ):
-        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal, raising=False)
-        assert StudyBar(progress)._bar.disable == (not expected)
+def test_a_study_without_a_terminal_says_how_far_it_is(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("ellzero.progress.LINE_SECONDS", 0.0)
+    with StudyBar(True) as bar:
+        bar.expect("references", 10)
+        bar.begin(tmp_path, 4)
+        (tmp_path / "metrics.jsonl").write_text("{}\n{}\n{}\n")
+        bar.refresh()
+    assert f"references: 30 %; 0 cells done; now {tmp_path.name}" in capfd.readouterr().err
 
 
 def test_a_bar_that_is_not_wanted_writes_nothing(tmp_path, capfd):
@@ -63,7 +62,8 @@ def test_a_bar_that_is_not_wanted_writes_nothing(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_bar_on_a_terminal(tmp_path):
+def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     bar = StudyBar(True)
     bar._bar.live.console = Console(file=io.StringIO(), force_terminal=True, width=120)
     with bar:

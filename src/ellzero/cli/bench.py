@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +37,7 @@ def bench(
     if threads < 1:
         raise InputError(f"--threads is {threads}; expected at least 1")
     run = open_run(model, data_root=data_root, trust=trust)
-    measurement = measure(run.trace(), threads=threads, shown=sys.stderr.isatty())
+    measurement = measure(run.trace(), threads=threads, shown=True)
     if json_:
         print(json.dumps({"model": str(run.file), **measurement.to_json()}, indent=2))
     else:

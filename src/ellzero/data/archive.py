@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from ellzero.errors import InputError
-from ellzero.progress import is_shown, rich_bar
+from ellzero.progress import shown_progress
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -66,7 +66,7 @@ def read_files(
     files = {"folder": _folder, "zip": _zip}.get(kind, _tar)
     seen: set[str] = set()
     try:
-        with rich_bar(shown=is_shown(None)) as bar:
+        with shown_progress(shown=True) as bar:
             task, shown = bar.add_task(path.name, total=_BAR_STEPS, note=""), 0
             for name, read, done in files(path, budget):
                 if int(done * _BAR_STEPS) > shown:  # to update it for each small file takes long

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from platformdirs import user_cache_path
 
 from ellzero.errors import InputError
-from ellzero.progress import is_shown, rich_bar
+from ellzero.progress import shown_progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -124,7 +124,7 @@ def _download(published: Published, url: str, folder: Path) -> dict[str, Path]:
     registry = {file: f"sha256:{digest}" for file, digest in published.sha256.items()}
     downloads = pooch.create(folder, url, registry=registry)
     paths = {}
-    with rich_bar(shown=is_shown(None)) as bar:
+    with shown_progress(shown=True) as bar:
         for file in registry:
             line: Any = _Line(bar, file)
             downloader: Any = pooch.HTTPDownloader(progressbar=line)

@@ -21,7 +21,7 @@ from ellzero.measure import runtimes
 from ellzero.measure.latency import ROUNDS, Latency, time_calls
 from ellzero.measure.macs import LayerCost, layer_costs
 from ellzero.measure.size import Size, size_of
-from ellzero.progress import rich_bar
+from ellzero.progress import shown_progress
 
 Ways = dict[str, Callable[[], runtimes.Call]]
 """What makes the function that is timed, by the name of the way."""
@@ -86,7 +86,7 @@ def measure(
     """
     compacted = compact(network).model
     plain, small = _for_timing(network), _for_timing(compacted)
-    with _threads(threads), rich_bar(shown=shown) as bar:
+    with _threads(threads), shown_progress(shown=shown) as bar:
         task = bar.add_task("measuring", total=None, note="")
         timings: list[Timing] = []
         for batch in batches:

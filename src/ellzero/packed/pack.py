@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from ellzero.packed.reader import (
     announcement,
 )
 from ellzero.packed.tensor_fields import DTYPES, Announced
+from ellzero.progress import shown_progress
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class CodeWarning(EllzeroWarning):
     """Category of the warning that a packed file lacks code, and holds its name alone."""
 
 
-def pack(model: nn.Module, path: str | Path, example: Tensor | None = None) -> Packed:
+def pack(
+    model: nn.Module, path: str | Path, example: Tensor | None = None, *, progress: bool = True
+) -> Packed:
     """Write a network into as few bytes as will hold its weights exactly.
 
     Nothing is rounded here: quantize first for a file that is small because its weights take few
@@ -77,6 +81,8 @@ def pack(model: nn.Module, path: str | Path, example: Tensor | None = None) -> P
         model: the network, or what `ez.trace` made of it with its preprocessing and classes.
         path: the file, `.ellz` by custom; an existing one is replaced.
         example: a batch (N, ...) of inputs, of any N; a network that was traced needs none.
+        progress: show on standard error how far it is: a bar on a terminal, elsewhere a line
+            every 30 seconds.
 
     Raises:
         InputError: a weight that is NaN, infinite or of a type that cannot be written; constriction
@@ -95,7 +101,11 @@ def pack(model: nn.Module, path: str | Path, example: Tensor | None = None) -> P
         True
     """
     graph, tensors = _contents(model, example)
-    content, parts = to_bytes(graph, tensors)
+    with shown_progress(shown=progress) as bar:
+        # each weight is looked at twice: how it is best written, and then it is written
+        total = 2 * sum(tensor.numel() for tensor in tensors.values())
+        task = bar.add_task("packing", total=total, note="")
+        content, parts = to_bytes(graph, tensors, partial(bar.advance, task))
     file = announcement(content)  # what cannot be read is not written
     try:
         file.require_bounded(None, None)
@@ -139,18 +149,23 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return copied(model)
 
 
-def to_bytes(graph: Graph | None, tensors: Mapping[str, Tensor]) -> tuple[bytes, dict[str, int]]:
+def to_bytes(
+    graph: Graph | None,
+    tensors: Mapping[str, Tensor],
+    advance: Callable[[int], object] = lambda weights: None,
+) -> tuple[bytes, dict[str, int]]:
     """A packed file's bytes, and how many of them are of which part.
 
     Args:
         graph: the architecture, or None for a file of weights only.
         tensors: weights by their names, in the order of the graph's.
+        advance: told how many weights were looked at since it was told before; twice the whole.
 
     Raises:
         InputError: as `pack` raises.
     """
     writable = {name: _writable(name, tensor) for name, tensor in tensors.items()}
-    announced = _announced(graph, writable)
+    announced = _announced(graph, writable, advance)
     text = json.dumps(list(tensors)).encode() if graph is None else graph.to_json()
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
     compressed = deflate.compress(text) + deflate.flush()
@@ -159,6 +174,7 @@ def to_bytes(graph: Graph | None, tensors: Mapping[str, Tensor]) -> tuple[bytes,
     encoder, weights = Encoder(), list(writable.values())
     for tensor, values in zip(announced, weights, strict=True):
         tensor.code(encoder, weights, values)
+        advance(values.numel())
     fields = [(tensor.fields(), tensor.value_bytes()) for tensor in announced]
     codes = encoder.finish()
     body = b"".join([start, compressed, *(part for both in fields for part in both), codes])
@@ -173,13 +189,16 @@ def to_bytes(graph: Graph | None, tensors: Mapping[str, Tensor]) -> tuple[bytes,
     return content, {"header": len(content) - sum(parts.values()), **parts}
 
 
-def _announced(graph: Graph | None, tensors: Mapping[str, Tensor]) -> list[Announced]:
+def _announced(
+    graph: Graph | None, tensors: Mapping[str, Tensor], advance: Callable[[int], object]
+) -> list[Announced]:
     """How each tensor is written; one that equals an earlier one is not written again."""
     known = {} if graph is None else layouts(graph, tensors)
     announced: list[Announced] = []
     numbers: dict[tuple[object, ...], int] = {}
     lines_left = FREE_LINES
     for number, (name, tensor) in enumerate(tensors.items()):
+        advance(tensor.numel())
         key = tensor.dtype, tuple(tensor.shape), _digest(tensor)
         if key in numbers:
             announced.append(replace(announced[numbers[key]], same=numbers[key]))

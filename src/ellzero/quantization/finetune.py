@@ -14,7 +14,7 @@ from ellzero.data.batch import Batch
 from ellzero.data.data import Data
 from ellzero.errors import InputError, is_number
 from ellzero.modules import device_of, evaluating
-from ellzero.progress import is_shown, rich_bar
+from ellzero.progress import shown_progress
 from ellzero.record import Evaluation
 from ellzero.schedules import learning_rate as rate_at
 from ellzero.selection import Selection
@@ -70,7 +70,7 @@ class Quantized(Mapping[str, Codebook]):
         learning_rate: float = 3e-3,
         batch_size: int = 128,
         seed: int = 0,
-        progress: bool | None = None,
+        progress: bool = True,
     ) -> Evaluation:
         """Train the values of the codebooks, in place; which weight holds which value stays.
 
@@ -85,7 +85,8 @@ class Quantized(Mapping[str, Codebook]):
             learning_rate: of the values' relative change: 3e-3 moves a value by about 0.3 % a step.
             batch_size: examples a step.
             seed: of the order of the examples.
-            progress: show a bar on standard error; by default if that is a terminal.
+            progress: show on standard error how far it is: a bar on a terminal, elsewhere a line
+                every 30 seconds.
 
         Returns:
             Score and loss on validation data of what was kept.
@@ -115,7 +116,7 @@ class Quantized(Mapping[str, Codebook]):
             with (
                 settings(None, device),
                 evaluating(self.model),
-                rich_bar(shown=is_shown(progress)) as bar,
+                shown_progress(shown=progress) as bar,
             ):
                 task = bar.add_task("fine-tuning codebooks", total=epochs * count, note="")
                 for epoch in range(epochs):

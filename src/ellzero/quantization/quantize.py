@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ellzero.codebook import round_half, round_values
 from ellzero.data.data import Data
 from ellzero.errors import BudgetError, InputError, nearest
-from ellzero.progress import is_shown, rich_bar
+from ellzero.progress import shown_progress
 from ellzero.pruning.budget import Budget
 from ellzero.quantization.finetune import Quantized, write
 from ellzero.quantization.integer import IntegerForm, integer_form
@@ -47,7 +47,7 @@ def quantize(
     weights: Selection | None = None,
     data: Data | None = None,
     budget: Budget | None = None,
-    progress: bool | None = None,
+    progress: bool = True,
 ) -> Quantized: ...
 def quantize(
     model: nn.Module,
@@ -60,7 +60,7 @@ def quantize(
     budget: Budget | None = None,
     activations: Literal[8] | None = None,
     ranges: RangeMethod = "mse",
-    progress: bool | None = None,
+    progress: bool = True,
 ) -> Quantized | IntegerForm:
     """Let the weights of each layer share few values, in place.
 
@@ -95,8 +95,8 @@ def quantize(
         activations: 8 for a network of integers; None for weights alone.
         ranges: of its values: those of the least squared error (`"mse"`), all that there are
             (`"minmax"`), or all but one in 10,000 at each end (`"percentile"`).
-        progress: show a bar on standard error while the bits are chosen; by default if that is a
-            terminal.
+        progress: show on standard error how far the choice of bits is: a bar on a terminal,
+            elsewhere a line every 30 seconds.
 
     Returns:
         A mapping from the weights' names to their codebooks; with `activations=8` the network of
@@ -141,7 +141,7 @@ def quantize(
         reference = None if data is None else evaluate(model, data, "validation")
         write(vectors, {name: _stored(name, w, biases) for name, w in vectors.items()})
         if data is not None and budget is not None and reference is not None:
-            _within(model, weights, originals, data, budget, reference, is_shown(progress))
+            _within(model, weights, originals, data, budget, reference, progress)
         else:
             write(weights, {n: _rounded(w, widths[n], method) for n, w in originals.items()})
     except BaseException:
@@ -274,7 +274,7 @@ def _within(
         apply(bits)
         return budget.used(reference=reference, candidate=evaluate(model, data, "validation"))
 
-    with rich_bar(shown=shown) as bar:
+    with shown_progress(shown=shown) as bar:
         task = bar.add_task("choosing bits", total=len(BITS) + len(weights), note="")
         chosen = _common(weights, budget, lost, lambda: bar.advance(task))
         bar.update(task, completed=len(BITS), note=f"{max(chosen.values())} bits are enough")

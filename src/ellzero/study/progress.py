@@ -1,21 +1,18 @@
-"""The bar of a study: epochs done of all epochs, with the time left, on a terminal only."""
+"""The progress of a study: epochs done of all epochs, with the time left."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ellzero.progress import is_shown, rich_bar
+from ellzero.progress import shown_progress
 from ellzero.run_folder import METRICS
 
 
 class StudyBar:
-    """Counts the epochs of a study's cells.
+    """Counts the epochs of a study's cells, and shows them if `progress` says so."""
 
-    Shows them if `progress` says so, or by default if standard error is a terminal.
-    """
-
-    def __init__(self, progress: bool | None) -> None:
-        self._bar = rich_bar(shown=is_shown(progress))
+    def __init__(self, progress: bool) -> None:
+        self._bar = shown_progress(shown=progress)
         self._task = self._bar.add_task("starting", total=None, note="")
         self._active: dict[Path, int] = {}
         self._finished = self._cells = self._failed = 0

@@ -30,7 +30,7 @@ def compare(
     *,
     workers: int | None = None,
     cluster: RayCluster | None = None,
-    progress: bool | None = None,
+    progress: bool = True,
 ) -> Results:
     """Compare methods by a study: train, prune and fine-tune all its cells.
 
@@ -45,7 +45,8 @@ def compare(
         workers: how many cells are run side by side. Here by default one; the machine's threads are
             shared out between them. On a cluster by default as many as it has room for.
         cluster: where cells are run; left out, in processes of this machine.
-        progress: show a bar on standard error; by default if that is a terminal.
+        progress: show on standard error how far it is: a bar on a terminal, elsewhere a line
+            every 30 seconds.
 
     Returns:
         The results, which `write_report` makes a page of; `failures()` tells what went wrong.

@@ -1,9 +1,9 @@
-"""The bar of a run: one over all its steps, on a terminal only."""
+"""The progress of a run: one bar over all its steps, or lines where there is no terminal."""
 
 from __future__ import annotations
 
 from ellzero.data.data import Data
-from ellzero.progress import is_shown, rich_bar
+from ellzero.progress import shown_progress
 from ellzero.recipe import Recipe
 from ellzero.recipe_stages import StageTable
 from ellzero.record import EpochMetrics
@@ -11,13 +11,10 @@ from ellzero.training.plan import Step, steps_per_epoch
 
 
 class Bar:
-    """One bar over the whole run, on standard error: stage, score, nonzeros, time left.
-
-    Shown if `progress` says so, or by default if standard error is a terminal.
-    """
+    """One bar over the whole run, on standard error: stage, score, nonzeros, time left."""
 
     def __init__(
-        self, recipe: Recipe, data: Data, *, has_reference: bool, progress: bool | None = None
+        self, recipe: Recipe, data: Data, *, has_reference: bool, progress: bool = True
     ) -> None:
         self._recipe, self._data = recipe, data
         self._stages = [
@@ -26,7 +23,7 @@ class Bar:
             if not (stage == "reference" and has_reference)
             and not (stage == "train" and recipe.train.file is not None)
         ]
-        self._bar = rich_bar(shown=is_shown(progress))
+        self._bar = shown_progress(shown=progress)
         self._total = sum(self._batches(stage) * times for stage, times in self._stages)
         self._task = self._bar.add_task("starting", total=self._total, note="")
         self._label = ""
