@@ -129,3 +129,18 @@ def test_the_code_that_opens_a_run_runs(tmp_path, monkeypatch):
     assert given["run"].record == result.record
     x = blobs(5, 4)[0]
     assert torch.allclose(given["small"](x), result.model(x), atol=1e-5)
+
+
+GUIDES = ["migrate"]
+"""Pages whose code is whole: each block goes on from the one before it."""
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_the_code_of_the_guides_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / f"{name}.md").read_text()
+    given: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code, given)
+    for recipe_text in re.findall(r"```toml\n(.*?)```", page, re.DOTALL):
+        ez.Recipe.parse(tomllib.loads(recipe_text))
