@@ -32,6 +32,7 @@ nitpick_ignore_regex = [
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 
+maximum_signature_line_length = 72
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_type_aliases = {"Form": "ellzero.penalties.Form"}

@@ -1,7 +1,8 @@
 """Mathematics as MathML, which browsers show themselves: no script, no font, no network."""
 
+import html
+
 from docutils import nodes
-from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.util import logging
@@ -15,9 +16,9 @@ def mathml(node: nodes.Element, *, as_block: bool) -> str:
     latex = node.astext()
     try:
         return tex2mathml(latex, as_block=as_block)
-    except MathError as error:
+    except Exception as error:  # MathError, or whatever its parser stumbles over
         logger.warning("no MathML for %r: %s", latex, error, location=node)
-        return f"<code>{nodes.unescape(latex)}</code>"
+        return f"<code>{html.escape(latex)}</code>"
 
 
 def visit_inline(translator: HTML5Translator, node: nodes.math) -> None:

@@ -15,13 +15,23 @@ from ellzero.penalties.penalty import Form, Term, wide
 
 @dataclass(frozen=True)
 class GroupLasso(Term):
-    """The group lasso, `strength * sum_g sqrt(n_g) ||w_g||`, over the units of a layer.
+    r"""The group lasso, `strength * sum_g sqrt(n_g) ||w_g||`, over the units of a layer.
 
-    A group `w_g = w[g, ...]` is what comes into one unit or channel, `n_g` weights, and `||.||` is
-    the l2 norm. Entries of a vector are groups of their own, which makes it the l1 norm there. The
-    gradient is `strength * sqrt(n_g) w_g / ||w_g||`, and 0 at a group of zeros. The decoupled form
-    is the proximal step: a group shrinks as a whole and becomes zero as a whole, while zeros within
-    it stay.
+    .. math::
+
+        \Omega(w) = \lambda \sum_g \sqrt{n_g} \, \left\|w_g\right\|_2, \qquad
+        \frac{\partial \Omega}{\partial w_g}
+        = \lambda \sqrt{n_g} \, \frac{w_g}{\left\|w_g\right\|_2}
+
+    A group `w_g = w[g, ...]` is what comes into one unit or channel, `n_g` weights. Entries of a
+    vector are groups of their own, which makes it the l1 norm there. The gradient is 0 at a group
+    of zeros. The decoupled form is the proximal step, with the learning rate `eta`: a group shrinks
+    as a whole and becomes zero as a whole, while zeros within it stay.
+
+    .. math::
+
+        w_g \leftarrow
+        w_g \max\left(1 - \frac{\eta \lambda \sqrt{n_g}}{\left\|w_g\right\|_2},\; 0\right)
 
     Args:
         strength: factor of the sum, >= 0.

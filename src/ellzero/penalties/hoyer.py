@@ -15,13 +15,19 @@ from ellzero.penalties.penalty import Term, wide
 
 @dataclass(frozen=True)
 class HoyerSquare(Term):
-    """Hoyer-square, `strength * (sum|w|)^2 / sum(w^2)` of each layer's weights.
+    r"""Hoyer-square, `strength * (sum|w|)^2 / sum(w^2)` of each layer's weights.
+
+    .. math::
+
+        \Omega(w) = \lambda \frac{S^2}{Q}, \qquad
+        \frac{\partial \Omega}{\partial w_i}
+        = 2 \lambda \frac{S}{Q} \left(\operatorname{sign}(w_i) - \frac{S}{Q} w_i\right), \qquad
+        S = \sum_i \left|w_i\right|, \quad Q = \sum_i w_i^2
 
     Between 1 (one nonzero weight) and the count of nonzeros (all of equal magnitude), and the same
-    for `w` and `c w`: it drives weights apart, not down. With `S = sum|w|` and `Q = sum(w^2)` its
-    gradient is `strength * 2 S/Q (sign(w) - w S/Q)`: weights below `Q/S` are pulled to zero, those
-    above are pushed away from it, so there is no decoupled form. A layer of zeros has value and
-    gradient 0.
+    for `w` and `c w`: it drives weights apart, not down. Weights below `Q / S` are pulled to zero,
+    those above are pushed away from it, so there is no decoupled form. A layer of zeros has value
+    and gradient 0.
 
     Args:
         strength: factor of the measure, >= 0.

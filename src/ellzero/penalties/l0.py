@@ -14,11 +14,24 @@ from ellzero.schedules import Schedule
 
 @dataclass(frozen=True)
 class L0(Term):
-    """Approximate l0 norm, `strength * sum(1 - exp(-beta |w|))`.
+    r"""Approximate l0 norm, `strength * sum(1 - exp(-beta |w|))`.
+
+    .. math::
+
+        \Omega(w) = \lambda \sum_i \left(1 - e^{-\beta \left|w_i\right|}\right), \qquad
+        \frac{\partial \Omega}{\partial w_i}
+        = \lambda \beta \, \operatorname{sign}(w_i) \, e^{-\beta \left|w_i\right|}
 
     As `beta` grows the sum tends to the count of nonzero weights. Its gradient, the zero
-    attraction `strength * beta * sign(w) * exp(-beta |w|)`, is strong on small weights and vanishes
-    on large ones. At 0 the subgradient is 0; `beta = 0` switches the penalty off.
+    attraction, is strong on small weights and vanishes on large ones. At 0 the subgradient is 0;
+    `beta = 0` switches the penalty off. The decoupled form is the step
+
+    .. math::
+
+        \left|w_i\right| \leftarrow
+        \max\left(\left|w_i\right| - \eta \lambda \beta e^{-\beta \left|w_i\right|},\; 0\right)
+
+    with the learning rate `eta`. In formulas `lambda` is the strength.
 
     Args:
         strength: factor of the sum, >= 0. With `form="gradient"` and Adam, about 1e-6 to 1e-4;

@@ -12,9 +12,19 @@ from ellzero.penalties.penalty import Form, Term, shrink_by_, wide
 
 @dataclass(frozen=True)
 class L1(Term):
-    """The l1 norm, `strength * sum(|w|)`; it pulls on all weights alike.
+    r"""The l1 norm, `strength * sum(|w|)`; it pulls on all weights alike.
 
-    Its decoupled form is the proximal (soft-threshold) step of proximal gradient descent.
+    .. math::
+
+        \Omega(w) = \lambda \sum_i \left|w_i\right|, \qquad
+        \frac{\partial \Omega}{\partial w_i} = \lambda \operatorname{sign}(w_i)
+
+    The subgradient at 0 is 0. The decoupled form is the proximal (soft-threshold) step of proximal
+    gradient descent, with the learning rate `eta`:
+
+    .. math::
+
+        \left|w_i\right| \leftarrow \max\left(\left|w_i\right| - \eta \lambda,\; 0\right)
 
     Args:
         strength: factor of the sum, >= 0.

@@ -12,7 +12,12 @@ from ellzero.penalties.penalty import Term, wide
 
 @dataclass(frozen=True)
 class L2(Term):
-    """The squared l2 norm, `strength * sum(w^2)`, with no factor 1/2 (its gradient is `2 w`).
+    r"""The squared l2 norm, `strength * sum(w^2)`, with no factor 1/2.
+
+    .. math::
+
+        \Omega(w) = \lambda \sum_i w_i^2, \qquad
+        \frac{\partial \Omega}{\partial w_i} = 2 \lambda w_i
 
     A term of the loss, against overfitting. An optimizer's weight decay is something else: that
     acts after Adam's rescaling, and carries the factor 1/2.

@@ -26,13 +26,24 @@ SHIFT = TEMPERATURE * math.log(-LOW / HIGH)
 
 @dataclass(frozen=True)
 class HardConcrete(Gates):
-    """Hard-concrete gates, `strength * sum(P(gate > 0))` over all weights.
+    r"""Hard-concrete gates, `strength * sum(P(gate > 0))` over all weights.
 
-    Each weight is multiplied by a gate `z = clip(1.2 s - 0.1, 0, 1)` with
-    `s = sigmoid((log(u / (1 - u)) + log_alpha) / (2/3))`, `u` uniform on (0, 1), drawn anew for
-    every batch. `log_alpha` is learned; `P(z > 0) = sigmoid(log_alpha - 2/3 log(0.1 / 1.1))`.
-    Without noise the gate is `clip(1.2 sigmoid(log_alpha) - 0.1, 0, 1)`, and finalizing multiplies
-    each weight by that.
+    Each weight is multiplied by a gate `z`, drawn anew for every batch with `u` uniform on (0, 1);
+    `log alpha` is learned, and `sigma` is the logistic function.
+
+    .. math::
+
+        s = \sigma\left(\frac{\log u - \log(1 - u) + \log \alpha}{2/3}\right), \qquad
+        z = \min(1, \max(0, \; 1.2 s - 0.1))
+
+    Added to the loss is the expected count of nonzero gates,
+
+    .. math::
+
+        \lambda \sum_i P(z_i > 0)
+        = \lambda \sum_i \sigma\left(\log \alpha_i - \tfrac{2}{3} \log \tfrac{0.1}{1.1}\right).
+
+    Finalizing multiplies each weight by its gate without noise, where `s = sigma(log alpha)`.
 
     Args:
         strength: factor of the expected count of nonzero weights, >= 0.

@@ -16,13 +16,19 @@ from ellzero.selection import Selection
 
 @dataclass(frozen=True)
 class PMMP(Gates):
-    """Probabilistic minimax pruning, `strength * sum(p) + sum(u (d^2 + w^2 p (1 - p)))`.
+    r"""Probabilistic minimax pruning, `strength * sum(p) + sum(u ((a - w p)^2 + w^2 p (1 - p)))`.
 
     Beside each weight `a` of the network stand a value `w`, the probability `p` that it is kept,
     and a multiplier `u` of the constraint that `a` equals the random `w z`, `z ~ Bernoulli(p)`:
-    `d = a - w p` is its bias and `w^2 p (1 - p)` its variance. The objective is minimized over `a`,
-    `w`, `p` and maximized over `u`, by Adam on the stand-ins; `p` is clamped to [0, 1] after each
-    step. In the beginning `w = a` and `p = 1`. Finalizing puts `w p` in place of each weight.
+    `a - w p` is its bias and `w^2 p (1 - p)` its variance. With the loss `L`:
+
+    .. math::
+
+        \min_{a, w, p} \, \max_u \; L(a) + \lambda \sum_i p_i
+        + \sum_i u_i \left((a_i - w_i p_i)^2 + w_i^2 p_i (1 - p_i)\right), \qquad 0 \le p_i \le 1
+
+    Adam moves the stand-ins; `p` is clamped to [0, 1] after each step. In the beginning `w = a` and
+    `p = 1`. Finalizing puts `w p` in place of each weight.
 
     Args:
         strength: factor of the expected count of nonzero weights, >= 0.

@@ -27,11 +27,22 @@ from ellzero.sharding import local
 
 
 class Regularizer:
-    """A penalty, gates, or both, bound to a network, for a training loop of your own.
+    r"""A penalty, gates, or both, bound to a network, for a training loop of your own.
 
     Each term of the penalty acts in its own form: `loss()` is added to the loss before backward,
     `add_gradient()` goes after backward (after unscaling and accumulation, before clipping),
-    `step(optimizer)` after the optimizer's step. A method whose form does not occur in the penalty
+    `step(optimizer)` after the optimizer's step. With the loss `L`, a term `Omega`, the optimizer's
+    step `A` from a gradient, and its learning rate `eta`, one step of each form is
+
+    .. math::
+
+        \text{loss:} \quad & w \leftarrow w + A(\nabla [L + \Omega](w)) \\
+        \text{gradient:} \quad & w \leftarrow w + A(\nabla L(w) + \nabla \Omega(w)) \\
+        \text{decoupled:} \quad & v = w + A(\nabla L(w)), \quad
+        w \leftarrow \operatorname{sign}(v)
+        \max(\left|v\right| - \eta \, \Omega'(\left|v\right|), \; 0)
+
+    The first two are the same by different means. A method whose form does not occur in the penalty
     does nothing. Gates need all of `before_forward()`, `add_gradient()` and `step(optimizer)`, a
     validation within `finalized()`, and `finalize()` at the end of the training. What it learns or
     counts is in its `state_dict()`.
@@ -44,7 +55,7 @@ class Regularizer:
         penalty: one penalty, or a sum of them.
         gates: a method with parameters of its own, `ez.HardConcrete` or `ez.PMMP`.
         weights: what it acts on, from `ez.select`; by default what it selects by default.
-        layer_scale: factor on each layer's l0 strength (METHOD; other terms are never scaled).
+        layer_scale: factor on each layer's l0 strength; other terms are never scaled.
             `None`: 1. `"paper"`: `sqrt(n / n_max)`, with `n` the weights of the layer and `n_max`
             those of the largest layer of its kind (dense, conv, recurrent). `"paper-code"`: the
             same, with the kernel's height left out of a convolution's `n`, as in the authors' code.
