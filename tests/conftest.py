@@ -1,13 +1,18 @@
-"""Settings for all tests: one torch thread, no deadlines on machines that are busy, and Ctrl-C."""
+"""For all tests: one torch thread, no deadlines on machines that are busy, Ctrl-C, a browser."""
 
 import atexit
 import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
+import pytest
 import torch
 from hypothesis import settings
+
+from browser import chromium
 
 torch.set_num_threads(1)
 # the runs of tests, and of processes that they start, are none to be remembered
@@ -19,3 +24,10 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 settings.register_profile("ellzero", deadline=None, derandomize=True)
 settings.load_profile("ellzero")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser for pages, see browser.py; it takes some seconds to start."""
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver

@@ -1,22 +1,13 @@
 """The page in a real browser: everything is drawn, nothing is fetched, a phone can read it."""
 
-import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import ellzero as ez
-
-CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
-OPTIONS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--disable-quic",
-    "--disable-dev-shm-usage",
-)  # fmt: skip
+from accessibility import violations
+from browser import DESK, PHONE, requests, show
 
 BOXES = """
 return [...document.querySelectorAll("svg, img")].map(element => {
@@ -37,25 +28,13 @@ return Math.min(...[...document.querySelectorAll("svg text")].map(text => {
     return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(matrix.a, matrix.b);
 }))
 """
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if not (Path(CHROMIUM).exists() and Path(DRIVER).exists()):
-        pytest.skip(f"needs {CHROMIUM} and {DRIVER} (Debian: chromium, chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    service = pytest.importorskip("selenium.webdriver.chrome.service")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    profile = tmp_path_factory.mktemp("profile")
-    for argument in (*OPTIONS, f"--user-data-dir={profile}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    # selenium is to use the driver that is there: no download, no statistics
-    environment = os.environ | {"SE_OFFLINE": "true", "SE_AVOID_STATS": "true"}
-    driver = webdriver.Chrome(options=options, service=service.Service(DRIVER, env=environment))
-    yield driver
-    driver.quit()
+WITHOUT_HINT = """
+return [...document.querySelectorAll("section.table")].filter(table => {
+    const scroll = table.querySelector(".scroll"), hint = table.querySelector(".hint");
+    const shown = hint !== null && hint.getBoundingClientRect().height > 0;
+    return (scroll.scrollWidth > scroll.clientWidth) !== shown;
+}).map(table => table.querySelector("h3").textContent)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +50,16 @@ def pages(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [PHONE, DESK])
 @pytest.mark.parametrize("name", ["study", "run", "several"])
 def test_a_page_in_a_browser(name, width, pages, browser):
-    # a headless window cannot be as narrow as a phone, an emulated screen can
-    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == 390}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    browser.get_log("performance")
-    browser.get(pages[name].as_uri())
+    show(browser, pages[name], width=width)
 
     assert browser.execute_script("return document.documentElement.clientWidth") <= width
     wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert browser.execute_script(wide) <= 0
     assert browser.execute_script(OUTSIDE) == []
+    assert browser.execute_script(WITHOUT_HINT) == [], "tables that scroll say so, and no others"
 
     boxes = browser.execute_script(BOXES)
     assert len(boxes) >= 3
@@ -93,10 +69,25 @@ def test_a_page_in_a_browser(name, width, pages, browser):
     assert browser.execute_script(SMALLEST) > 7.5  # CSS pixels
 
     assert browser.get_log("browser") == []
-    requests = [
-        message["params"]["request"]["url"]
-        for entry in browser.get_log("performance")
-        if (message := json.loads(entry["message"])["message"])["method"]
-        == "Network.requestWillBeSent"
-    ]
-    assert [url for url in requests if not url.startswith("data:")] == [pages[name].as_uri()]
+    assert requests(browser) == [pages[name].as_uri()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [PHONE, DESK])
+@pytest.mark.parametrize("name", ["study", "run", "several"])
+def test_a_page_can_be_read_and_used_by_everybody(name, width, dark, pages, browser):
+    show(browser, pages[name], width=width, dark=dark)
+    assert violations(browser) == []
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_found(browser, tmp_path):
+    page = tmp_path / "wrong.html"
+    page.write_text(
+        "<!doctype html><html lang=en><title>a</title><main><h1 style='color: #bbb'>pale</h1>"
+        "<button></button><p tabindex=3>first</p></main></html>"
+    )
+    show(browser, page)
+    rules = {text.split(":")[0] for text in violations(browser)}
+    assert rules == {"color-contrast", "button-name", "tabindex"}
