@@ -238,7 +238,7 @@ def test_a_number_that_follows_a_schedule_is_a_table(beta, expected):
 @pytest.mark.parametrize(
     ("beta", "expected"),
     [
-        ({"strat": 1, "end": 2}, "unknown key 'strat'; did you mean start"),
+        ({"strat": 1, "end": 2}, ".*beta: unknown key 'strat'; did you mean start"),
         ({"start": 1}, "Schedule: .*'end'"),
         ({"start": 1, "end": 2, "shape": "sqare"}, "schedule shape is 'sqare'; expected one of"),
         ({"start": "x", "end": 2}, "schedule start is 'x'; expected a finite number"),

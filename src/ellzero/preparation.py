@@ -136,12 +136,21 @@ def device_named(name: str) -> torch.device:
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return torch.device("cpu") if accelerator is None else accelerator
+    hint = "try 'auto' or 'cpu'"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {name!r} cannot be used: {reason}; try 'auto' or 'cpu'") from None
+    except RuntimeError:
+        hint = "did you mean 'cuda'?" if "gpu" in name.lower() else hint
+        raise InputError(
+            f"device {name!r} cannot be used: torch knows none of that name; {hint}"
+        ) from None
+    try:
+        torch.zeros(1, device=device).item()  # also 'meta' fails, whose tensors hold nothing
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        if isinstance(error, NotImplementedError | ImportError):
+            reason = "the torch that is installed has none"
+        raise InputError(f"device {name!r} cannot be used: {reason}; {hint}") from None
     return device
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import tomli_w
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from ellzero.errors import InputError
+from ellzero.errors import InputError, is_number
 from ellzero.penalties import Penalty
-from ellzero.pruning import Scope, kept_count, minimums
+from ellzero.pruning import Scope, kept_count, minimums, require_sparsity
 from ellzero.recipe_fields import BudgetTable, Gradual, added, read_penalty
 from ellzero.recipe_stages import OF_OPTIMIZER, Finetune, Optimization, Reference, Train, name_of
-from ellzero.recipe_tables import TARGETS, Document, Factory, Table
+from ellzero.recipe_tables import TARGETS, Document, Factory, Listed, Table, Whole
 
 
 class Prune(Table):
@@ -26,20 +26,27 @@ class Prune(Table):
     """
 
     sparsity: float | None = Field(default=None, ge=0, lt=1)
-    nonzeros: int | None = Field(default=None, ge=1)
+    nonzeros: Whole | None = Field(default=None, ge=1)
     budget: BudgetTable = None
-    rounds: int = Field(default=1, ge=1)
+    rounds: Whole = Field(default=1, ge=1)
     gradual: Gradual = None
     scope: Scope = "global"
-    keep_per_layer: int | None = Field(default=None, ge=0)
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    keep_per_layer: Whole | None = Field(default=None, ge=0)
+    include: tuple[str, ...] = Listed
+    exclude: tuple[str, ...] = Listed
 
     @model_validator(mode="before")
     @classmethod
     def _allow_rounds(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and value.get("budget") is not None:
             return {"rounds": 5, **value}
+        return value
+
+    @field_validator("sparsity", mode="before")
+    @classmethod
+    def _know_percent(cls, value: Any) -> Any:
+        if is_number(value) and value >= 1:
+            require_sparsity(value)
         return value
 
     @model_validator(mode="after")
@@ -105,9 +112,9 @@ class Recipe(Document):
     name: str = Field(default="run", pattern=r"^\w[^/\\\n]*$")
     model: Factory | None = None
     data: Factory | None = None
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: Whole = Field(default=0, ge=0, lt=2**31)
     device: str = "auto"
-    threads: int | None = Field(default=None, ge=1)
+    threads: Whole | None = Field(default=None, ge=1)
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     parallel: Literal["ddp", "fsdp"] = "ddp"
     channels_last: bool = False

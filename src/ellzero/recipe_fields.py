@@ -218,26 +218,29 @@ def _read_named(value: Any, family: _Family) -> Iterator[Any]:
                     f"{name} is {table!r}; expected a table such as {{strength = 1e-5}}"
                 )
             if cls is not None:
-                _require_fields(table, cls)
+                _require_fields(name, table, cls)
             if "strength" not in table:
                 raise InputError(f"{name} has no strength; write {name} = {{strength = 1e-5}}")
             if cls is None:
                 yield family.stand_in(name, table)
             else:
-                yield _made(cls, {key: _schedule(field) for key, field in table.items()})
+                yield _made(cls, {k: _schedule(f"{name}.{k}", v) for k, v in table.items()})
 
 
-def _schedule(value: Any) -> Any:
+def _schedule(key: str, value: Any) -> Any:
     """A number that changes while it trains, from `{start = 1, end = 10}`; others as they are."""
-    return _made(Schedule, value) if isinstance(value, Mapping) else value
+    return _made(Schedule, value, key) if isinstance(value, Mapping) else value
 
 
-def _require_fields(table: Mapping[str, Any], cls: type[Any]) -> None:
-    require_known(table, [field.name for field in dataclasses.fields(cls)])
+def _require_fields(where: str, table: Mapping[str, Any], cls: type[Any]) -> None:
+    try:
+        require_known(table, [field.name for field in dataclasses.fields(cls)])
+    except InputError as error:
+        raise InputError(f"{where}: {error}" if where else str(error)) from None
 
 
-def _made(cls: type[Any], table: Mapping[str, Any]) -> Any:
-    _require_fields(table, cls)
+def _made(cls: type[Any], table: Mapping[str, Any], where: str = "") -> Any:
+    _require_fields(where, table, cls)
     try:
         inspect.signature(cls).bind(**table)
     except TypeError as error:  # a key is missing
@@ -253,6 +256,8 @@ def _made(cls: type[Any], table: Mapping[str, Any]) -> Any:
 
 
 def _read_budget(value: Any) -> Any:
+    if not isinstance(value, Mapping | Budget | None):
+        raise InputError(f"got {value!r}; expected a table such as {{max_accuracy_drop = 0.5}}")
     return _made(Budget, value) if isinstance(value, Mapping) else value
 
 
@@ -271,7 +276,10 @@ def _rise(shape: ScheduleShape) -> BeforeValidator:
                     if name in bounds:
                         raise InputError(f"it has {former} and {name}, which are one; give {name}")
                     bounds[name] = bounds.pop(former)
+            require_known(bounds, ("shape", "after", "until"))
             value = _made(Schedule, {"start": 0.0, "end": 1.0, "shape": shape, **bounds})
+        elif not isinstance(value, Schedule | None):
+            raise InputError(f"got {value!r}; expected a table; {{}} takes the usual way")
         if isinstance(value, Schedule) and (value.start, value.end) != (0, 1):
             raise InputError(f"it goes from {value.start} to {value.end}; expected from 0 to 1")
         return value

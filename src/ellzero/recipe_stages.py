@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 from torch import nn
 
 from ellzero.errors import EllzeroError, InputError, is_number
@@ -23,7 +23,8 @@ from ellzero.optimizers import (
     require_options,
 )
 from ellzero.recipe_fields import GatesTable, PenaltyTable, Ramp, refuse_use
-from ellzero.recipe_tables import LENGTHS, Factory, Table
+from ellzero.recipe_mistakes import explain
+from ellzero.recipe_tables import LENGTHS, Factory, Listed, Table, Whole
 from ellzero.regularizers import LayerScale
 from ellzero.schedules import ScheduleShape
 
@@ -31,8 +32,8 @@ from ellzero.schedules import ScheduleShape
 class Optimization(Table):
     """How the weights are moved: the keys that reference, train and finetune share."""
 
-    batch_size: int = Field(default=128, ge=1)
-    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    batch_size: Whole = Field(default=128, ge=1)
+    gradient_accumulation_steps: Whole = Field(default=1, ge=1)
     optimizer: str | Factory = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
@@ -40,7 +41,7 @@ class Optimization(Table):
     floor: float = Field(default=0.0, ge=0, le=1)
     momentum: float = Field(default=MOMENTUM, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
-    no_decay: tuple[Group, ...] = ()
+    no_decay: tuple[Group, ...] = Listed
     clip_grad_norm: float = Field(default=0.0, ge=0)
     clip_grad_value: float = Field(default=0.0, ge=0)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
@@ -57,6 +58,16 @@ class Optimization(Table):
             with suppress(EllzeroError):  # which the optimizer's own check raises
                 return {"momentum": default_momentum(name_of(value["optimizer"])), **value}
         return value
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _name_optimizer(cls, value: Any) -> Any:
+        if isinstance(value, str | Factory):
+            return value
+        try:
+            return Factory.model_validate(value)  # whose mistakes are told once, not as a union's
+        except ValidationError as error:
+            raise InputError(explain(error)) from None
 
     @field_validator("optimizer", mode="after")
     @classmethod
@@ -123,8 +134,8 @@ def name_of(optimizer: Any) -> str:
 class StageTable(Optimization):
     """How the weights are moved in a stage, and how long: so many epochs, or optimizer steps."""
 
-    epochs: int | None = Field(default=10, ge=0)
-    steps: int | None = Field(default=None, ge=1)
+    epochs: Whole | None = Field(default=10, ge=0)
+    steps: Whole | None = Field(default=None, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -151,8 +162,8 @@ class StageTable(Optimization):
 class Reference(StageTable):
     """How the dense reference is trained, or the file of a trained one."""
 
-    epochs: int | None = Field(default=10, ge=1)
-    file: Path | None = None
+    epochs: Whole | None = Field(default=10, ge=1)
+    file: Path | None = Field(default=None, strict=False)
 
 
 class Distillation(Table):
@@ -184,9 +195,9 @@ class Train(Distilled):
     where that is not what is wanted.
     """
 
-    epochs: int | None = Field(default=20, ge=0)
+    epochs: Whole | None = Field(default=20, ge=0)
     start: Literal["initial", "reference"] | None = None
-    file: Path | None = None
+    file: Path | None = Field(default=None, strict=False)
     gates: GatesTable = None
     layer_scale: LayerScale | None = None
     ramp: Ramp = None

@@ -7,13 +7,21 @@ import reprlib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from ellzero.documents import brief, parse_toml, read_toml, require_plain
-from ellzero.errors import InputError
+from ellzero.errors import InputError, is_number
 from ellzero.recipe_fields import require_known
+from ellzero.recipe_mistakes import explain
 
 TARGETS = ("sparsity", "nonzeros", "budget")
 
@@ -23,11 +31,30 @@ ALTERNATIVES = {"prune": TARGETS, "reference": LENGTHS, "train": LENGTHS, "finet
 """Keys of a recipe's tables of which one is given; one that is set takes another's place."""
 
 
+def _whole(value: Any) -> Any:
+    is_whole = is_number(value) and value % 1 == 0 and abs(value) < 2**63
+    return int(value) if is_whole else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""A whole number, also as `1e4` or one of numpy's."""
+
+Listed = Field(default=(), strict=False)
+"""A tuple that is a list in TOML."""
+
+
 class Table(BaseModel):
-    """A table of a recipe: frozen, and an unknown key is an error that names the nearest one."""
+    """A table of a recipe: frozen, and an unknown key is an error that names the nearest one.
+
+    Values are of the kind that is asked for: `true` is no number, and text is none either.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
+        strict=True,
     )
 
     @model_validator(mode="before")
@@ -92,7 +119,14 @@ class Factory(Table):
     @model_validator(mode="before")
     @classmethod
     def _read_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"name": value}
+        if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+            raise InputError(
+                f"got {reprlib.repr(value)}; expected a name in quotes, or a table such as "
+                '{name = "...", option = 1}'
+            )
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -160,15 +194,3 @@ def _keys(path: str) -> list[str]:
         ((key, tables),) = tables.items()
         keys.append(key)
     return keys
-
-
-def explain(error: ValidationError) -> str:
-    """All that is wrong, in one line."""
-    mistakes = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        if not isinstance(item["input"], Mapping | BaseModel) and item["type"] != "value_error":
-            message += f" (got {reprlib.repr(item['input'])})"
-        mistakes.append(f"{where}: {message}" if where else message)
-    return "; ".join(mistakes)

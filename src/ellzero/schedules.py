@@ -57,7 +57,7 @@ class Schedule:
     until: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.shape not in SHAPES:
+        if self.shape not in tuple(SHAPES):  # which also takes what cannot be hashed
             raise InputError(
                 f"schedule shape is {self.shape!r}; expected one of {', '.join(SHAPES)}"
             )

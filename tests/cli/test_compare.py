@@ -96,7 +96,7 @@ def test_a_cell_that_another_process_holds_is_warned_of_and_the_study_not_done(
     ("change", "said"),
     [
         (("l1 =", "l3 ="), "unknown method 'l3'; did you mean l2 or l1?"),
-        (("[1e-4]", '["strong"]'), "methods.l1: strength 'strong' is no finite number >= 0"),
+        (("[1e-4]", '["strong"]'), "methods.l1: strengths holds 'strong'; expected finite"),
         (("[0.75]", "[]"), "expected exactly one of sparsities, nonzeros, budgets, and not empty"),
         (("[0.75]", "[0.75, 0.750]"), "two cells have the name magnitude-seed0-sparsity-0.75"),
         (("[recipe]", "[recipe"), "is not TOML"),

@@ -413,7 +413,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         method("pmmp", strengths=TWO, prune={"gradual": {}}),
         ("methods.pmmp", "gradual"),
     ),
-    "a sparsity of 150 %": (told(sparsities=[1.5]), ("prune.sparsity", "less than 1", "1.5")),
+    "a sparsity of 150 %": (told(sparsities=[1.5]), ("prune.sparsity", "in [0, 1)", "1.5")),
     "a negative seed": (told(seeds=[-1]), ("seed", "-1")),
     "a seed of one half": (told(seeds=[0.5]), ("seeds.0", "0.5")),
     "a name that is no folder": (told(name="a/b"), ("name", "'a/b'")),

@@ -1,7 +1,15 @@
 """Pruning: masks, and the choice of the weights that go."""
 
 from ellzero.pruning.hold import Hold
-from ellzero.pruning.magnitude import Scope, kept_count, least, minimums, prune, ranked
+from ellzero.pruning.magnitude import (
+    Scope,
+    kept_count,
+    least,
+    minimums,
+    prune,
+    ranked,
+    require_sparsity,
+)
 from ellzero.pruning.masks import Masks
 from ellzero.pruning.ranking import largest
 
@@ -15,4 +23,5 @@ __all__ = [
     "minimums",
     "prune",
     "ranked",
+    "require_sparsity",
 ]

@@ -159,9 +159,26 @@ def kept_count(numel: int, sparsity: float) -> int:
         >>> kept_count(1000, 0.985)
         15
     """
-    if not is_number(sparsity) or not 0 <= sparsity < 1:
-        raise InputError(f"sparsity is {sparsity!r}; expected a number in [0, 1)")
+    require_sparsity(sparsity)
     return max(numel - round(sparsity * numel), min(numel, 1))
+
+
+def require_sparsity(sparsity: float) -> None:
+    """Make sure that a number is a sparsity.
+
+    Raises:
+        InputError: it is outside [0, 1); of a percentage with the fraction that it is.
+
+    Example:
+        >>> require_sparsity(98)
+        Traceback (most recent call last):
+        ellzero.errors.InputError: sparsity is 98; expected a number in [0, 1); did you mean 0.98?
+    """
+    if is_number(sparsity) and 0 <= sparsity < 1:
+        return
+    percent = is_number(sparsity) and 10 <= sparsity < 100
+    meant = f"; did you mean {sparsity / 100:g}?" if percent else ""
+    raise InputError(f"sparsity is {sparsity!r}; expected a number in [0, 1){meant}")
 
 
 @torch.no_grad()

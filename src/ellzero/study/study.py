@@ -19,7 +19,7 @@ from ellzero.pruning.budget import Budget
 from ellzero.recipe import Recipe
 from ellzero.recipe_fields import BudgetTable, budget_table, portable
 from ellzero.recipe_tables import TARGETS as RECIPE_TARGETS
-from ellzero.recipe_tables import Document, Table, without_others
+from ellzero.recipe_tables import Document, Listed, Table, Whole, without_others
 from ellzero.terminal import plain
 
 TARGETS = ("sparsities", "nonzeros", "budgets")
@@ -73,7 +73,7 @@ class Method(Table):
     """
 
     label: str | None = None
-    strengths: tuple[float, ...] = ()
+    strengths: tuple[float, ...] = Listed
     train: dict[str, Any] = Field(default_factory=dict)
     finetune: dict[str, Any] = Field(default_factory=dict)
     prune: dict[str, Any] = Field(default_factory=dict)
@@ -89,7 +89,7 @@ class Method(Table):
                 )
             for strength in strengths:
                 if not is_number(strength) or not 0 <= strength < math.inf:
-                    raise InputError(f"strength {strength!r} is no finite number >= 0")
+                    raise InputError(f"strengths holds {strength!r}; expected finite numbers >= 0")
         return value
 
     def fragment(self, strength: float | None) -> dict[str, Any]:
@@ -132,10 +132,10 @@ class Study(Document):
     """
 
     name: str = Field(default="study", pattern=r"^\w[^/\\\n]*$")
-    seeds: tuple[int, ...] = (0, 1, 2)
-    sparsities: tuple[float, ...] = ()
-    nonzeros: tuple[int, ...] = ()
-    budgets: tuple[BudgetTable, ...] = ()
+    seeds: tuple[Whole, ...] = Field(default=(0, 1, 2), strict=False)
+    sparsities: tuple[float, ...] = Listed
+    nonzeros: tuple[Whole, ...] = Listed
+    budgets: tuple[BudgetTable, ...] = Listed
     stalled_minutes: float = Field(default=60.0, ge=0)
     recipe: dict[str, Any] = Field(default_factory=dict)
     methods: dict[str, Method]

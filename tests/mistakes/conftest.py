@@ -1,0 +1,5 @@
+"""A newcomer at the command line in a project of a user's."""
+
+from command_line import ellzero, project
+
+__all__ = ["ellzero", "project"]
