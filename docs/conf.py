@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "mathml",
+    "notebooks",
     "public_names",
 ]
 exclude_patterns = ["extensions"]

@@ -56,6 +56,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class Evaluation(NamedTuple):
     """What a network reached on one part of the data.
 
+    Args:
+        score: of the task, higher is better; of classes the accuracy, a fraction.
+        loss: the mean over the examples, without a penalty.
+
     Example:
         >>> Evaluation(score=0.98, loss=0.07).better_than(Evaluation(score=0.98, loss=0.08))
         True
@@ -323,9 +327,24 @@ class Record(Entry):
 
 
 class FinishedRecord(Sizes, Record):
-    """What a run tells that is done.
+    r"""What a run tells that is done.
+
+    Of `N` weights, `n` of them nonzero, and `P` parameters in all, the figures of size are
+
+    .. math::
+
+        \text{sparsity} = 1 - \frac{n}{N}, \qquad \text{nonzero ratio} = \frac{N}{n}, \qquad
+        \text{file ratio} = \frac{4 P}{\text{bytes of the file}}
 
     Args:
+        weights: selected weights, that is those which can be pruned.
+        nonzeros: those of them that are not zero.
+        sparsity: the fraction of zeros.
+        nonzero_ratio: weights for each one that is left; None where none is.
+        parameters: all numbers of the network, selected or not.
+        parameters_left: the same without the zeros among the selected ones.
+        parameter_ratio: of the two.
+        float32_bytes: four for each parameter.
         reference: what the dense reference reached.
         compressed: what the compressed network reached.
         validation_score: of the compressed network.
