@@ -12,6 +12,7 @@ from nbformat import NotebookNode
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from traitlets.config import Config
+from traitlets.log import get_logger
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def shown(output: NotebookNode, alt: str) -> str:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Let Sphinx take .ipynb files as pages."""
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a debugger's remark
+    get_logger().setLevel("WARNING")  # not a line for each start of a kernel
     app.add_source_suffix(".ipynb", "notebook")
     app.add_source_parser(NotebookParser)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
