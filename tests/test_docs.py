@@ -131,7 +131,7 @@ def test_the_code_that_opens_a_run_runs(tmp_path, monkeypatch):
     assert torch.allclose(given["small"](x), result.model(x), atol=1e-5)
 
 
-GUIDES = ["how-it-works", "migrate"]
+GUIDES = ["start", "how-it-works", "your-network", "migrate"]
 """Pages whose code is whole: each block goes on from the one before it."""
 
 
