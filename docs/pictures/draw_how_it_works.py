@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from paper import write
 from torch import Tensor, nn
 
 import ellzero as ez
@@ -87,11 +88,6 @@ def snapshots(penalty: ez.Penalty, data: ez.Data) -> Trained:
         train(model, data, until - before, penalty)
         weights.append(weights_of(model))
     return model, weights
-
-
-def on_paper(picture: str) -> str:
-    """The SVG on white, so that its ink is readable on a dark page."""
-    return picture.replace(">", '><rect width="100%" height="100%" fill="white"/>', 1)
 
 
 def draw_penalty(axes: Axes, penalty: ez.Penalty, colour: str) -> None:
@@ -201,8 +197,7 @@ def draw(folder: Path) -> None:
     }
     pictures["prune-to-pack"] = ((6.4, 3.6), partial(draw_shrinking, trained["l0"][0], data))
     for name, (size, drawn) in pictures.items():
-        picture = svg(name, name.replace("-", " "), size, drawn)
-        (folder / f"{name}.svg").write_text(on_paper(picture) + "\n")
+        write(folder / f"{name}.svg", svg(name, name.replace("-", " "), size, drawn))
 
 
 if __name__ == "__main__":

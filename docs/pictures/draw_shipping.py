@@ -11,6 +11,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from paper import write
 
 from ellzero.report.style import INK, SOFT, svg
 
@@ -83,7 +84,7 @@ def draw(bench: Path, packed: Path, run: Path, out: Path) -> None:
             color=SOFT,
         )
 
-    out.write_text(svg("shipping", "File sizes and latency", (7.5, 2.6), panels) + "\n")
+    write(out, svg("shipping", "File sizes and latency", (7.5, 2.6), panels))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from paper import write
 
 from ellzero.report.attraction import panels
 from ellzero.report.facts import StudyFacts
@@ -38,7 +39,7 @@ def draw(study: Path, folder: Path) -> None:
     }
     pictures |= zip(cells, panels(cells, looks(results.study.methods), name=name), strict=True)
     for part, picture in pictures.items():
-        (folder / f"{name}-{part}.svg").write_text(picture + "\n")
+        write(folder / f"{name}-{part}.svg", picture)
 
 
 def draw_with_key(facts: StudyFacts, figure: Figure) -> None:
