@@ -21,7 +21,7 @@ from ellzero.files import (
 )
 from ellzero.graph import Network
 from ellzero.graph.trace import with_code
-from ellzero.modules import is_replicated, plain_name, unwrapped
+from ellzero.modules import is_replicated, plain_name, require_network, unwrapped
 from ellzero.packed.reader import is_packed, read_packed
 from ellzero.pruning import Masks
 from ellzero.sharding import local, part_of, require_sharding
@@ -54,7 +54,7 @@ def save(
             a bit has changed is refused by whatever reads it.
 
     Raises:
-        InputError: a state_dict entry that is not a tensor.
+        InputError: no network; a state_dict entry that is not a tensor.
         WriteError: no space, no permission.
 
     Example:
@@ -65,6 +65,7 @@ def save(
         >>> path.stat().st_size < 1000
         True
     """
+    require_network(model)
     is_sharded = any(is_distributed(value) for value in model.state_dict().values())
     writes = processes.is_main() or not (is_sharded or is_replicated(model))
     if not (writes or is_sharded):

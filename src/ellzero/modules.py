@@ -9,8 +9,27 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from ellzero.errors import InputError
+
 WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module")
 """The only child of what `torch.compile` and activation checkpointing wrap around a module."""
+
+
+def require_network(model: object, what: str = "the network") -> None:
+    """Make sure that a value is a network.
+
+    Raises:
+        InputError: it is something else.
+
+    Example:
+        >>> require_network(nn.Linear)
+        Traceback (most recent call last):
+        ellzero.errors.InputError: the network is the class Linear; expected an object of it
+    """
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise InputError(f"{what} is the class {model.__name__}; expected an object of it")
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{what} is {type(model).__name__}; expected torch.nn.Module")
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -119,7 +119,8 @@ def _start_from(network: nn.Module, reference: nn.Module | str | Path) -> None:
         network.load_state_dict(reference.state_dict())
     except RuntimeError as error:
         raise InputError(
-            f"the reference is of another network than {type(network).__name__}: {error}"
+            f"the reference is of another network than {type(network).__name__}: "
+            + " ".join(str(error).split())
         ) from None
 
 

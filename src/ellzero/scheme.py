@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from ellzero import processes
 from ellzero.conclusion import conclude, traced
-from ellzero.data.data import Data
+from ellzero.data.data import Data, require_data
 from ellzero.data.flags import flags
 from ellzero.errors import EllzeroError, EllzeroWarning, InputError, warn
 from ellzero.files import write_atomically
 from ellzero.graph import Network
+from ellzero.modules import require_network
 from ellzero.operations import Input
 from ellzero.preparation import device_named, is_sharded, prepare
 from ellzero.pruning import Masks
@@ -157,6 +158,15 @@ def compress(
         >>> ez.compress(model, data, recipe).masks.nonzeros
         40
     """
+    require_network(model)
+    require_data(data)
+    if not isinstance(recipe, Recipe):
+        raise InputError(
+            f"recipe is {type(recipe).__name__}; expected an ez.Recipe: ez.Recipe.parse(tables), "
+            "or ez.Recipe.read(file)"
+        )
+    if reference is not None and not isinstance(reference, str | Path):
+        require_network(reference, "the reference")
     if callback is not None and not callable(callback):
         raise InputError(f"callback is {callback!r}; expected a function of an epoch's metrics")
     if resume and folder is None:

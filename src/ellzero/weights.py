@@ -13,7 +13,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from ellzero.errors import InputError
-from ellzero.modules import named_modules
+from ellzero.modules import named_modules, require_network
 from ellzero.sharding import require_no_flat_shards, reshard
 
 Kind = Literal["dense", "conv", "recurrent", "parametrized", "embedding", "normalization", "other"]
@@ -68,8 +68,7 @@ class Weight:
 
 def named_weights(model: nn.Module) -> Iterator[tuple[list[str], Weight]]:
     """Every distinct parameter with all its names, first name first, and its kind."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the network is {model!r}; expected a torch.nn.Module")
+    require_network(model)
     require_no_flat_shards(model)
     reshard(model)
     places: dict[nn.Parameter, list[Weight]] = {}

@@ -17,7 +17,7 @@ from small import mlp
         ("data.wrong='nan'", "train inputs hold NaN or inf"),
         ("data.wrong=label", "labels run from 0 to 3; expected 0 to 2"),
         ("data.wrong=empty", "train data is empty"),
-        ("data.wrong=width", "Sequential cannot take the data"),
+        ("data.wrong=width", "Sequential cannot take the data, train inputs of"),
         ("data.wrnog=x", "no option 'wrnog'; did you mean wrong?"),
         ("prune.sparsity=1", "prune.sparsity"),
         ("prune.sparsity=-0.5", "prune.sparsity"),

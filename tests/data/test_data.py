@@ -36,7 +36,7 @@ def whole(part, batch_size=5, **options):
         ((X, Y, Y, Y), r"is tuple of 4; expected \(inputs, targets\)"),
         ([X], "is list of 1"),
         ((None, Y), "inputs cannot be made into tensors"),
-        ((X, ["a"] * 12), "targets cannot be made into tensors"),
+        ((X, ["a"] * 12), "targets are <U1; expected numbers: for classes np.unique"),
         ((X, torch.tensor(1)), "holds a single number"),
         (((x, y) for x, y in [(X, Y)]), "is generator, which can be read once only"),
         (None, "is NoneType; expected a pair of tensors"),
@@ -256,7 +256,7 @@ def test_batches_are_preprocessed_once(kind):
 
 def test_a_network_that_cannot_take_the_data_is_named_with_the_shapes():
     with pytest.raises(
-        InputError, match=r"Linear cannot take the data, inputs of torch.float32 \(1, 6\)"
+        InputError, match=r"Linear cannot take the data, train inputs of torch.float32 \(1, 6\)"
     ):
         classification().check_fit(nn.Linear(5, 3))
     doubles = ez.Data((X.double(), Y), (X, Y))
@@ -371,6 +371,6 @@ def test_several_inputs_of_unequal_length_are_refused():
 
 
 def test_a_network_of_one_input_does_not_take_two():
-    shapes = r"inputs of torch.float32 \(1, 6\) and torch.int64 \(1, 2\)"
+    shapes = r"train inputs of torch.float32 \(1, 6\) and torch.int64 \(1, 2\)"
     with pytest.raises(InputError, match=f"Sequential cannot take the data, {shapes}"):
         ez.Data(((X, TOKENS), Y), ((X, TOKENS), Y)).check_fit(mlp())

@@ -295,7 +295,7 @@ def test_a_first_parameter_called_inputs_is_no_third_one():
         (TRAIN, {"weights": "w"}, r"weights is 'w', which no part of the data has"),
         (Examples({"x": torch.zeros(3, 2), "labels": torch.arange(3)}), {"targets": "y"}, "no 'y'"),
         ({**TRAIN, "labels": TRAIN["labels"][1:]}, {}, "has 120 inputs and 119 targets"),
-        ({**TRAIN, "text": ["a"] * 120}, {}, "train inputs 'text' cannot be made into tensors"),
+        ({**TRAIN, "text": ["a"] * 120}, {}, "train inputs 'text' are <U1; expected numbers"),
         (pair(TRAIN), {"weights": "w"}, "train examples are no dictionaries"),
         (
             {**TRAIN, "y": TRAIN["labels"]},

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from ellzero.errors import InputError
 
+NUMBERS = "biufc"
+"""Kinds of numpy's dtypes: flags, whole, floating and complex numbers."""
+
 
 def as_tensor(where: str, values: Any) -> Tensor:
     """The values as a tensor; float64 of an array or a frame becomes float32, as networks have it.
@@ -28,16 +31,23 @@ def as_tensor(where: str, values: Any) -> Tensor:
         torch.float32
     """
     if isinstance(values, Tensor):
+        if values.layout is not torch.strided:
+            raise InputError(f"{where} are {values.layout}; give them dense: to_dense()")
         return values
+    if callable(getattr(values, "toarray", None)):
+        raise InputError(f"{where} are {type(values).__name__}; give them dense: toarray()")
     try:
-        to_numpy = getattr(values, "to_numpy", None)
-        if not callable(to_numpy) and not isinstance(values, np.ndarray):
+        if not is_array(values) and not _is_text(values):
             return torch.as_tensor(values)
-        array = np.asarray(to_numpy() if callable(to_numpy) else values)
-        if array.dtype.kind not in "biufc":
+        array = _array(values)
+        if array.dtype.kind not in NUMBERS:
+            remedy = "make codes or categories of 0 and 1 of them, or leave them out"
+            if where.endswith("targets"):
+                remedy = (
+                    "for classes give their numbers, np.unique(targets, return_inverse=True)[1]"
+                )
             raise InputError(
-                f"{where} are {array.dtype}{_columns(values)}; expected numbers: make codes or "
-                "categories of 0 and 1 of them, or leave them out"
+                f"{where} are {array.dtype}{_columns(values)}; expected numbers: {remedy}"
             )
         if array.dtype.kind == "f" and array.dtype.itemsize > 4:
             array = array.astype(np.float32)
@@ -49,6 +59,19 @@ def as_tensor(where: str, values: Any) -> Tensor:
         raise InputError(f"{where} cannot be made into tensors: {error}") from None
 
 
+def _array(values: Any) -> np.ndarray:
+    """The values as an array; a frame by its columns, so that flags beside numbers are numbers."""
+    columns = _columns_of(values)
+    if columns and all(column.dtype.kind in NUMBERS for _, column in columns):
+        return np.column_stack([column for _, column in columns])
+    to_numpy = getattr(values, "to_numpy", None)
+    return np.asarray(to_numpy() if callable(to_numpy) else values)
+
+
+def _is_text(values: Any) -> bool:
+    return isinstance(values, list | tuple) and any(isinstance(x, str) for x in values)
+
+
 def is_array(values: Any) -> bool:
     """Whether values are a tensor, an array or a frame, with a dimension for the examples."""
     if isinstance(values, Tensor | np.ndarray):
@@ -58,11 +81,15 @@ def is_array(values: Any) -> bool:
 
 def _columns(frame: Any) -> str:
     """The columns of a frame that are no numbers; "" of what has none."""
-    names = getattr(frame, "columns", None)
-    if names is None:
-        return ""
-    wrong = [str(n) for n in names if frame[n].to_numpy().dtype.kind not in "biufc"]
-    return f" (column{'s' * (len(wrong) > 1)} {', '.join(wrong)})"
+    wrong = [name for name, column in _columns_of(frame) if column.dtype.kind not in NUMBERS]
+    return f" (column{'s' * (len(wrong) > 1)} {', '.join(wrong)})" if wrong else ""
+
+
+def _columns_of(frame: Any) -> list[tuple[str, np.ndarray]]:
+    """The columns of a pandas frame with their names; none of anything else."""
+    if not hasattr(frame, "columns") or not hasattr(frame, "iloc"):
+        return []
+    return [(str(n), frame.iloc[:, i].to_numpy()) for i, n in enumerate(frame.columns)]
 
 
 def require_same_columns(**parts: Any) -> None:

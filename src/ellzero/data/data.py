@@ -15,6 +15,7 @@ from ellzero.data.inputs import Inputs, all_of, called, of_first, require_alike
 from ellzero.data.objective import LossFunction, Objective
 from ellzero.data.outputs import logits_of
 from ellzero.data.part import Part
+from ellzero.data.remedies import remedy
 from ellzero.data.sources import Examples, source_of
 from ellzero.data.tasks import TASKS, Labels, Task
 from ellzero.errors import InputError, warn
@@ -179,23 +180,29 @@ class Data:
         return self.objective.loss(outputs, Batch(inputs, targets, weights))
 
     def check_fit(self, model: nn.Module) -> None:
-        """Make sure that a network can take the data.
+        """Make sure that a network can take the data, by the first example of each part.
 
         Raises:
             InputError: the network fails on a batch, or has fewer outputs than there are labels;
                 its outputs are not of the shape that the loss and the score of the task compare
                 with the targets.
         """
+        for part in self.parts:
+            self._check_part(model, part)
+
+    def _check_part(self, model: nn.Module, part: Part) -> None:
         device = device_of(model)
-        raw = self.train.first.each(lambda x: x.to(device))
+        raw = part.first.each(lambda x: x.to(device))
         batch = Batch(self._prepared(raw.inputs), raw.targets, raw.weights)
         try:
             with evaluating(model), torch.no_grad():
                 outputs = self.outputs(model, batch)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             shown = " and ".join(f"{x.dtype} {tuple(x.shape)}" for x in all_of(raw.inputs))
+            told = " ".join(str(error).split())
             raise InputError(
-                f"{type(model).__name__} cannot take the data, inputs of {shown}: {error}"
+                f"{type(model).__name__} cannot take the data, {part.name} inputs of {shown}: "
+                f"{told}{remedy(model, batch, error)}"
             ) from error
         self.objective.check(outputs, batch)
         task = self.objective.task
@@ -243,3 +250,16 @@ class Data:
     def scores_accuracy(self) -> bool:
         """Whether the score is the accuracy, so that errors can be given in percent."""
         return self.objective.scores_accuracy
+
+
+def require_data(data: object) -> None:
+    """Make sure that a value is an `ez.Data`.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not isinstance(data, Data):
+        raise InputError(
+            f"data is {type(data).__name__}; expected ez.Data(train, validation, test), each part "
+            "(inputs, targets), a Dataset or a DataLoader"
+        )

@@ -29,10 +29,11 @@ def flags(data: Data) -> list[str]:
 
 def _few(data: Data) -> Iterator[str]:
     for part in data.parts:
-        if part.examples is not None and part.examples < FEW:
+        count = part.examples
+        if count is not None and count < FEW:
             yield (
-                f"{part.name} data has {part.examples} examples, fewer than {FEW}: what they say "
-                "of a network is largely chance"
+                f"{part.name} data has {count} example{'s' * (count > 1)}, fewer than {FEW}: what "
+                "they say of a network is largely chance"
             )
 
 

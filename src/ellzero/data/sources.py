@@ -21,8 +21,9 @@ from torch.utils.data import (
     Subset,
 )
 
+from ellzero.data.arrays import is_array
 from ellzero.data.batch import Batch
-from ellzero.data.entries import Entries
+from ellzero.data.entries import EXPECTED, Entries
 from ellzero.data.share import Share, alike_on_all
 from ellzero.errors import InputError
 
@@ -89,6 +90,8 @@ def source_of(name: str, examples: Examples, entries: Entries, workers: int) -> 
         if whole.weights is not None and len(whole.weights) and not bool(whole.weights.any()):
             raise InputError(f"{name} weights are all 0; expected some above it")
         return Tensors(name, whole)
+    if is_array(examples) or isinstance(examples, str):
+        raise InputError(f"{name} data is {type(examples).__name__}; {EXPECTED}")
     if isinstance(examples, Dataset) and not isinstance(examples, IterableDataset):
         return Indexed(name, examples, entries, workers)
     return Stream(name, examples, entries, workers)

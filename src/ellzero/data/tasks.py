@@ -118,7 +118,7 @@ class Labels(Task):
         return logits.softmax(self.class_dim).movedim(self.class_dim, 1)
 
     def wrong(self, targets: Tensor, classes: int | None) -> str | None:
-        if targets.is_floating_point():
+        if targets.is_floating_point() or targets.is_complex():
             return f"targets are {targets.dtype}; {self.name} expects labels, integers"
         if classes is None or not targets.numel():
             return None
@@ -238,7 +238,10 @@ def inferred(targets: Tensor, logits: Tensor | None = None) -> Task | None:
             "task='segmentation' or task='tokens'"
         )
     if logits.shape == targets.shape:
-        raise InputError(f"{shapes} could be numbers or labels; say task='multi-label' or another")
+        raise InputError(
+            f"{shapes} could be numbers or labels; say task='multi-label' or another, or for "
+            "one-hot rows give the class numbers, targets.argmax(1)"
+        )
     raise InputError(mismatch(logits, targets, None))
 
 
@@ -251,8 +254,21 @@ def mismatch(logits: Tensor, targets: Tensor, task: Task | None) -> str:
     return (
         f"outputs of {tuple(logits.shape)} do not go with targets of {targets.dtype} "
         f"{tuple(targets.shape)}; expected targets of {tuple(expected)}, or a loss and a score of "
-        "your own"
+        f"your own{_remedy(logits, targets)}"
     )
+
+
+def _remedy(logits: Tensor, targets: Tensor) -> str:
+    """What to do about targets that are one operation away from the right ones."""
+    if logits.ndim != 2:
+        return ""
+    if targets.ndim == 1 and targets.is_floating_point():
+        if logits.shape[1] == 1:
+            return "; give targets.unsqueeze(1)"
+        return "; for classes give their numbers, targets.long()"
+    if targets.shape[1:] == (1,) and not targets.is_floating_point():
+        return "; give targets.squeeze(1)"
+    return ""
 
 
 def of_cross_entropy(loss: Any, targets: Any) -> Labels | None:

@@ -18,7 +18,7 @@ from ellzero.errors import InputError
 from ellzero.graph.builder import GraphBuilder, is_plain
 from ellzero.graph.graph import Graph, Node
 from ellzero.graph.network import Network
-from ellzero.modules import device_of, evaluating, unwrapped
+from ellzero.modules import device_of, evaluating, require_network, unwrapped
 from ellzero.operations import Opaque
 from ellzero.preprocess import Preprocess
 from ellzero.tensors import Shape, require_held, require_plain
@@ -88,6 +88,7 @@ def trace(
         graph, weights = model.graph, {n: model.weight(n) for n in model.graph.weight_names()}
         kinds = model.weight_kinds()
     else:
+        require_network(model)
         if example is None:
             raise InputError(f"{type(model).__name__} needs an example, a batch of its inputs")
         program = _exported(unwrapped(model), example)

@@ -97,7 +97,8 @@ class Regularizer:
     ) -> None:
         if not isinstance(penalty, Penalty) and (gates is None or penalty is not None):
             raise InputError(
-                f"penalty is {penalty!r}; expected a penalty such as ez.L0(1e-5), or a sum of them"
+                f"penalty is {type(penalty).__name__}; expected a penalty such as ez.L0(1e-5), "
+                "or a sum of them"
             )
         if ramp is not None and (not isinstance(ramp, Schedule) or min(ramp.start, ramp.end) < 0):
             raise InputError(

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from ellzero import processes
-from ellzero.data.data import Data
+from ellzero.data.data import Data, require_data
 from ellzero.data.metrics import running_sum, summed
 from ellzero.data.part import Part
-from ellzero.errors import InputError
-from ellzero.modules import device_of, evaluating
+from ellzero.errors import EllzeroError, InputError
+from ellzero.modules import device_of, evaluating, require_network
 from ellzero.record import Evaluation
 from ellzero.tensors import require_held
 
@@ -24,7 +24,8 @@ def evaluate(model: nn.Module, data: Data, part: str = "validation") -> Evaluati
     part is for the end, when nothing is chosen any more; so it is read on request only.
 
     Raises:
-        InputError: the data has no such part; weights that have no values (the meta device).
+        InputError: the data has no such part, or the network cannot take them; weights that have no
+            values (the meta device).
 
     Example:
         >>> import torch, ellzero as ez
@@ -33,7 +34,15 @@ def evaluate(model: nn.Module, data: Data, part: str = "validation") -> Evaluati
         >>> ez.evaluate(torch.nn.Identity(), data).score
         1.0
     """
-    return _evaluate(model, data, part, None)
+    require_network(model)
+    require_data(data)
+    try:
+        return _evaluate(model, data, part, None)
+    except EllzeroError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        data.check_fit(model)  # which says what does not fit, if that is it
+        raise
 
 
 def validated(model: nn.Module, data: Data) -> Evaluation:
