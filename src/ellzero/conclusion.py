@@ -76,6 +76,7 @@ def conclude(run: RunContext, state: State, record: Record) -> FinishedRecord:
         "layers": layers,
         "seconds": round(state.seconds, 1),
         **living_entries,
+        "scores_accuracy": run.data.scores_accuracy,
         "reference_error_percent": _error_percent(run.data, dense_test),
         "test_error_percent": _error_percent(run.data, test),
     }

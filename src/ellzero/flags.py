@@ -25,6 +25,9 @@ EXPLAINED = 0.1
 STILL_FALLING = 0.05
 """A loss that falls by more than this in the last epoch would have gone on falling."""
 
+HARDLY = "is hardly better than one constant answer"
+WORSE = "the budget was met against a reference that is worse than the compressed network"
+
 
 class Constant(NamedTuple):
     """What the best constant answer scores on validation data, and over how many targets.
@@ -57,15 +60,12 @@ def worse_reference(
         figures = f"loss {reference.loss:.3g} against {compressed.loss:.3g}"
     if not worse:
         return []
-    return [
-        "the budget was met against a reference that is worse than the compressed network, "
-        f"validation {figures}; train the reference longer, or give a trained one"
-    ]
+    return [f"{WORSE}, validation {figures}; train the reference longer, or give a trained one"]
 
 
 def weak_networks(reference: Evaluation, compressed: Evaluation, constant: Constant) -> list[str]:
     """A reference, or what became of a better one, that is hardly better than a constant answer."""
-    beaten = "is hardly better than one constant answer (validation"
+    beaten = f"{HARDLY} (validation"
     figures = _hardly_better(reference, constant)
     if figures is not None:
         return [
@@ -108,3 +108,8 @@ def short_reference(losses: Sequence[float]) -> list[str]:
             f"{losses[-2]:.3g} to {losses[-1]:.3g}, {advice}"
         ]
     return []
+
+
+def undermining(warnings: Sequence[str]) -> str | None:
+    """The first of these sentences, of a run's record, after which its drop means little."""
+    return next((text for text in warnings if HARDLY in text or WORSE in text), None)

@@ -356,6 +356,8 @@ class FinishedRecord(Sizes, Record):
             be traced, as `living_note` tells then.
         inputs: how many inputs (or input channels) the network has.
         inputs_left: indices of those that something reads.
+        scores_accuracy: whether the score is an accuracy, the share of right answers; None where an
+            older record does not tell.
         reference_error_percent: wrong answers on test data, where the score is an accuracy.
         test_error_percent: the compressed network's.
         note: told where other than the asked number of weights is left.
@@ -383,6 +385,7 @@ class FinishedRecord(Sizes, Record):
     inputs: Count | None = None
     inputs_left: tuple[Count, ...] | None = None
     living_note: str | None = None
+    scores_accuracy: bool | None = None
     reference_error_percent: Finite | None = None
     test_error_percent: Finite | None = None
     note: str | None = None
@@ -392,9 +395,16 @@ class FinishedRecord(Sizes, Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _count_all(cls, table: Any) -> Any:
-        """Records written before all parameters were counted tell their number by their bytes."""
-        if not isinstance(table, Mapping) or "parameters" in table:
+    def _of_older_ones(cls, table: Any) -> Any:
+        """What older records tell by other entries: their score's kind, their parameters' number.
+
+        Those without test data do not tell the first.
+        """
+        if not isinstance(table, Mapping):
+            return table
+        if "scores_accuracy" not in table and table.get("test_error_percent") is not None:
+            table = {**table, "scores_accuracy": True}
+        if "parameters" in table:
             return table
         try:
             parameters = table["float32_bytes"] // 4

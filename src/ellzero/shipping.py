@@ -199,6 +199,7 @@ class Shipped:
         before: what the network reached on validation data before it was quantized; None where
             that took no data.
         after: what it reached afterwards.
+        scores_accuracy: whether their score is an accuracy.
         ellz: the packed file.
         onnx: the ONNX model.
         c: the C source.
@@ -216,6 +217,7 @@ class Shipped:
     bits: Mapping[str, int] | None = None
     before: Evaluation | None = None
     after: Evaluation | None = None
+    scores_accuracy: bool = False
     ellz: Packed | None = None
     onnx: OnnxFile | None = None
     c: CSource | None = None
@@ -373,6 +375,8 @@ def _quantized(
 ) -> tuple[Shipped, Network]:
     """The quantized network, and what came of it, measured where there are data."""
     before = None if data is None else evaluate(network, data)
+    if data is not None:
+        shipped = replace(shipped, scores_accuracy=data.scores_accuracy)
     if how.activations is not None:
         assert data is not None
         form = quantize(network, activations=8, data=data)

@@ -33,7 +33,10 @@ def test_run_prints_one_json_document_with_the_numbers_that_prove_it(ellzero, pr
     assert set(document) >= KEYS
     folder = Path(document["folder"])
     assert folder == Path("runs/mine-1")
+    found = document.pop("verdict")
     assert json.loads((folder / "record.json").read_text()) == document
+    assert found["level"] == "weigh"
+    assert "noise of 30 answers" in found["sentence"]
     model = ez.load(folder / "model.safetensors", network())
     nonzeros = sum(int(p.count_nonzero()) for p in model.parameters() if p.ndim > 1)
     assert nonzeros == 36
@@ -48,6 +51,22 @@ def test_run_prints_one_json_document_with_the_numbers_that_prove_it(ellzero, pr
     assert document["file_ratio"] == pytest.approx(4 * (144 + 19) / packed)
 
 
+def test_a_run_under_a_budget_prints_what_was_used_and_its_rounds(ellzero, project):
+    sets = ("prune={budget={max_accuracy_drop=20}, rounds=3}", "train.penalty.l0.strength=1e-3")
+    done = ellzero("run", "mine.toml", *(part for key in sets for part in ("--set", key)))
+    assert (done.code, done.err) == (0, "")
+    record = json.loads((project / "runs/mine-1/record.json").read_text())
+    dense, small = (record[who]["validation"]["score"] for who in ("reference", "compressed"))
+    used = 100 * (dense - small)
+    assert re.search(r"allowed\W+20\.00 points", done.out)
+    assert re.search(rf"used\W+{used:.2f} points", done.out)
+    assert re.search(rf"left\W+{20 - used:.2f} points", done.out)
+    rounds = [outcome for outcome in record["outcomes"] if outcome["stage"] == "finetune"]
+    refused = sum(not outcome["within"] for outcome in rounds)
+    assert f"{len(rounds)} tried, {len(rounds) - refused} within the budget" in done.out
+    assert done.out.count("refused:") == refused
+
+
 def test_run_prints_tables_for_people(ellzero, project):
     done = ellzero("run", "mine.toml")
     assert (done.code, done.err) == (0, "")
@@ -57,6 +76,9 @@ def test_run_prints_tables_for_people(ellzero, project):
     # 36 of 144 weights are left, and the 19 biases
     assert re.search(r"all parameters\W+163\W+55\W+33\.74 %", done.out)
     assert re.search(r"parameter ratio\W+1x\W+3\.0x", done.out)
+    assert "score" not in done.out, "error stands beside error"
+    assert "\nWeigh it: 4 times fewer weights, on test data " in done.out
+    assert "Budget" not in done.out
     assert re.search(rf"living nonzeros\W+{record['living_nonzeros']}\b", done.out)
     assert re.search(rf"inputs left\W+{len(record['inputs_left'])} of 6\b", done.out)
     assert record["warnings"]

@@ -122,8 +122,25 @@ def test_a_run_shows_masks_layers_training_and_recipe(run):
         "magnitudes of the",
     ]  # fmt: skip
     assert "4 times fewer weights (36 of 144)" in page.text
+    assert "Weigh it: 4 times fewer weights, on test data" in page.text
+    assert "Budget" not in page.text
     assert "[train.penalty.l0]" in page.text
     assert "l0 0.01, l2 1e-05" in page.text
+
+
+def test_a_run_under_a_budget_shows_its_rounds(run):
+    outcome = {"stage": "finetune", "score": 0.9, "loss": 0.1}
+    rounds = [
+        {**outcome, "round": 1, "nonzeros": 72, "used": 0.25, "within": True},
+        {**outcome, "round": 2, "nonzeros": 18, "used": 2.5, "within": False},
+    ]
+    told = json.loads((run / "record.json").read_text())["recipe"]
+    told["prune"] = {"budget": {"max_accuracy_drop": 1.0}}
+    change(run, outcomes=rounds, recipe=told)
+    page = Page(ez.write_report(run))
+    assert "2 tried, 1 within the budget, 1 refused" in page.text
+    assert re.search(r"1\s+72\s+2\.0x\s+0\.25 points\s+within the budget", page.text)
+    assert re.search(r"2\s+18\s+8\.0x\s+2\.50 points\s+refused: 1\.50 points too much", page.text)
 
 
 def test_a_run_shows_what_is_not_covered_what_lives_and_what_it_warns_of(run):

@@ -168,12 +168,16 @@ def test_a_score_that_is_no_accuracy_is_shown_as_it_is(tmp_path):
     assert reached["drop"] == record.reference.test.score - record.compressed.test.score
 
 
-def test_of_a_study_on_validation_data_alone(folder):
+@pytest.mark.parametrize(
+    ("told", "quality"), [(True, "validation error, %"), (None, "validation score")]
+)
+def test_of_a_study_on_validation_data_alone(told, quality, folder):
     for path in folder.glob("cells/*/record.json"):
-        told = json.loads(path.read_text())
+        record = json.loads(path.read_text())
         for who in ("reference", "compressed"):
-            del told[who]["test"]
-        told["test_error_percent"] = told["reference_error_percent"] = None
-        path.write_text(json.dumps(told))
+            del record[who]["test"]
+        record["test_error_percent"] = record["reference_error_percent"] = None
+        record["scores_accuracy"] = told  # older records do not tell it
+        path.write_text(json.dumps(record))
     rows = comparison(StudyFacts(Results.read(folder)))
-    assert {row["quality"] for row in rows} == {"validation score"}
+    assert {row["quality"] for row in rows} == {quality}

@@ -49,7 +49,8 @@ def evaluate(
     if json_:
         print(json.dumps(document, indent=2))
         return
-    rows = [("score", f"{evaluation.score:.4f}"), ("loss", f"{evaluation.loss:.4f}")]
+    score = ("score", f"{evaluation.score:.4f}")
     if examples.scores_accuracy:
-        rows.insert(0, ("error", f"{evaluation.error_percent:.2f} %"))
+        score = ("error", f"{evaluation.error_percent:.2f} %")
+    rows = [score, ("loss", f"{evaluation.loss:.4f}")]
     show_rows(f"{run.file} on {name}, {part}", rows, ("", part))

@@ -128,8 +128,13 @@ def _show(shipped: Shipped, run: Run) -> None:
     elif shipped.ellz is not None and not _is_quantized(run):
         say("weights are packed as they are; --bits 4 or --max-accuracy-drop 0.1 makes it smaller")
     if shipped.before is not None and shipped.after is not None:
-        before, after = shipped.before.score, shipped.after.score
-        say(f"validation score: {after:.4f}, {before:.4f} before it was quantized")
+        before, after = shipped.before, shipped.after
+        if shipped.scores_accuracy:
+            was, found = (f"{figures.error_percent:.2f} %" for figures in (before, after))
+        else:
+            was, found = (f"{figures.score:.4f}" for figures in (before, after))
+        noun = "error" if shipped.scores_accuracy else "score"
+        say(f"validation {noun}: {found}; before it was quantized: {was}")
     for kept in shipped.kept:
         say(f"kept: {kept}")
     for _, _, path in sizes:

@@ -15,6 +15,7 @@ from ellzero.errors import EllzeroError, InputError, WriteError
 
 if TYPE_CHECKING:
     from ellzero.record import FinishedRecord
+    from ellzero.verdict import Verdict
 
 
 def run(
@@ -52,6 +53,7 @@ def run(
     from ellzero.run_folder import new_folder, require_resumable
     from ellzero.scheme import compress
     from ellzero.trust import trusted_recipe
+    from ellzero.verdict import verdict
 
     if recipe is not None and recipe.suffix == PACKED:
         raise InputError(
@@ -87,7 +89,9 @@ def run(
         if not is_main():
             return
     if json_:
-        print(json.dumps(result.record.to_table(), indent=2))
+        found = verdict(result.record, result.folder)
+        told = {"level": found.level, "sentence": found.sentence}
+        print(json.dumps({**result.record.to_table(), "verdict": told}, indent=2))
     elif result.folder is not None:
         _show(result.record, result.folder)
 
@@ -116,26 +120,39 @@ def _kept(folder: Path) -> str:
 def _show(record: FinishedRecord, folder: Path) -> None:
     from ellzero.cli.tables import say, show_layers, show_rows, show_warnings
     from ellzero.run_folder import MODEL
+    from ellzero.verdict import verdict
 
+    found = verdict(record, folder)
     show_layers(record.layers, record)
     show_rows("Result", list(_result_rows(record)), ("", "reference", "compressed"))
+    if found.budget:
+        show_rows("Budget", found.budget, ("", "on validation data"))
+    if found.rounds:
+        show_rows("Rounds", list(_round_rows(found)), ("round", "nonzero ratio", "lost", "result"))
     for note in (record.note, record.living_note):
         if note is not None:
             say(note)
     show_warnings(record.warnings)
+    say(found.sentence)
     say(f"{folder / MODEL}: the compressed network")
     say(f"{folder}: record, metrics, resolved recipe and the reference; {record.seconds} s")
 
 
+def _round_rows(found: Verdict) -> Iterator[tuple[str, str, str, str]]:
+    for tried in found.rounds:
+        yield str(tried.number), _times(tried.ratio), tried.lost, tried.result
+
+
 def _result_rows(record: FinishedRecord) -> Iterator[tuple[str, str, str]]:
-    dense, small = record.reference_error_percent, record.test_error_percent
-    if dense is not None and small is not None:
-        yield "test error", f"{dense:.2f} %", f"{small:.2f} %"
     for part in ("test", "validation"):
         dense, small = getattr(record.reference, part), getattr(record.compressed, part)
-        if small is not None:
+        if small is None or dense is None:
+            continue
+        if record.scores_accuracy:
+            yield f"{part} error", f"{dense.error_percent:.2f} %", f"{small.error_percent:.2f} %"
+        else:
             yield f"{part} score", f"{dense.score:.4f}", f"{small.score:.4f}"
-            yield f"{part} loss", f"{dense.loss:.4f}", f"{small.loss:.4f}"
+        yield f"{part} loss", f"{dense.loss:.4f}", f"{small.loss:.4f}"
     yield "nonzero weights", f"{record.weights:,}", f"{record.nonzeros:,}"
     yield "nonzero ratio", "1x", _times(record.nonzero_ratio)
     yield "all parameters", f"{record.parameters:,}", f"{record.parameters_left:,}"

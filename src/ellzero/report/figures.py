@@ -35,8 +35,7 @@ class Quality:
         """What all of these runs can be measured by, as far as they are done."""
         done = [run.finished for run in runs if run.finished]
         tested = all(record.compressed.test is not None for record in done)
-        # of a run without test data the record does not say what its score is
-        accuracy = all(record.test_error_percent is not None for record in done)
+        accuracy = all(record.scores_accuracy for record in done)
         return cls(accuracy and bool(done), "test" if tested else "validation")
 
     @property

@@ -16,6 +16,7 @@ from ellzero.report.style import looks, marker
 from ellzero.report.tables import Text, signed
 from ellzero.run_folder import RECIPE, RunFolder
 from ellzero.study.results import FAILED, Spread
+from ellzero.verdict import Verdict, verdict
 
 LISTED = 20
 """So many inputs are listed one by one."""
@@ -24,10 +25,11 @@ LISTED = 20
 def run_section(run: RunFolder, name: str) -> Section:
     """All there is to say of a run, as far as it has come; `name` is unique on the page."""
     record, quality = run.finished, Quality.of([run])
+    found = None if record is None else verdict(record, run.folder)
     title = _recipe(run).get("name") or run.folder.name
     section = Section("run", str(title), run.status)
-    if record is not None:
-        section.summary = [_outcome(record, quality)]
+    if record is not None and found is not None:
+        section.summary = [found.sentence, _outcome(record, quality)]
     elif run.status in FAILED:
         section.failures = [(run.folder.name, run.status, run.error or "")]
     else:
@@ -44,8 +46,8 @@ def run_section(run: RunFolder, name: str) -> Section:
         run_pictures.course(run, quality, name=name),
         run_pictures.magnitudes(run, name=name),
     )
-    if record is not None:
-        tables = (_layers(record), _sizes(record))
+    if record is not None and found is not None:
+        tables = (*_searched(found), _layers(record), _sizes(record))
         section.tables = [table for table in tables if table.rows]
     if (run.folder / RECIPE).is_file():
         with (run.folder / RECIPE).open("rb") as file:
@@ -110,6 +112,19 @@ def _terms(tables: Any) -> str | None:
             text = strength(value) if is_number(value) else NONE
             terms.append(f"{name} {text}{suffix}")
     return ", ".join(terms)
+
+
+def _searched(found: Verdict) -> tuple[Text, ...]:
+    """What the budget allowed, and what each round came to; nothing without a budget."""
+    rounds = tuple(
+        (str(r.number), f"{r.nonzeros:,}", ratio(r.ratio), r.lost, r.result) for r in found.rounds
+    )
+    headings = ("round", "nonzeros", "nonzero ratio", "lost", "result")
+    note = "Lost on validation data after fine-tuning, against the reference."
+    return (
+        Text("Budget", ("", "on validation data"), found.budget),
+        Text("Rounds", headings, rounds, (note,)),
+    )
 
 
 def _layers(record: FinishedRecord) -> Text:

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
-import torch
 
-from ellzero.errors import InputError
-from ellzero.files import read_tensors
-from ellzero.run_folder import ANSWERS, RunFolder
+from ellzero.answers import wrong_answers
+from ellzero.run_folder import RunFolder
 from ellzero.study.results import Row
 from ellzero.study.study import Target
 
@@ -110,16 +108,12 @@ def _compared(best: Row, others: Sequence[Row], wrong: dict[str, np.ndarray]) ->
 
 def _wrong(cells: Sequence[RunFolder]) -> np.ndarray | None:
     """The share of the seeds that get each test example wrong; None where no run tells."""
-    rows = []
+    rows: list[np.ndarray] = []
     for cell in cells:
-        try:
-            answers, _ = read_tensors(cell.folder / ANSWERS)
-        except InputError:
+        wrong = wrong_answers(cell.folder, "compressed")
+        if wrong is None:
             return None
-        right = answers.get("compressed")
-        if right is None or right.dtype != torch.bool or right.ndim != 1 or not right.numel():
-            return None
-        rows.append(~right.numpy())
+        rows.append(wrong)
     if len({len(row) for row in rows}) != 1:
         return None
     return np.mean(rows, axis=0)

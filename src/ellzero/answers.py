@@ -1,0 +1,28 @@
+"""Which test examples a run's networks got wrong, as the run wrote it down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ellzero.errors import InputError
+from ellzero.files import read_tensors
+from ellzero.run_folder import ANSWERS
+
+
+def wrong_answers(folder: Path, who: Literal["compressed", "reference"]) -> np.ndarray | None:
+    """Whether each answer on test data is wrong, bool (answers,); None where no file tells.
+
+    An example has one answer, or one for each of its labels (segmentation).
+    """
+    try:
+        answers, _ = read_tensors(folder / ANSWERS)
+    except InputError:
+        return None
+    right = answers.get(who)
+    if right is None or right.dtype != torch.bool or right.ndim != 1 or not right.numel():
+        return None
+    return ~right.numpy()
