@@ -34,7 +34,7 @@ class L0(Term):
     with the learning rate `eta`. In formulas `lambda` is the strength.
 
     Args:
-        strength: factor of the sum, >= 0. With `form="gradient"` and Adam, about 1e-6 to 1e-4;
+        strength: factor of the sum, >= 0. With `form="gradient"` and Adam, about 1e-7 to 1e-4;
             with `form="decoupled"` about 1e-3 to 1e-1.
         beta: sharpness, >= 0, in units of 1 / weight; or an `ez.Schedule` of it, for which a
             regularizer has to be told the progress.
