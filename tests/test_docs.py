@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 import ellzero as ez
@@ -148,3 +149,16 @@ def test_the_code_of_the_guides_runs(name, tmp_path, monkeypatch):
             assert ez.Study.read("study.toml").methods
         else:
             assert ez.Recipe.parse(tomllib.loads(text)).model is not None
+
+
+def test_the_citation_is_of_this_version_and_names_the_paper():
+    """The keys that the format 1.2.0 asks for; its whole schema was checked when this was written.
+
+    Source: https://github.com/citation-file-format/citation-file-format, schema.json
+    """
+    told = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= told.keys()
+    assert told["version"] == ez.__version__
+    (paper,) = told["references"]
+    assert {"type", "title", "authors"} <= paper.keys()
+    assert paper["doi"] == "10.1016/j.neunet.2023.12.019"
