@@ -36,7 +36,7 @@ def whole(part, batch_size=5, **options):
         ((X, Y, Y, Y), r"is tuple of 4; expected \(inputs, targets\)"),
         ([X], "is list of 1"),
         ((None, Y), "inputs cannot be made into tensors"),
-        ((X, ["a"] * 12), "targets are <U1; expected numbers: for classes np.unique"),
+        ((X, ["a"] * 12), "targets are <U1; expected numbers: for classes give"),
         ((X, torch.tensor(1)), "holds a single number"),
         (((x, y) for x, y in [(X, Y)]), "is generator, which can be read once only"),
         (None, "is NoneType; expected a pair of tensors"),

@@ -12,6 +12,9 @@ from small import blobs, classification, mlp, recipe
 
 X, Y = blobs(60, 1)
 LOADER = DataLoader(TensorDataset(X, Y), 16)
+UNTYPED: Any = ez
+"""For what a type checker would find."""
+
 TAKES = "expected ez.Data(train, validation, test), each part (inputs, targets), a Dataset or"
 
 
@@ -92,25 +95,28 @@ def test_a_penalty_that_is_none_says_what_one_is(given):
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
-        (lambda: ez.prune(mlp()), "expected exactly one of sparsity, threshold, nonzeros"),
-        (lambda: ez.prune(mlp(), sparsity=98), "sparsity is 98; .*did you mean 0.98?"),
-        (lambda: ez.prune(mlp(), sparsity="0.5"), "sparsity is '0.5'; expected a number"),
-        (lambda: ez.prune(mlp(), sparsity=True), "sparsity is True; expected a number"),
-        (lambda: ez.prune(mlp(), nonzeros=0.5), "nonzeros is 0.5"),
-        (lambda: ez.prune(mlp(), nonzeros=1000), "144"),
-        (lambda: ez.prune(mlp(), threshold=-1), "threshold is -1"),
-        (lambda: ez.select(mlp(), include=["fc*"]), "'fc.' matches no parameter"),
-        (lambda: ez.L0("strong"), "strength is 'strong'"),
-        (lambda: ez.L0(1e-5, beta=-1), "beta is -1"),
-        (lambda: ez.L0(1e-5, form="los"), "form is 'los'; expected gradient or loss"),
-        (lambda: ez.Budget(max_accuracy_drop="1"), "max_accuracy_drop='1'"),
-        (lambda: ez.quantize(mlp(), bits=9), "bits is 9; expected a whole number from 2 to 8"),
-        (lambda: ez.evaluate(mlp(), classification(), "tset"), "it has train, validation, test"),
-        (lambda: ez.trace(mlp()), "Sequential needs an example, a batch of its inputs"),
-        (lambda: ez.trace(mlp(), torch.zeros(1, 5)), r"cannot be traced with inputs \(1, 5\)"),
-        (lambda: ez.compact(mlp()), "Sequential needs an example"),
-        (lambda: ez.load("none.safetensors"), "no model file at none.safetensors"),
-        (lambda: ez.compress(mlp(), classification(), recipe(), resume=True), "give folder="),
+        (lambda: UNTYPED.prune(mlp()), "expected exactly one of sparsity, threshold, nonzeros"),
+        (lambda: UNTYPED.prune(mlp(), sparsity=98), "sparsity is 98; .*did you mean 0.98?"),
+        (lambda: UNTYPED.prune(mlp(), sparsity="0.5"), "sparsity is '0.5'; expected a number"),
+        (lambda: UNTYPED.prune(mlp(), sparsity=True), "sparsity is True; expected a number"),
+        (lambda: UNTYPED.prune(mlp(), nonzeros=0.5), "nonzeros is 0.5"),
+        (lambda: UNTYPED.prune(mlp(), nonzeros=1000), "144"),
+        (lambda: UNTYPED.prune(mlp(), threshold=-1), "threshold is -1"),
+        (lambda: UNTYPED.select(mlp(), include=["fc*"]), "'fc.' matches no parameter"),
+        (lambda: UNTYPED.L0("strong"), "strength is 'strong'"),
+        (lambda: UNTYPED.L0(1e-5, beta=-1), "beta is -1"),
+        (lambda: UNTYPED.L0(1e-5, form="los"), "form is 'los'; expected gradient or loss"),
+        (lambda: UNTYPED.Budget(max_accuracy_drop="1"), "max_accuracy_drop='1'"),
+        (lambda: UNTYPED.quantize(mlp(), bits=9), "bits is 9; expected a whole number from 2 to 8"),
+        (
+            lambda: UNTYPED.evaluate(mlp(), classification(), "tset"),
+            "it has train, validation, test",
+        ),
+        (lambda: UNTYPED.trace(mlp()), "Sequential needs an example, a batch of its inputs"),
+        (lambda: UNTYPED.trace(mlp(), torch.zeros(1, 5)), r"cannot be traced with inputs \(1, 5\)"),
+        (lambda: UNTYPED.compact(mlp()), "Sequential needs an example"),
+        (lambda: UNTYPED.load("none.safetensors"), "no model file at none.safetensors"),
+        (lambda: UNTYPED.compress(mlp(), classification(), recipe(), resume=True), "give folder="),
     ],
 )
 def test_a_value_that_cannot_be(call, expected):
