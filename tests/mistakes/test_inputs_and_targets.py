@@ -43,7 +43,7 @@ def refused(inputs: Any, targets: Any, model: nn.Module | None = None, **options
         (X.byte(), None, "give inputs.to(torch.float32), or preprocess=ez.Preprocess(1 / 255)"),
         (X, mlp().double(), "the weights are torch.float64: give inputs.to(torch.float64)"),
         (X, WORDS, "looks them up by their numbers: give inputs.long()"),
-        (X.cfloat(), None, "inputs of torch.complex64 (1, 6)"),
+        (X.to(torch.complex64), None, "inputs of torch.complex64 (1, 6)"),
         (X[:, :5], None, "train inputs of torch.float32 (1, 5)"),
         (X.reshape(-1, 2, 3), None, "let the network begin with nn.Flatten()"),
         (X.numpy().astype(object), None, "train inputs are object; expected numbers"),
@@ -89,7 +89,11 @@ def test_images_that_do_not_fit_say_what_to_do(inputs, model, expected):
         (SERIES.map(str), 3, "np.unique(targets, return_inverse=True)[1]"),
         ((Y, Y), 3, "targets of an example are several tensors, for which there is no task"),
         (torch.full((60, 3), torch.nan), 3, "train targets hold NaN or inf"),
-        (Y.cfloat(), 3, "train targets are torch.complex64; classification expects labels"),
+        (
+            Y.to(torch.complex64),
+            3,
+            "train targets are torch.complex64; classification expects labels",
+        ),
     ],
 )
 def test_targets_that_do_not_fit_say_what_to_do(targets, outputs, expected):
