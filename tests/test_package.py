@@ -94,7 +94,7 @@ def test_help_says_what_each_command_does_and_does_not_wait_for_torch(monkeypatc
     assert " ".join(described["inspect"]) == (
         "Show a network layer by layer: shape, weights, nonzeros, density."
     )
-    for command in ("init", "run", "evaluate", "compare", "report", "export", "bench", "doctor"):
+    for command in ("init", "check", "run", "evaluate", "compare", "report", "export", "bench", "doctor"):
         assert len(described[command]) > 5
 
 

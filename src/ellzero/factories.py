@@ -15,7 +15,7 @@ from ellzero.data.data import Data
 from ellzero.errors import EllzeroError, InputError, UserCodeError, nearest
 from ellzero.model_file import load
 from ellzero.networks import NETWORKS
-from ellzero.recipe import Factory
+from ellzero.recipe import Factory, Recipe
 from ellzero.user_code import imported
 
 PACKED = ".ellz"
@@ -49,6 +49,18 @@ def with_data_root(factory: Factory | None, data_root: Path | None) -> Factory |
     if "data_root" not in inspect.signature(_find("data", factory, DATA_SETS)).parameters:
         return factory
     return Factory(**{**factory.model_dump(), "data_root": str(data_root.absolute())})
+
+
+def built(recipe: Recipe, data_root: Path | None = None) -> tuple[Recipe, nn.Module, Data]:
+    """A recipe that names the folder of data sets, and the network and data that it names.
+
+    Raises:
+        InputError: as `build_model` and `build_data` raise.
+        UserCodeError: the user's own code failed.
+    """
+    recipe = recipe.model_copy(update={"data": with_data_root(recipe.data, data_root)})
+    data = build_data(recipe.data)
+    return recipe, build_model(recipe.model, recipe.seed), data
 
 
 def build_data(factory: Factory | None) -> Data:

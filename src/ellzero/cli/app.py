@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError
 
 import ellzero
 from ellzero.cli.bench import bench
+from ellzero.cli.check import check
 from ellzero.cli.compare import compare
 from ellzero.cli.doctor import doctor
 from ellzero.cli.evaluate import evaluate
@@ -27,7 +28,7 @@ from ellzero.processes import is_loss_of_another, launched_rank
 from ellzero.terminal import plain
 
 # they import what they need when they run, so that --help is quick
-COMMANDS = (init, run, evaluate, inspect, compare, report, export, bench, doctor)
+COMMANDS = (init, check, run, evaluate, inspect, compare, report, export, bench, doctor)
 
 app = App(
     name="ellzero",

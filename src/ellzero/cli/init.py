@@ -54,7 +54,7 @@ def init(
         say(note)
     say(f"written: {', '.join(map(str, started.files))}")
     go = "" if folder == Path() else f"cd {folder} && "
-    say(f"next: {go}ellzero run {RECIPE}")
+    say(f"next: {go}ellzero check {RECIPE}, then ellzero run {RECIPE}")
     if for_ is None and data is None:
         others = " or ".join(f"--for {kind}" for kind in KINDS if kind != started.kind)
         say(f"this is --for {started.kind}; others: {others}; --data takes your images or table")

@@ -47,7 +47,7 @@ def run(
     seed
         Short for --set seed=N.
     """
-    from ellzero.factories import PACKED, build_data, build_model, with_data_root
+    from ellzero.factories import PACKED, built
     from ellzero.processes import is_main, joined
     from ellzero.recipe import Recipe
     from ellzero.run_folder import new_folder, require_resumable
@@ -73,9 +73,7 @@ def run(
         overrides = [*(set_ or []), *([] if seed is None else [f"seed={seed}"])]
         demo = Path(str(files("ellzero") / "demo.toml"))
         settings = Recipe.read(demo if recipe is None else recipe, overrides)
-    settings = settings.model_copy(update={"data": with_data_root(settings.data, data_root)})
-    data = build_data(settings.data)
-    model = build_model(settings.model, settings.seed)
+    settings, model, data = built(settings, data_root)
     with joined():
         folder = resume or output
         if folder is None and is_main():

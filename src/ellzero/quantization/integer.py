@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ellzero.compaction.compact import compacted_of
-from ellzero.compaction.folding import folded
+from ellzero.compaction.folding import Folded, folded
 from ellzero.compaction.living import warn_if_dead
 from ellzero.data.data import Data
 from ellzero.data.inputs import all_of
@@ -66,19 +66,34 @@ def integer_form(model: nn.Module, data: Data | Tensor, ranges: RangeMethod = "m
         whole = trace(whole, preprocess=prepare, classes=classes or data.classes)
     if any(is_integer(node.op) for node in whole.graph.nodes):
         raise InputError("the network is one of integers already; quantize the one it was made of")
-    _require_one(whole.graph)
-    changed = folded(whole.cpu().float(), codebooks=False)
+    changed, network, left_out = _rewritten(whole)
     warn_if_dead(changed)
-    network, left_out = rewritten(compacted_of(changed).model)
-    if any(isinstance(node.op, Select) for node in network.graph.nodes):
-        # of inputs, in front of what is no layer that could skip them, such as an activation
-        network, left_out = rewritten(changed.network)
-    require_form(network)
     seen = histograms(network, batches, network.shapes, counted=ranges != "minmax")
     scales = scales_of(network, {name: seen[name].range(ranges) for name in network.shapes})
     integer = Converter(network, scales).network()
     held = {name: (s.scale, s.zero) for name, s in scales.items() if name in integer.shapes}
     return IntegerForm(integer, held, tuple(left_out))
+
+
+def require_integer_form(network: Network) -> None:
+    """Refuse a traced network that has no integer form, before any data are looked at.
+
+    Raises:
+        InputError: what it is that has none.
+    """
+    _rewritten(network)
+
+
+def _rewritten(whole: Network) -> tuple[Folded, Network, Sequence[str]]:
+    """A network folded, then in operations that have an integer form, and what was left out."""
+    _require_one(whole.graph)
+    changed = folded(whole.cpu().float(), codebooks=False)
+    network, left_out = rewritten(compacted_of(changed).model)
+    if any(isinstance(node.op, Select) for node in network.graph.nodes):
+        # of inputs, in front of what is no layer that could skip them, such as an activation
+        network, left_out = rewritten(changed.network)
+    require_form(network)
+    return changed, network, left_out
 
 
 def _require_one(graph: Graph) -> None:

@@ -42,6 +42,15 @@ def steps_per_epoch(table: StageTable, data: Data) -> int:
     return math.ceil(batches / table.gradient_accumulation_steps)
 
 
+def stage_batches(table: StageTable, data: Data) -> int:
+    """How many batches a stage trains on."""
+    per_epoch = data.train.batch_count(table.batch_size)
+    if table.steps is None:
+        return table.length * per_epoch
+    epochs, rest = divmod(table.steps, steps_per_epoch(table, data))
+    return epochs * per_epoch + rest * table.gradient_accumulation_steps
+
+
 def stage_epochs(recipe: Recipe, data: Data) -> dict[Stage, int]:
     """How many epochs each stage has; of one that counts steps, the last one may end early."""
     tables: dict[Stage, StageTable] = {

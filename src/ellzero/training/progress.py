@@ -5,9 +5,8 @@ from __future__ import annotations
 from ellzero.data.data import Data
 from ellzero.progress import shown_progress
 from ellzero.recipe import Recipe
-from ellzero.recipe_stages import StageTable
 from ellzero.record import EpochMetrics
-from ellzero.training.plan import Step, steps_per_epoch
+from ellzero.training.plan import Step, stage_batches
 
 
 class Bar:
@@ -29,12 +28,7 @@ class Bar:
         self._label = ""
 
     def _batches(self, stage: str) -> int:
-        table: StageTable = getattr(self._recipe, stage)
-        per_epoch = self._data.train.batch_count(table.batch_size)
-        if table.steps is None:
-            return table.length * per_epoch
-        epochs, rest = divmod(table.steps, steps_per_epoch(table, self._data))
-        return epochs * per_epoch + rest * table.gradient_accumulation_steps
+        return stage_batches(getattr(self._recipe, stage), self._data)
 
     def begin(self, step: Step, epoch: int) -> None:
         """Name the step, and move the bar to where it stands."""

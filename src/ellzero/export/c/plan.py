@@ -63,13 +63,7 @@ def plan(network: Network) -> Plan:
     Raises:
         InputError: operations that there is no C for; weights that are not finite as float32.
     """
-    unknown = [
-        node.named + (how_to_register(node.op) or node.op.c_lacks())
-        for node in network.graph.nodes
-        if not isinstance(node.op, Input | Constant)
-        and (not isinstance(node.op, Opaque) or node in network.graph.opaque)
-        and (node.op.C == "none" or node.op.c_lacks() or not is_registered(node.op))
-    ]
+    unknown = without_c(network)
     if unknown:
         known = ", ".join(kind for kind, operation in OPERATIONS.items() if operation.C != "none")
         raise InputError(
@@ -86,6 +80,17 @@ def plan(network: Network) -> Plan:
         kernel.keeps = kernel.state > 0
     kernels.sort(key=lambda kernel: kernel.name not in streamed.each)
     return replace(_placed(kernels, streamed.network, same), stream=streamed)
+
+
+def without_c(network: Network) -> list[str]:
+    """The operations of a network that there is no C for, as messages name them."""
+    return [
+        node.named + (how_to_register(node.op) or node.op.c_lacks())
+        for node in network.graph.nodes
+        if not isinstance(node.op, Input | Constant)
+        and (not isinstance(node.op, Opaque) or node in network.graph.opaque)
+        and (node.op.C == "none" or node.op.c_lacks() or not is_registered(node.op))
+    ]
 
 
 def _with_constants(network: Network) -> Network:
