@@ -1,6 +1,8 @@
 """`ellzero export`, and what takes its files: on a project of one's own."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import onnx
@@ -11,6 +13,7 @@ from torch import nn
 import ellzero as ez
 from activation_cases import Own
 from ellzero.graph import Network
+from ellzero.preview import Form, best_of
 from small import blobs, images
 
 
@@ -187,10 +190,77 @@ def test_nothing_is_overwritten_unasked(ellzero, run):
     assert Path("c/net.c").read_bytes() == before
 
 
+def test_without_a_destination_every_form_is_shown_and_nothing_is_written(ellzero, run):
+    before = sorted(Path().rglob("*"))
+    done = ellzero("export", run, "--json")
+    assert (done.code, done.err) == (0, "")
+    assert sorted(Path().rglob("*")) == before
+    found = json.loads(done.out)
+    forms = {form["name"]: form for form in found["forms"]}
+    assert list(forms) == ["dense", "compacted", "8 bits", "5 bits", "4 bits", "integers"]
+    x, y = blobs(45, 2)
+    small, dense = trained(run), ez.open_run(run).reference
+    scores = [float((network(x).argmax(1) == y).float().mean()) for network in (small, dense)]
+    assert forms["compacted"]["evaluation"][0] == pytest.approx(scores[0])
+    assert forms["compacted"]["worse"] == pytest.approx(100 * (scores[1] - scores[0]))
+    # the command that is named writes what the table says
+    assert found["command"].startswith(f"ellzero export {run} ")
+    assert ellzero(*shlex.split(found["command"])[1:]).code == 0
+    assert Path("net.ellz").stat().st_size == found["best"]["packed_bytes"]
+    chosen = [form for form in found["forms"] if form["options"] is not None]
+    written = {
+        form["name"]: json.loads(
+            ellzero("export", run, *form["options"], "--onnx", f"{number}.onnx", "--c",
+                    f"c{number}", "--json").out
+        )
+        for number, form in enumerate(chosen)
+    }  # fmt: skip
+    for name, files in written.items():
+        assert forms[name]["flash_bytes"] == files["c"]["bytes"]
+        assert forms[name]["ram_bytes"] == files["c"]["scratch_bytes"]
+        assert forms[name]["onnx_bytes"] == files["onnx"]["bytes"]
+        assert 0 < forms[name]["latency_s"] < 1e-2
+
+
+def test_the_table_of_forms_for_people(ellzero, run):
+    done = ellzero("export", run)
+    assert (done.code, done.err) == (0, "")
+    assert re.search(r"4 bits .* B .* kB .* B ", done.out)
+    assert "error, %" in done.out
+    assert "Write it by\nellzero export runs/mine-1 " in done.out
+    table = [line for line in done.out.splitlines() if line.startswith("│")]
+    assert len(table) == 6
+    assert max(map(len, table)) <= 80, "it fits a terminal"
+
+
+@pytest.mark.parametrize(
+    ("errors", "best"),
+    [
+        # of 100 answers that compacted has right; two standard errors of 4 are 3.9
+        ({"8 bits": 0, "5 bits": 3, "4 bits": 9}, "5 bits"),
+        ({"8 bits": 9, "5 bits": 9, "4 bits": 9}, "compacted"),
+        ({"8 bits": 0, "5 bits": 0, "4 bits": 0}, "4 bits"),
+    ],
+)
+def test_the_smallest_form_within_the_noise_is_the_one_to_take(errors, best):
+    sizes = {"compacted": 400, "8 bits": 300, "5 bits": 200, "4 bits": 100}
+    forms, answers = [Form("dense", None, packed_bytes=50)], {}
+    for name, size in sizes.items():
+        right = torch.ones(100, dtype=torch.bool)
+        right[: errors.get(name, 0)] = False
+        answers[name] = right
+        options = () if name == "compacted" else ("--bits", name[0])
+        score = ez.Evaluation(float(right.float().mean()), 0.1)
+        forms.append(Form(name, options, packed_bytes=size, evaluation=score))
+    found, _ = best_of(forms, answers)
+    assert found is not None
+    assert found.name == best
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ((), "nothing to write"),
+        (("--bits", "4"), "nothing to write"),
         (("--c", "c", "--name", "2fast"), "expected a C identifier"),
         (("--c", "a/b/c"), "there is no folder a/b"),
         (("--ellz", "a/b.ellz"), "there is no folder a"),

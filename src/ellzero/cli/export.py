@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ellzero.cli.options import DataRoot, Flag, Json, Model, Trust
 
 if TYPE_CHECKING:
+    from ellzero.preview import Form
     from ellzero.runs import Run
     from ellzero.shipping import Shipped
+
+NOTHING = (None, None, None, "net", "smallest", "arrays", "project", False)
+"""What is to be written where no option says so."""
 
 
 def export(
@@ -37,6 +42,9 @@ def export(
     json_: Json = False,
 ) -> None:
     """Write a network compacted, and quantized if you ask: packed, as ONNX, as C source.
+
+    With the network alone nothing is written: a table shows what it would be in each form, its
+    error on validation data, and which one to take.
 
     Example: ellzero export runs/demo-1 --ellz demo.ellz --max-accuracy-drop 0.1
 
@@ -71,7 +79,7 @@ def export(
     finetune
         Epochs for which the codebooks are trained.
     data
-        Data set for max-accuracy-drop, finetune and activations; by default the run's.
+        Data set for max-accuracy-drop, finetune, activations and the table; by default the run's.
     overwrite
         Replace files that are there already.
     """
@@ -79,6 +87,12 @@ def export(
     from ellzero.runs import open_run
     from ellzero.shipping import Destinations, Quantization, ship
 
+    settings = bits, biases, activations, max_accuracy_drop
+    quantizes = int8 or finetune or any(setting is not None for setting in settings)
+    written = (ellz, onnx, c, name, storage, c_weights, package, overwrite)
+    if not quantizes and written == NOTHING:
+        _preview(open_run(model, data_root=data_root, trust=trust), model, data, json_)
+        return
     files = Destinations(
         ellz=ellz,
         onnx=onnx,
@@ -90,8 +104,7 @@ def export(
         overwrite=overwrite,
     )
     quantization = None
-    settings = bits, biases, activations, max_accuracy_drop
-    if int8 or finetune or any(setting is not None for setting in settings):
+    if quantizes:
         budget = None if max_accuracy_drop is None else Budget(max_accuracy_drop=max_accuracy_drop)
         quantization = Quantization(
             bits=bits,
@@ -107,6 +120,64 @@ def export(
         print(json.dumps({"model": str(run.file), **shipped.to_table()}, indent=2))
     else:
         _show(shipped, run)
+
+
+def _preview(run: Run, path: Path, data: str | None, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from ellzero.cli.tables import say, show_rows
+    from ellzero.preview import preview
+
+    found = preview(run, data=run.data(data))
+    command = None
+    if found.best is not None:
+        where = "--ellz net.ellz" if found.best.flash_bytes is None else "--ellz net.ellz --c net-c"
+        parts = ["ellzero export", shlex.quote(str(path)), *(found.best.options or ()), where]
+        command = " ".join(parts)
+    if as_json:
+        document = {"model": str(run.file), **asdict(found), "command": command}
+        print(json.dumps(document, indent=2))
+        return
+    figure = "error, %" if found.scores_accuracy else "score"
+    show_rows(
+        f"{run.file} in each form",
+        [_form_row(form, found.scores_accuracy) for form in found.forms],
+        ("", "packed", "ONNX", "C flash", "C RAM", "µs", figure, "drop"),
+    )
+    dense = "" if found.forms[0].options is not None else "dense is the reference; "
+    say(f"{dense}compacted is float32; integers have 8 bits, weights and values")
+    say(f"µs: {found.runtime or 'not known'}, one example; {figure}: on validation data")
+    names: dict[str, list[str]] = {}
+    for form in found.forms:
+        for reason in form.missing:
+            names.setdefault(reason, []).append(form.name)
+    for reason, forms in names.items():
+        say(f"{', '.join(forms)}: {reason}")
+    if found.best is None:
+        say(found.reason)
+        return
+    say(f"Take {found.best.name}: {found.reason}. Write it by")
+    say(command)
+    if found.best.options and found.best.options[0] == "--bits":
+        say("Fewer bits lose less where their codebooks are trained: --finetune 5")
+
+
+def _form_row(form: Form, accuracy: bool) -> tuple[str, ...]:
+    sizes = (form.packed_bytes, form.onnx_bytes, form.flash_bytes, form.ram_bytes)
+    of = form.evaluation
+    score = None if of is None else f"{of.error_percent:.2f}" if accuracy else f"{of.score:.4g}"
+    drop = (
+        None if form.worse is None else f"{form.worse:+.2f}" if accuracy else f"{form.worse:+.2g}"
+    )
+    latency = None if form.latency_s is None else f"{1e6 * form.latency_s:,.1f}"
+    return (form.name, *(text or "-" for text in (*map(_bytes, sizes), latency, score, drop)))
+
+
+def _bytes(count: int | None) -> str | None:
+    """Three digits, so that the table fits a terminal; --json has them all."""
+    if count is None or count < 1000:
+        return None if count is None else f"{count} B"
+    return f"{count / 1e3:.3g} kB" if count < 999_500 else f"{count / 1e6:,.3g} MB"
 
 
 def _show(shipped: Shipped, run: Run) -> None:
