@@ -150,7 +150,7 @@ def _coded(network: Network, bits: int) -> Network:
 
 
 def _of_integers(network: Network, data: Data) -> Network:
-    return quantize(network, activations=8, data=data, progress=False).model
+    return quantize(network, activations=8, data=data).model
 
 
 def _runtime(network: Network) -> str | None:

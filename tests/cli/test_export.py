@@ -200,6 +200,7 @@ def test_without_a_destination_every_form_is_shown_and_nothing_is_written(ellzer
     assert list(forms) == ["dense", "compacted", "8 bits", "5 bits", "4 bits", "integers"]
     x, y = blobs(45, 2)
     small, dense = trained(run), ez.open_run(run).reference
+    assert dense is not None
     scores = [float((network(x).argmax(1) == y).float().mean()) for network in (small, dense)]
     assert forms["compacted"]["evaluation"][0] == pytest.approx(scores[0])
     assert forms["compacted"]["worse"] == pytest.approx(100 * (scores[1] - scores[0]))
