@@ -14,6 +14,10 @@ MENDED = {
     # two landmarks of a kind need names
     '<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="Pages">',
     '<aside class="toc-drawer">': '<aside class="toc-drawer" aria-label="On this page">',
+    # the page of the search has no heading until it has found something
+    '<article role="main" id="furo-main-content">\n          \n<noscript>': (
+        '<article role="main" id="furo-main-content">\n<h1>Search</h1>\n<noscript>'
+    ),
     # code and tables that are wider than the page are scrolled by keys, too
     "<pre>": '<pre tabindex="0">',
     ' docutils container">\n<table': ' docutils container" tabindex="0">\n<table',

@@ -1,5 +1,6 @@
 """Code in the documentation: each block of Python is run by a test, each command can be given."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -18,6 +19,7 @@ from small import blobs, mlp, nonzero_weights
 
 ROOT = Path(__file__).parents[2]
 PAGES = {page.name: page for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 RUN_BY = {
     "data.md": "data/test_page.py",
@@ -100,6 +102,27 @@ def test_the_loop_with_gates_runs():
     exec(python_of("penalties.md")[0], given)
     assert torch.equal(gated[0], weight), "finalized() shows what finalize() makes"
     assert not torch.equal(before, weight)
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES.keys())
+def test_rows_of_tables_have_as_many_cells_as_the_head(page):
+    """A bar within a cell begins another one, and what is too much at the end is not shown."""
+    columns = None
+    for line in re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL).splitlines():
+        if not line.startswith("|"):
+            columns = None
+            continue
+        cells = len(re.findall(r"(?<!\\)\|", line)) - 1
+        columns = cells if columns is None else columns
+        assert cells == columns, line
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_kept_without_outputs(path):
+    """The build of the site runs them, so that what it shows is what the code gives."""
+    code = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert len(code) > 3
+    assert [cell["id"] for cell in code if cell["outputs"] or cell["execution_count"]] == []
 
 
 OF_ELLZERO = sorted(
