@@ -25,7 +25,7 @@ test: lint ## lint, type check and all tests but the slow ones
 slow: $(VENV)/installed-dev ## the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 --dist loadfile
 
-docs: $(VENV)/installed-dev ## the documentation as a site, in build/docs; nothing is fetched, warnings are errors
+docs: $(VENV)/installed-docs ## the documentation as a site, in build/docs; nothing is fetched, warnings are errors
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -aW --keep-going -d build/doctrees docs build/docs
 
 lint: $(VENV)/installed-dev ## ruff, the direction of imports, and pyright
