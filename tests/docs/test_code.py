@@ -1,4 +1,4 @@
-"""Code in the documentation: each block of Python is run by a test, each command can be given."""
+"""The pages as text: each block of Python is run by a test, each command can be given."""
 
 import json
 import re
@@ -102,6 +102,14 @@ def test_the_loop_with_gates_runs():
     exec(python_of("penalties.md")[0], given)
     assert torch.equal(gated[0], weight), "finalized() shows what finalize() makes"
     assert not torch.equal(before, weight)
+
+
+def test_every_page_is_in_a_list_of_contents():
+    blocks = tokens(PAGES["index.md"])
+    lists = [block.content for block in blocks if block.info == "{toctree}"]
+    listed = set(re.findall(r"^(?:.*<)?([\w/-]+)>?$", "\n".join(lists), re.MULTILINE))
+    pages = {page.removesuffix(".md") for page in PAGES} - {"README", "index"}
+    assert pages <= listed, "add it to docs/index.md"
 
 
 @pytest.mark.parametrize("page", PAGES.values(), ids=PAGES.keys())
