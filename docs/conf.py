@@ -22,6 +22,7 @@ extensions = [
     "public_names",
 ]
 exclude_patterns = ["extensions"]
+smartquotes = False  # two dashes begin an option
 nitpicky = True
 nitpick_ignore_regex = [
     # there is no network in a build, so nothing links to what other projects document

@@ -101,6 +101,13 @@ def test_examples_are_code(site):
         assert "&gt;&gt;&gt;" not in without_code, page.name
 
 
+def test_options_keep_their_two_dashes(site):
+    text = "".join(re.sub(r"<[^>]*>", "", page.read_text()) for page in site.glob("*.html"))
+    options = set(re.findall(r"(?<![\w-])--([a-z]+)", text))
+    assert {"ray", "set", "workers", "output"} <= options
+    assert re.findall(rf"–(?:{'|'.join(options)})\b", text) == []
+
+
 def test_notebooks_show_what_they_gave(site):
     page = (site / "notebooks/compress_your_network.html").read_text()
     kept = re.search(r"weights left: ([\d,]+) of 20,424", re.sub(r"<[^>]*>", "", page))
