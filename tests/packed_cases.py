@@ -19,11 +19,11 @@ def packed_network() -> Network:
         b'"fc1.bias"}},{"name":"relu","op":{"kind":"activation","function":"relu"},"inputs":["fc1"]'
         b'}],"classes":["a","b","c"]}'
     )
-    weight = [[0.5, 0, -1, 0], [0, 0.5, 0.5, 0], [-1, 0, 0.5, 0.5]]
+    weight = [[129.0, 0, -256, 0], [0, 129, 129, 0], [-256, 0, 129, 129]]
     weights = {
         "x_select.indices": torch.tensor([0, 1, 3, 5]),
         "fc1.weight": torch.tensor(weight),
-        "fc1.bias": torch.tensor([0.25, -3.0, 0.0]),
+        "fc1.bias": torch.tensor([257.0, -768.0, 0.0]),
     }
     return Network(Graph.from_json(text), weights).eval()
 
@@ -31,25 +31,25 @@ def packed_network() -> Network:
 def odd_weights() -> dict[str, Tensor]:
     """Types and layouts that networks rarely have."""
     sparse = torch.zeros(40, dtype=torch.float64)
-    sparse[3], sparse[17] = 0.1, -7.0
+    sparse[3], sparse[17] = 0.1, -77.0
     return {
         "steps": torch.tensor(7),
         "empty": torch.zeros(0, 3),
         "mask": torch.tensor([True, False, True]),
-        "half": torch.tensor([1.5, -2.0], dtype=torch.float16),
+        "half": torch.tensor([257.0, -512.0], dtype=torch.float16),
         "sparse": sparse,
         "listed": torch.tensor([127.0, 0.0, -5.0, -5.0]) * 1025 / 1024,
         "bitmap": torch.cat([torch.arange(1, 40), torch.tensor([127])]) / 4,
-        "again": torch.tensor([1.5, -2.0], dtype=torch.float16),
+        "again": torch.tensor([257.0, -512.0], dtype=torch.float16),
         "image": image_weights(),
     }
 
 
 def image_weights() -> Tensor:
-    """Kernels (6, 1, 8, 8) of 1 and -0.5 here and there, but neighbours alike."""
+    """Kernels (6, 1, 8, 8) of 256 and -129 here and there, but neighbours alike."""
     row, column, unit = torch.meshgrid(*(torch.arange(n) for n in (8, 8, 6)), indexing="ij")
     there = (row + unit) % 8 < 4
-    values = torch.where((column + unit) % 8 < 4, 1.0, -0.5) * there
+    values = torch.where((column + unit) % 8 < 4, 256.0, -129.0) * there
     return values.permute(2, 0, 1)[:, None].contiguous() + 0
 
 

@@ -136,6 +136,7 @@ def test_dense_c_is_the_network_as_it_is(tmp_path):
     [
         ({}, "none of the four ways"),
         ({"bits": 3, "int8": True}, "2 of the four ways .* give one"),
+        ({"int8": True, "uniform": True}, r"uniform values \(--uniform\) .* give bits"),
         ({"bits": 9}, r"bits \(--bits\) is 9; expected a whole number from 2 to 8"),
         ({"bits": 1}, "is 1; expected a whole number from 2 to 8"),
         ({"bits": 4.0}, r"is 4\.0; expected a whole number"),

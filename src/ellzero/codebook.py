@@ -17,6 +17,9 @@ MAX_VALUES = 256
 _FIRST = 4 * MAX_VALUES
 """Entries of a weight that tell soon that it is not quantized."""
 
+_BY_CHANCE = 4
+"""So few values do not show that they are uniform."""
+
 _HALF_TOP = 15  # float16 reaches 65504, so magnitudes are brought below 2^15
 
 
@@ -27,8 +30,8 @@ class Codebook:
     Args:
         values: the distinct nonzero values, float (k,), ascending; k <= 256.
         codes: int16, of the weight's shape: 0 where it is zero, i + 1 where it is `values[i]`.
-        scale: where every value is a multiple q * scale, -127 <= q <= 127 and one |q| is 127, the
-            scale, which is uniform int8; None elsewhere.
+        scale: where every value is a multiple q * scale, -127 <= q <= 127, the largest such scale;
+            of four values or fewer only one with which some |q| is 127. None elsewhere.
     """
 
     values: Tensor
@@ -85,8 +88,12 @@ def _scale(values: Tensor) -> float | None:
     if not len(values):
         return None
     exact = values.double()
-    scale = exact.abs().max() / 127
-    return float(scale) if torch.equal(torch.round(exact / scale) * scale, exact) else None
+    # few values may be multiples of something by chance; of int8 they are known by the largest
+    tops = torch.arange(1 if len(values) > _BY_CHANCE else 127, 128)
+    scales = exact.abs().max() / tops
+    multiples = torch.round(exact / scales[:, None]) * scales[:, None]
+    fitting = scales[(multiples == exact).all(1)]
+    return float(fitting[0]) if len(fitting) else None
 
 
 def half_exponent(values: Tensor) -> int:

@@ -132,6 +132,7 @@ class Quantization:
         budget: what may be lost on validation data; the fewest bits within it are found.
         finetune_epochs: epochs for which the codebooks are trained.
         biases: bits of a bias, 2 to 8; by default 16.
+        uniform: whether the values that bits are given for are multiples of a step.
 
     Raises:
         InputError: none or several of the four; bits, activations or epochs that are no such
@@ -150,6 +151,7 @@ class Quantization:
     budget: Budget | None = None
     finetune_epochs: int = 0
     biases: int | None = None
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         given = self.bits, self.activations, self.budget
@@ -166,6 +168,8 @@ class Quantization:
                 f"bits (--bits) is {self.bits!r}; expected a whole number from {BITS[0]} to "
                 f"{BITS[-1]}"
             )
+        if self.uniform and self.bits is None:
+            raise InputError("uniform values (--uniform) are as exact as --bits says; give bits")
         if self.biases is not None and (type(self.biases) is not int or self.biases not in BITS):
             raise InputError(
                 f"biases (--biases) is {self.biases!r}; expected a whole number from {BITS[0]} to "
@@ -388,7 +392,7 @@ def _quantized(
     quantized = quantize(
         network,
         bits=how.bits,
-        method="int8" if how.int8 else "kmeans",
+        method="int8" if how.int8 else "uniform" if how.uniform else "kmeans",
         biases=how.biases,
         data=None if how.budget is None else data,
         budget=how.budget,

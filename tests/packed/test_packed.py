@@ -35,29 +35,29 @@ from small import convnet, mlp, tensors_equal
 
 # The example of docs/format.md, which explains each byte.
 NETWORK_BYTES = bytes.fromhex(
-    "454c4c5a02 9cf90dc8 55 01 f202 32"
+    "454c4c5a02 29c06d58 55 01 f202 32"
     "232372cd50a2b58284d0adc019b415f8c2151432448404dc2538c3c2104b581822a773eac5632c4a859408b211889381"
     "3200"
     "95 01 04 02"
-    "03 02 03 04 05 02 01 01 1b 00f4 0070"
-    "01 01 03 01 19 00 0001 d0ec"
+    "03 02 03 04 05 02 01 01 0b 00f4 0870"
+    "01 01 03 01 09 00 0801 e0ec"
     "5a6a67a1"
 )
 
 # Weights only, of types and forms that the example lacks.
 WEIGHTS_BYTES = bytes.fromhex(
-    "454c4c5a02 fde92375 f501 00 52 40"
+    "454c4c5a02 8418f3a6 f501 00 52 40"
     "8b06a6bb5460cad651504acd2d28a9043172138bb3417446624e1a882e061650c5a920564e2650750a889594092c320b"
     "40acc4f4c4cc3c102333175440c40200"
     "90 00 00 00 0700000000000000"  # steps: int64, no dimension, no zero, raw, no byte in the codes
     "00 02 00 03 00 00"  # empty: float32, 0 x 3
     "40 01 03 01 00 0101"  # mask: bool, 3, of which one is false
-    "20 01 02 00 00 0001 7c80"  # half: float16, 2, each bit one place up
-    "10 01 28 26 00 3401 3300 3300 3300 3300 3300 7338 7f80"  # sparse: float64, 40, 38 of them zero
+    "20 01 02 00 00 0801 b8c0"  # half: float16, 2, each bit one place up
+    "10 01 28 26 00 3401 3300 3300 3300 3300 3380 73a6 7f80"  # sparse: float64, 40, 38 of them zero
     "04 01 04 01 02 0020803f 05 7f"  # listed: -1 to -5 and 1 to 127 times 1025 / 1024
     "04 01 28 00 00 0000803e 00 7f"  # bitmap: 1 to 127 times 1 / 4
     "f0 03"  # again: as half
-    "0b 04 06 01 08 08 c001 00 08 08 00 07095e40 01 01 1b 00f0 0074"  # image: in lines of 8 x 8
+    "0b 04 06 01 08 08 c001 00 08 08 00 07095e40 01 01 0b 08f0 0074"  # image: in lines of 8 x 8
     "83f9fd871b7201ab69cd8a00944efce8308842980234df1c8edce93c1f285adc859f2e170d27a9f3f99d5ae2766f06b5"
     "0380b40cfdf3da6f0720a0b80e0f7b84e3ca2d449608e5a99709fd46"  # codes
 )

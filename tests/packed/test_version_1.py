@@ -5,10 +5,11 @@ import torch
 
 import ellz_reader
 import ellzero as ez
+from ellzero.graph import Network
 from ellzero.packed.reader import read_packed
 from packed_cases import check_by_the_page, odd_weights, packed_network, same_bits
 
-# The network of the example of docs/format.md.
+# The network of the example of docs/format.md, with other weights.
 NETWORK_BYTES = bytes.fromhex(
     "454c4c5a01 78c16d5b 53 01 f202 32"
     "232372cd50a2b58284d0adc019b415f8c2151432448404dc2538c3c2104b581822a773eac5632c4a859408b211889381"
@@ -38,16 +39,22 @@ WEIGHTS_BYTES = bytes.fromhex(
 
 def test_a_network_is_read(tmp_path):
     (tmp_path / "x.ellz").write_bytes(NETWORK_BYTES)
-    network, x = packed_network(), torch.randn(4, 6)
     loaded = ez.load(tmp_path / "x.ellz")
-    assert loaded.graph == network.graph
-    assert torch.equal(loaded(x), network(x))
+    assert isinstance(loaded, Network)
+    assert loaded.graph == packed_network().graph
+    assert loaded.weight("x_select.indices").tolist() == [0, 1, 3, 5]
+    weight = [[0.5, 0, -1, 0], [0, 0.5, 0.5, 0], [-1, 0, 0.5, 0.5]]
+    assert loaded.weight("fc1.weight").tolist() == weight
+    assert loaded.weight("fc1.bias").tolist() == [0.25, -3, 0]
 
 
 def test_the_other_types_are_read(tmp_path):
     (tmp_path / "x.ellz").write_bytes(WEIGHTS_BYTES)
     _, tensors = read_packed(tmp_path / "x.ellz")
-    expected = odd_weights()
+    sparse = torch.zeros(40, dtype=torch.float64)
+    sparse[3], sparse[17] = 0.1, -7.0
+    half = torch.tensor([1.5, -2.0], dtype=torch.float16)
+    expected = odd_weights() | {"half": half, "sparse": sparse}
     assert list(tensors) == [name for name in expected if name not in ("again", "image")]
     assert all(same_bits(tensor, expected[name]) for name, tensor in tensors.items())
 

@@ -145,7 +145,7 @@ def test_few_values_take_fewer_bits_than_asked_for():
 
 
 def test_a_layer_of_zeros_stays_one():
-    for method in ("kmeans", "int8"):
+    for method in ("kmeans", "uniform", "int8"):
         layer = linear([[0.0, 0.0]])
         assert ez.quantize(layer, method=method).bits == {"weight": 0}
         assert layer.weight.tolist() == [[0, 0]]
@@ -202,6 +202,48 @@ def test_int8_by_hand():
     layer = linear([[127 / 64, -1.0, 0.0077, 0.0079, 0.0]])
     ez.quantize(layer, method="int8")
     assert layer.weight.tolist() == [[127 / 64, -1.0, 0.0, 1 / 64, 0.0]]
+
+
+# uniform values
+
+
+def test_uniform_values_have_the_coarsest_step_that_errs_no_more_than_k_means():
+    # four clusters of 1 ... 5 err by 1/2: two neighbours become their mean. Steps of 5/1, 5/2, 5/3
+    # and 5/4 err by more: 10.0, 2.5, 0.78, 0.625; a step of 1 by nothing
+    layer = linear([[1.0, -2.0, 3.0, 4.0, 5.0, 0.0]])
+    quantized = ez.quantize(layer, bits=2, method="uniform")
+    assert quantized["weight"].scale == 1.0
+    # eight err by nothing, and so does a step of 2 where all are even
+    layer = linear([[2.0, -4.0, 6.0, 10.0, 14.0, 0.0]])
+    assert ez.quantize(layer, bits=3, method="uniform")["weight"].scale == 2.0
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5])
+def test_uniform_values_are_as_exact_as_a_codebook_and_take_fewer_bytes(bits, tmp_path):
+    """Their values are told by one step, and frequent ones take fewer bits."""
+    torch.manual_seed(0)
+    model = nn.Linear(200, 50, bias=False)
+    fill(model.weight, torch.randn(50, 200) * (torch.rand(50, 200) < 0.3))
+    original = model.weight.detach().double().numpy()
+    other = copy.deepcopy(model)
+    uniform = ez.quantize(model, bits=bits, method="uniform")
+    kmeans = ez.quantize(other, bits=bits)
+    assert 0.6 < uniform.errors["weight"] / kmeans.errors["weight"] <= 1
+    scale, w = uniform["weight"].scale, model.weight.detach().double().numpy()
+    assert scale is not None
+    assert np.array_equal(w, np.round(original / scale) * scale)
+    sizes = [ez.pack(net, tmp_path / "net.ellz").size_bytes for net in (model, other)]
+    assert sizes[0] < sizes[1]
+    assert tensors_equal(ez.load(tmp_path / "net.ellz", copy.deepcopy(other)), other)
+
+
+def test_where_k_means_is_more_exact_than_int8_uniform_values_are_int8():
+    torch.manual_seed(0)
+    layer: Any = nn.Linear(100, 10, bias=False)
+    other = copy.deepcopy(layer)
+    ez.quantize(layer, bits=8, method="uniform")
+    ez.quantize(other, method="int8")
+    assert torch.equal(layer.weight, other.weight)
 
 
 # what is stored beside the weights
@@ -363,7 +405,11 @@ def test_an_interrupt_leaves_the_network_as_it_was():
 # training the values
 
 
-@pytest.mark.parametrize("options", [{"bits": 2}, {"bits": 3}, {"method": "int8"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"bits": 2}, {"bits": 3}, {"method": "int8"}, {"method": "uniform", "bits": 3}],
+    ids=str,
+)
 def test_finetuning_trains_the_values_and_nothing_else(options):
     data = classification()
     model = trained(data, mlp(seed=4))
@@ -510,13 +556,13 @@ def test_weights_that_were_frozen_are_not_trained():
         ({"bits": True}, "bits is True"),
         ({"bits": {"0.weight": 4}}, r"bits lacks 2\.weight"),
         ({"bits": {"0.weight": 4, "2.weight": 4, "1.weight": 4}}, r"names '1\.weight'; did you"),
-        ({"method": "uniform"}, "method is 'uniform'; expected 'kmeans' or 'int8'"),
+        ({"method": "grid"}, "method is 'grid'; expected 'kmeans', 'uniform' or 'int8'"),
         ({"method": "int8", "bits": 4}, "int8 has 8"),
         ({"budget": ez.Budget(max_accuracy_drop=1.0)}, "data and a budget go together"),
         ({"data": classification()}, "data and a budget go together"),
         (
             {"data": classification(), "budget": ez.Budget(max_accuracy_drop=1.0), "bits": 4},
-            "without bits or int8",
+            "without bits or method",
         ),
         (
             {"data": regression(), "budget": ez.Budget(max_accuracy_drop=1.0)},

@@ -31,6 +31,7 @@ def export(
     package: Literal["source", "project", "arduino"] = "project",
     bits: int | None = None,
     biases: int | None = None,
+    uniform: Flag = False,
     int8: Flag = False,
     activations: int | None = None,
     max_accuracy_drop: float | None = None,
@@ -69,6 +70,9 @@ def export(
         Quantize to codebooks of 2^bits values a layer, 2 to 8.
     biases
         Bits of a bias beside quantized weights, 2 to 8; by default 16.
+    uniform
+        With --bits: whole multiples of a step that are as exact as such codebooks, and take fewer
+        bytes in a packed file.
     int8
         Quantize the weights alone to uniform int8; the network still computes in floating point.
     activations
@@ -88,7 +92,7 @@ def export(
     from ellzero.shipping import Destinations, Quantization, ship
 
     settings = bits, biases, activations, max_accuracy_drop
-    quantizes = int8 or finetune or any(setting is not None for setting in settings)
+    quantizes = int8 or uniform or finetune or any(setting is not None for setting in settings)
     written = (ellz, onnx, c, name, storage, c_weights, package, overwrite)
     if not quantizes and written == NOTHING:
         _preview(open_run(model, data_root=data_root, trust=trust), model, data, json_)
@@ -113,6 +117,7 @@ def export(
             budget=budget,
             finetune_epochs=finetune,
             biases=biases,
+            uniform=uniform,
         )
     run = open_run(model, data_root=data_root, trust=trust)
     shipped = ship(run, files, quantization, data=data)

@@ -82,19 +82,17 @@ def _bits(form: Form, written: Raw | Few, values: Tensor) -> float:
 
 
 def _grid(values: Tensor) -> Few | None:
-    """Ascending values as multiples of a step, of which the largest has 1, 3, 7, ... 127 of it."""
+    """Ascending values as multiples of a step, of which the largest has at most 127."""
     if not values.is_floating_point():
         return None
     exact = values.double()
-    top = 1
-    while top <= MAX_MAGNITUDES:
+    for top in range(1, MAX_MAGNITUDES + 1):
         scale = (exact.abs().max() / top).to(values.dtype)
         multiples = torch.round(exact / scale.double()) if scale else exact
         if torch.equal((multiples * scale.double()).to(values.dtype), values):
             lowest, highest = min(int(multiples[0]), 0), max(int(multiples[-1]), 0)
             if max(-lowest, highest) <= MAX_MAGNITUDES:
                 return Few.of_grid(scale, lowest, highest)
-        top = 2 * top + 1
     return None
 
 

@@ -74,10 +74,11 @@ class Quantized(Mapping[str, Codebook]):
     ) -> Evaluation:
         """Train the values of the codebooks, in place; which weight holds which value stays.
 
-        A value's gradient is the sum over its weights (Han et al., 2016). Of uniform int8 only the
-        scale is trained. Zeros stay zero, biases as they are, and the network is in evaluation mode
-        throughout, for it is trained as it will be shipped. Adam, at a rate that falls to 0 by a
-        cosine. The epoch with the best score on validation data is kept, or what was there before.
+        A value's gradient is the sum over its weights (Han et al., 2016). Of uniform values only
+        the step is trained. Zeros stay zero, biases as they are, and the network is in evaluation
+        mode throughout, for it is trained as it will be shipped. Adam, at a rate that falls to 0 by
+        a cosine. The epoch with the best score on validation data is kept, or what was there
+        before.
 
         Args:
             data: its train part trains, its validation part chooses the epoch.
@@ -160,7 +161,7 @@ class Quantized(Mapping[str, Codebook]):
 
 
 class _Trained:
-    """A codebook in training: a factor for each value, or one for the scale of uniform int8."""
+    """A codebook in training: a factor for each value, or one for the step of uniform ones."""
 
     def __init__(self, name: str, book: Codebook) -> None:
         self.name, self.book = name, book

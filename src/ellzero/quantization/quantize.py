@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args, overload
 
@@ -21,12 +22,14 @@ from ellzero.record import Evaluation
 from ellzero.selection import Selection, selected
 from ellzero.training.evaluation import evaluate
 
-Method = Literal["kmeans", "int8"]
+Method = Literal["kmeans", "uniform", "int8"]
 
 BITS = range(2, 9)
 """Bits that a codebook of k-means may have."""
 
 DEFAULT_BITS = 4
+
+INT8_TOP = 127
 
 
 @overload
@@ -66,11 +69,14 @@ def quantize(
 
     With `"kmeans"` the nonzero weights of a layer become the means of at most `2^bits` clusters;
     zeros stay zero and nonzeros nonzero. With `"int8"` they become `q s`, q a whole number in
-    -127..127 and s = max|w| / 127; weights below s / 2 become zero. The values, as well as all
-    biases and other vectors (of batch normalizations only where the network was traced, for tracing
-    makes other numbers of them), are rounded to 16 bits, as they are stored, or the biases to
-    fewer: with `biases=6` those of a layer are q s, -31 <= q <= 31. Nothing marks the
-    network: its codebooks are read off its weights.
+    -127..127 and s = max|w| / 127; weights below s / 2 become zero. With `"uniform"` they are such
+    multiples of the largest step whose squared error is at most that of k-means: more values than
+    `2^bits`, but mostly a smaller packed file, where frequent values take fewer bits.
+
+    The values, as well as all biases and other vectors (of batch normalizations only where the
+    network was traced, for tracing makes other numbers of them), are rounded to 16 bits, as they
+    are stored, or the biases to fewer: with `biases=6` those of a layer are q s, -31 <= q <= 31.
+    Nothing marks the network: its codebooks are read off its weights.
 
     Compact a network first: what is merged or traced afterwards gets new values.
 
@@ -82,9 +88,9 @@ def quantize(
 
     Args:
         model: the network; it changes in place, but for `activations=8`.
-        bits: bits a weight for `"kmeans"`, 2 to 8: one number, or one for each name of the
-            weights; by default 4, or what the budget allows.
-        method: `"kmeans"` or `"int8"`.
+        bits: bits a weight of k-means, 2 to 8: one number, or one for each name of the weights; by
+            default 4, or what the budget allows.
+        method: `"kmeans"`, `"uniform"` or `"int8"`.
         biases: bits of a bias, 2 to 8; by default 16. A budget judges them with the weights.
         weights: what is quantized, from `ez.select`; by default what it selects by
             default.
@@ -193,20 +199,16 @@ def _stored(name: str, vector: Tensor, biases: int | None) -> Tensor:
     """A vector as it is stored: in 16 bits, a bias in fewer where that is asked for."""
     if biases is None or not name.rpartition(".")[2].startswith("bias"):
         return round_half(vector)
-    top = 2 ** (biases - 1) - 1
-    scale = round_half(vector.double().abs().max() / top) if len(vector) else torch.zeros(())
-    if scale == 0:
-        return torch.zeros_like(vector)
-    return (torch.round(vector / scale).clamp(-top, top) * scale).to(vector.dtype)
+    return _uniform(vector, 2 ** (biases - 1) - 1)
 
 
 def _widths(
     weights: Selection, bits: int | Mapping[str, int] | None, method: str, budget: Budget | None
 ) -> dict[str, int]:
     if method not in get_args(Method):
-        raise InputError(f"method is {method!r}; expected 'kmeans' or 'int8'")
-    if budget is not None and (bits is not None or method == "int8"):
-        raise InputError("a budget chooses the bits of k-means; give it without bits or int8")
+        raise InputError(f"method is {method!r}; expected 'kmeans', 'uniform' or 'int8'")
+    if budget is not None and (bits is not None or method != "kmeans"):
+        raise InputError("a budget chooses the bits of k-means; give it without bits or method")
     if method == "int8":
         if bits not in (None, 8):
             raise InputError(f"bits is {bits!r}; int8 has 8")
@@ -237,13 +239,30 @@ def _check_budget(data: Data | None, budget: Budget | None) -> None:
 def _rounded(w: Tensor, bits: int, method: str) -> Tensor:
     """A weight with few values."""
     if method == "int8":
-        top = w.double().abs().max() if w.numel() else torch.zeros(())
-        scale = round_half(top / 127)
-        return w if scale == 0 else (torch.round(w / scale) * scale).to(w.dtype)
+        return _uniform(w, INT8_TOP)
     quantized = torch.zeros_like(w)
     nonzero = w != 0
     quantized[nonzero] = round_values(kmeans(w[nonzero], 2**bits)).to(w)
-    return quantized
+    return quantized if method == "kmeans" else _as_exact(w, _relative_error(quantized, w))
+
+
+def _as_exact(w: Tensor, error: float) -> Tensor:
+    """Uniform values with the largest step whose relative squared error is no larger, nearly."""
+    fewest = bisect_left(
+        range(1, INT8_TOP), True, key=lambda top: _relative_error(_uniform(w, top), w) <= error
+    )
+    return _uniform(w, 1 + fewest)
+
+
+def _uniform(values: Tensor, top: int) -> Tensor:
+    """Values as whole multiples of a step, of which the largest is `top`.
+
+    The step has 16 bits, so that all are exact.
+    """
+    scale = round_half(values.double().abs().max() / top) if values.numel() else torch.zeros(())
+    if scale == 0:
+        return torch.zeros_like(values)
+    return (torch.round(values / scale).clamp(-top, top) * scale).to(values.dtype)
 
 
 def _relative_error(quantized: Tensor, original: Tensor) -> float:
