@@ -46,6 +46,25 @@ def test_a_run_and_an_output_of_one_s_own(ellzero, run, tmp_path):
     assert not (run / "report.html").exists()
 
 
+def test_a_folder_as_output_gets_the_page(ellzero, run, tmp_path):
+    (tmp_path / "there").mkdir()
+    for output in ("there", "new/"):
+        code, out, _ = ellzero(run, "--output", output)
+        assert code == 0
+        assert out.splitlines()[0] == f"{output.rstrip('/')}/report.html"
+        assert (tmp_path / output / "report.html").stat().st_size > 1000
+    assert ellzero(run, "--output", "new/")[0] == 0, "an older report is replaced"
+
+
+def test_another_file_than_a_report_is_not_replaced(ellzero, run, tmp_path):
+    mine = tmp_path / "mine.html"
+    mine.write_text("<title>mine</title>")
+    code, out, err = ellzero(run, "--output", mine)
+    assert (code, out) == (1, "")
+    assert "is there already and no report" in err
+    assert mine.read_text() == "<title>mine</title>"
+
+
 def test_mistakes_are_one_line_each(ellzero, folder, run):
     half, newer, other = sorted(folder.glob("cells/magnitude-*"))[:3]
     (half / "record.json").write_text('{"format": 1')

@@ -15,7 +15,7 @@ def report(
     folders: Annotated[list[Path], Parameter(negative=())],
     /,
     *,
-    output: Path | None = None,
+    output: str | None = None,
     trust: Trust = False,
     json_: Json = False,
 ) -> None:
@@ -26,9 +26,10 @@ def report(
     Parameters
     ----------
     folders
-        Folders of studies or runs; two or more runs are compared.
+        Folders of studies or runs; two or more runs are compared and ranked.
     output
-        File for the page; by default report.html in the folder, if it is one.
+        File for the page, or a folder for its report.html; by default the folder itself, if it is
+        one.
     """
     from ellzero.cli.tables import say, show_warnings
     from ellzero.report.page import report as write

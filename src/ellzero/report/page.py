@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 PAGE = "report.html"
 
+GENERATOR = "ellzero report</title>"
+"""What each page says of itself in its beginning."""
+
+SEPARATORS = ("/", os.sep)
+
 
 def write_report(
     paths: str | Path | Sequence[str | Path],
@@ -36,7 +43,9 @@ def write_report(
 
     Args:
         paths: folders of studies or runs; with two or more runs the page compares them.
-        output: the HTML file; by default report.html in the folder, if it is one.
+        output: the HTML file, or a folder (one that is there, or a text that ends in "/") for its
+            report.html; by default report.html in the folder, if it is one. An older report of
+            that name is replaced.
         trust: whether the classes of penalties of one's own may be imported, to draw their pull on
             the weights; those of a run that this user began in its folder are anyway.
 
@@ -45,7 +54,8 @@ def write_report(
 
     Raises:
         InputError: a folder that holds neither; the only record, or a study, that cannot be read;
-            several folders without `output`; the extra `report` is not installed.
+            several folders without `output`; another file of that name than a report; the extra
+            `report` is not installed.
 
     Example:
         >>> import tempfile, torch, ellzero as ez
@@ -93,9 +103,26 @@ def report(
     if output is None and len(folders) > 1:
         raise InputError("a report of several folders needs an output: name the file to write")
     require_libraries()
+    page = folders[0] / PAGE if output is None else _page_at(output)
+    if page.is_file() and not _is_report(page):
+        raise InputError(f"{page} is there already and no report of ellzero; give another name")
     with importing(trust):
         contents = [_read(folder, alone=len(folders) == 1) for folder in folders]
-        return write(contents, folders[0] / PAGE if output is None else Path(output))
+        if output is not None and str(output).endswith(SEPARATORS):
+            page.parent.mkdir(exist_ok=True)
+        return write(contents, page)
+
+
+def _page_at(output: str | Path) -> Path:
+    """The page itself, or report.html in a folder: one that is there, or is named as one."""
+    is_folder = Path(output).is_dir() or str(output).endswith(SEPARATORS)
+    return Path(output) / PAGE if is_folder else Path(output)
+
+
+def _is_report(page: Path) -> bool:
+    """Whether a file is a page that was written here, so that a newer one may replace it."""
+    with page.open("rb") as file:
+        return GENERATOR.encode() in file.read(1 << 16)
 
 
 def write(contents: Sequence[StudyFacts | RunFolder], page: Path) -> Report:
@@ -150,7 +177,8 @@ def _read(folder: Path, *, alone: bool) -> StudyFacts | RunFolder:
 
 def _sections(contents: Sequence[StudyFacts | RunFolder]) -> list[Section]:
     """A section for each study and run; two or more runs are compared first."""
-    from ellzero.report.run_section import run_section, runs_section
+    from ellzero.report.run_section import run_section
+    from ellzero.report.runs_section import runs_section
     from ellzero.report.study_section import study_section
 
     sections = []
@@ -159,6 +187,11 @@ def _sections(contents: Sequence[StudyFacts | RunFolder]) -> list[Section]:
             sections.append(study_section(content, f"{index} {content.results.folder}"))
         else:
             sections.append(run_section(content, f"{index} {content.folder}"))
+    titles = Counter(section.title for section in sections)
+    for section, content in zip(sections, contents, strict=True):
+        if titles[section.title] > 1:  # two of one recipe
+            folder = content.folder if isinstance(content, RunFolder) else content.results.folder
+            section.title = f"{section.title} ({folder})"
     runs = [content for content in contents if isinstance(content, RunFolder)]
     compared = [runs_section(runs, "runs")] if len(runs) > 1 else []
     return compared + sections

@@ -14,6 +14,9 @@ from ellzero.report.figures import Quality
 from ellzero.report.style import DENSE, FAINT, WIDTH, Look, Picture, looks, marks, plain_ticks, svg
 from ellzero.study.results import Spread
 
+LEAST_SPAN = 0.2
+"""The axis of results spans at least this part of them."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -64,15 +67,24 @@ def pareto(facts: StudyFacts, *, name: str) -> Picture | None:
 
 
 def runs_pareto(
-    points: Sequence[Point], method_looks: dict[str, Look], quality: Quality, *, name: str
+    points: Sequence[Point],
+    method_looks: dict[str, Look],
+    dense: Spread | None,
+    quality: Quality,
+    *,
+    name: str,
 ) -> Picture:
     """Result against nonzero ratio, a marker per run."""
 
     def draw(figure: Figure) -> None:
-        draw_pareto(figure.subplots(), points, method_looks, None, quality)
+        draw_pareto(figure.subplots(), points, method_looks, dense, quality)
 
-    caption = f"The {quality.part} {quality.noun} of each run against its nonzero ratio."
-    picture = svg(f"{name} pareto", caption, (WIDTH, 3.4), draw)
+    title = f"The {quality.part} {quality.noun} of each run against its nonzero ratio."
+    caption = f"{title} Dashed: the dense references, with their range. "
+    if any(point.result.low < point.result.high for point in points):
+        caption += "Lines: two standard errors of the difference to the dense reference. "
+    caption += f"{quality.better.capitalize()} and further right is better."
+    picture = svg(f"{name} pareto", title, (WIDTH, 3.4), draw)
     return Picture("Size against quality", caption, picture)
 
 
@@ -116,9 +128,15 @@ def draw_pareto(
     ratios = [p.ratio.median for p in points]
     axes.set_xlim(min(ratios) / 1.25, max(ratios) * 1.25)
     values = [v for p in points for v in (p.result.low, p.result.high)]
-    values += [] if dense is None else [dense.low]
+    values += [] if dense is None else [dense.low, dense.high]
     if min(values) > 0 and max(values) / min(values) > 6:
         axes.set_yscale("log")
         plain_ticks(axes, "y")
+    else:
+        # a narrower axis would make mountains of noise
+        middle = (min(values) + max(values)) / 2
+        half = max((max(values) - min(values)) / 2 * 1.1, LEAST_SPAN * abs(middle) / 2)
+        if half > 0:
+            axes.set_ylim(middle - half, middle + half)
     axes.grid(axis="y")
     plain_ticks(axes, "x")

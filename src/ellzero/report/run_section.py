@@ -1,21 +1,19 @@
-"""What a page says of a run, and of several runs side by side."""
+"""What a page says of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ellzero.documents import MOST_TOML_BYTES
 from ellzero.errors import is_number
 from ellzero.record import FinishedRecord
 from ellzero.report import run_pictures
-from ellzero.report.figures import NONE, Quality, duration, figures, number, ratio, strength
-from ellzero.report.pareto import Point, runs_pareto
-from ellzero.report.section import Key, Section, there
-from ellzero.report.style import looks, marker
-from ellzero.report.tables import Text, signed
+from ellzero.report.figures import NONE, Quality, duration, number, ratio, strength
+from ellzero.report.section import Section, there
+from ellzero.report.tables import Text
 from ellzero.run_folder import RECIPE, RunFolder
-from ellzero.study.results import FAILED, Spread
+from ellzero.study.results import FAILED
 from ellzero.verdict import Verdict, verdict
 
 LISTED = 20
@@ -167,35 +165,3 @@ def _inputs_left(record: FinishedRecord) -> str | None:
         return None
     which = f": {', '.join(map(str, left))}" if 0 < len(left) <= LISTED else ""
     return f"{len(left):,} of {record.inputs:,}{which}"
-
-
-def runs_section(runs: Sequence[RunFolder], name: str) -> Section:
-    """Several runs side by side: a table, and what each lost against how small it became."""
-    done = [run for run in runs if run.finished]
-    quality = Quality.of(runs)
-    labels = [str(run.folder) for run in runs]
-    section = Section("comparison", f"{len(runs)} runs", f"{len(done)} done")
-    reached = [figures(run, quality) for run in runs]
-    points = [
-        Point(label, ratio_spread, result)
-        for label, f in zip(labels, reached, strict=True)
-        if (ratio_spread := Spread.of([f["nonzero_ratio"]]))
-        and (result := Spread.of([f["result"]]))
-    ]
-    drawn = looks(labels)
-    section.key = [Key(label, marker(drawn[label]), False) for label in labels]
-    if points:
-        section.first = [runs_pareto(points, drawn, quality, name=name)]
-    columns = {"result": quality.text, "reference": quality.text, "drop": signed}
-    columns |= {"nonzeros": number, "living_nonzeros": number, "nonzero_ratio": ratio}
-    columns |= {"parameter_ratio": ratio, "file_ratio": ratio}
-    columns |= {"epochs": number, "seconds": duration}
-    headings = ("run", "status", quality.label(), "dense reference", "drop", "nonzeros")
-    headings += ("living", "nonzero ratio", "parameter ratio", "file ratio", "epochs")
-    headings += ("time",)
-    rows = tuple(
-        (label, run.status, *(NONE if f[k] is None else text(f[k]) for k, text in columns.items()))
-        for run, label, f in zip(runs, labels, reached, strict=True)
-    )
-    section.tables = [Text("Comparison", headings, rows)]
-    return section
