@@ -38,6 +38,10 @@ app = App(
 )
 for _command in COMMANDS:
     app.command(_command)
+app.register_install_completion_command(
+    help="Install completion for the shell that this runs in (bash, zsh, fish, PowerShell).",
+    add_to_startup=False,  # a user's startup files are theirs
+)
 
 
 def main(
