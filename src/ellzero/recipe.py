@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import tomli_w
 from pydantic import Field, field_validator, model_validator
@@ -26,14 +26,26 @@ class Prune(Table):
     """
 
     sparsity: float | None = Field(default=None, ge=0, lt=1)
+    """Fraction of the selected weights that become 0; or nonzeros, or budget: one of them."""
     nonzeros: Whole | None = Field(default=None, ge=1)
+    """How many of the selected weights stay."""
     budget: BudgetTable = None
+    """What may be lost against the reference; the smallest network within it is searched."""
     rounds: Whole = Field(default=1, ge=1)
+    """How many times it is pruned and fine-tuned; 5 under a budget."""
     gradual: Gradual = None
+    """The sparsity rises within the training, pruned once an epoch; left out: pruned after it."""
     scope: Scope = "global"
+    """Over all selected weights together, or each layer to the sparsity on its own."""
     keep_per_layer: Whole | None = Field(default=None, ge=0)
+    """The least weights that stay of each layer; left out, a layer may lose all."""
     include: tuple[str, ...] = Listed
+    """Shell-style patterns of the names of the parameters that are selected.
+
+    Left out: the weights of linear, convolution and recurrent layers, which "default" stands for.
+    """
     exclude: tuple[str, ...] = Listed
+    """Patterns of parameter names that are not."""
 
     @model_validator(mode="before")
     @classmethod
@@ -109,23 +121,45 @@ class Recipe(Document):
         L0(strength=1e-05, form='gradient', beta=5.0)
     """
 
+    REFERENCE: ClassVar[str] = "every key: `ellzero schema`, docs/recipe-reference.md"
+
     name: str = Field(default="run", pattern=r"^\w[^/\\\n]*$")
+    """What the run is called; left out: as the file."""
     model: Factory | None = None
+    """The network: a built-in name, your package.module:function or a packed file.
+
+    Or a table of the name and arguments.
+    """
     data: Factory | None = None
+    """The data: a built-in name or your package.module:function; or a table with options."""
     seed: Whole = Field(default=0, ge=0, lt=2**31)
+    """Of initial weights, order of the examples, and all else that is drawn."""
     device: str = "auto"
+    """Where it is computed: cpu, cuda, cuda:1, mps; auto is an accelerator if there is one."""
     threads: Whole | None = Field(default=None, ge=1)
+    """CPU threads; left out: the default of torch."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Of training; evaluations are in float32. auto is bfloat16 where it pays."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes of torchrun train one network."""
     channels_last: bool = False
+    """Memory format of convolution networks."""
     compile: bool = False
+    """Compiled kernels while training; a CPU needs a C++ compiler."""
     checkpoint_seconds: float = Field(default=120.0, ge=0)
+    """Between two checkpoints, written at the end of an epoch; 0: after each epoch."""
     on_divergence: Literal["stop", "retry"] = "stop"
+    """A loss that becomes NaN: an error, or the stage begins again with half its learning rate."""
     tensorboard: bool = False
+    """The metrics of each epoch for TensorBoard, too."""
     reference: Reference = Field(default_factory=Reference)
+    """The dense network that drops are measured against."""
     train: Train = Field(default_factory=Train)
+    """The regularized training."""
     finetune: Finetune = Field(default_factory=Finetune)
+    """The training of what a pruning leaves."""
     prune: Prune
+    """How far it is pruned, and in which way."""
 
     @model_validator(mode="before")
     @classmethod

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from torch import Tensor
 
 from ellzero.errors import EllzeroError, InputError, UserCodeError, nearest
@@ -312,10 +312,26 @@ def budget_table(budget: Budget | None) -> Any:
     return budget and {k: v for k, v in dataclasses.asdict(budget).items() if v is not None}
 
 
+def _table(name: str) -> WithJsonSchema:
+    """In a JSON schema, what `ellzero.recipe_schema` has under that name."""
+    return WithJsonSchema({IN_SCHEMA: name})
+
+
+IN_SCHEMA = "x-table"
+
 PenaltyTable = Annotated[
-    Penalty | None, BeforeValidator(read_penalty), PlainSerializer(_write_penalty)
+    Penalty | None,
+    BeforeValidator(read_penalty),
+    PlainSerializer(_write_penalty),
+    _table("penalty"),
 ]
-GatesTable = Annotated[Gates | None, BeforeValidator(_read_gates), PlainSerializer(_write_gates)]
-Ramp = Annotated[Schedule | None, _rise("linear"), PlainSerializer(_write_rise)]
-Gradual = Annotated[Schedule | None, _rise("cubic"), PlainSerializer(_write_rise)]
-BudgetTable = Annotated[Budget | None, BeforeValidator(_read_budget), PlainSerializer(budget_table)]
+GatesTable = Annotated[
+    Gates | None, BeforeValidator(_read_gates), PlainSerializer(_write_gates), _table("gates")
+]
+Ramp = Annotated[Schedule | None, _rise("linear"), PlainSerializer(_write_rise), _table("ramp")]
+Gradual = Annotated[
+    Schedule | None, _rise("cubic"), PlainSerializer(_write_rise), _table("gradual")
+]
+BudgetTable = Annotated[
+    Budget | None, BeforeValidator(_read_budget), PlainSerializer(budget_table), _table("budget")
+]

@@ -33,20 +33,35 @@ class Optimization(Table):
     """How the weights are moved: the keys that reference, train and finetune share."""
 
     batch_size: Whole = Field(default=128, ge=1)
+    """Examples of a batch, over all processes together."""
     gradient_accumulation_steps: Whole = Field(default=1, ge=1)
+    """Batches that make one step of the optimizer."""
     optimizer: str | Factory = "adam"
+    """A class of torch.optim, or your package.module:Class; or a table with further arguments."""
     learning_rate: float = Field(default=1e-3, gt=0)
+    """The peak: reached linearly over the warm-up, then left by the decay."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Fraction of the stage in which the rate rises."""
     decay: ScheduleShape = "cosine"
+    """How the rate falls after the warm-up; constant: not at all."""
     floor: float = Field(default=0.0, ge=0, le=1)
+    """What the rate ends at, as a fraction of the peak."""
     momentum: float = Field(default=MOMENTUM, ge=0, lt=1)
+    """Of sgd; other classes that have one begin with the default of torch."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Of optimizers that have one, but adam: take adamw, or penalty.l2."""
     no_decay: tuple[Group, ...] = Listed
+    """Parameters without weight decay: biases, normalization layers."""
     clip_grad_norm: float = Field(default=0.0, ge=0)
+    """The largest norm of the gradient, the penalty's part in it; 0: none."""
     clip_grad_value: float = Field(default=0.0, ge=0)
+    """The largest entry of the gradient, instead of its norm; 0: none."""
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Exponential average of the weights, which is then the network that counts; 0: none."""
     mixup: float = Field(default=0.0, ge=0)
+    """Pairs of examples are laid over each other, by Beta(mixup, mixup); 0: none."""
     penalty: PenaltyTable = None
+    """Penalties, each a table under its name, or a list of tables; they are added."""
 
     _optimizer_is_name: bool = PrivateAttr(default=False)
     """Whether its class was not imported, as the recipe is only shown."""
@@ -135,7 +150,9 @@ class StageTable(Optimization):
     """How the weights are moved in a stage, and how long: so many epochs, or optimizer steps."""
 
     epochs: Whole | None = Field(default=10, ge=0)
+    """Passes over the training data."""
     steps: Whole | None = Field(default=None, ge=1)
+    """Steps of the optimizer, in the place of epochs; the last epoch ends early."""
 
     @model_validator(mode="before")
     @classmethod
@@ -163,7 +180,9 @@ class Reference(StageTable):
     """How the dense reference is trained, or the file of a trained one."""
 
     epochs: Whole | None = Field(default=10, ge=1)
+    """Passes over the training data."""
     file: Path | None = Field(default=None, strict=False)
+    """A trained network, .safetensors; training starts from its weights."""
 
 
 class Distillation(Table):
@@ -174,7 +193,9 @@ class Distillation(Table):
     """
 
     weight: float = Field(ge=0, le=1)
+    """How much the reference counts beside the loss; 0: not at all."""
     temperature: float = Field(default=2.0, gt=0)
+    """What the logits are divided by."""
 
     @model_validator(mode="before")
     @classmethod
@@ -186,6 +207,7 @@ class Distilled(StageTable):
     """A stage after the reference, which it may learn from."""
 
     distillation: Distillation | None = None
+    """The network learns from the outputs of the reference, too; a number is the weight alone."""
 
 
 class Train(Distilled):
@@ -196,14 +218,21 @@ class Train(Distilled):
     """
 
     epochs: Whole | None = Field(default=20, ge=0)
+    """Passes over the training data."""
     start: Literal["initial", "reference"] | None = None
+    """What it starts from; left out: a reference that was given, else the initial weights."""
     file: Path | None = Field(default=None, strict=False)
+    """A training that is done, trained.safetensors of a run: prune and fine-tune it."""
     gates: GatesTable = None
+    """A method with parameters of its own, a table under its name."""
     layer_scale: LayerScale | None = None
+    """A factor on the strength of l0 for each layer, by its number of weights; left out: none."""
     ramp: Ramp = None
+    """The strength rises from 0; left out: it is there from the beginning."""
 
 
 class Finetune(Distilled):
     """The training of what is left, after each pruning."""
 
     dropout: bool = True
+    """Whether dropout layers of the network act; a sparse network hardly overfits."""

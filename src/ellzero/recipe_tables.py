@@ -7,7 +7,7 @@ import reprlib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import (
     BaseModel,
@@ -55,6 +55,7 @@ class Table(BaseModel):
         arbitrary_types_allowed=True,
         allow_inf_nan=False,
         strict=True,
+        use_attribute_docstrings=True,
     )
 
     @model_validator(mode="before")
@@ -68,6 +69,9 @@ class Table(BaseModel):
 class Document(Table):
     """A table that stands alone, a recipe or a study: what is wrong in it is an `InputError`."""
 
+    REFERENCE: ClassVar[str] = ""
+    """Where all keys are listed, for the end of a message; empty: nowhere."""
+
     if not TYPE_CHECKING:  # where the fields are its arguments
 
         def __init__(self, /, *positional: Any, **tables: Any) -> None:
@@ -78,7 +82,8 @@ class Document(Table):
             try:
                 super().__init__(**tables)
             except ValidationError as error:
-                raise InputError(explain(error)) from None
+                where = f"; {self.REFERENCE}" if self.REFERENCE else ""
+                raise InputError(explain(error) + where) from None
 
     @classmethod
     def parse(cls, table: Mapping[str, Any]) -> Self:

@@ -183,4 +183,5 @@ def test_nothing_is_overwritten(ellzero, project):
     precious.rename(project / "other.toml")
     assert ellzero("init").code == 0
     names = {"own_project.py", "mine.toml", "other.toml", "recipe.toml", "my_project.py"}
+    names.add("recipe.schema.json")
     assert {path.name for path in project.iterdir()} == names

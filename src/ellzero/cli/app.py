@@ -23,12 +23,13 @@ from ellzero.cli.init import init
 from ellzero.cli.inspect import inspect
 from ellzero.cli.report import report
 from ellzero.cli.run import run
+from ellzero.cli.schema import schema
 from ellzero.errors import EllzeroError, EllzeroWarning, UserCodeError
 from ellzero.processes import is_loss_of_another, launched_rank
 from ellzero.terminal import plain
 
 # they import what they need when they run, so that --help is quick
-COMMANDS = (init, check, run, evaluate, inspect, compare, report, export, bench, doctor)
+COMMANDS = (init, check, run, evaluate, inspect, compare, report, export, bench, schema, doctor)
 
 app = App(
     name="ellzero",

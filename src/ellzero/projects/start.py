@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import textwrap
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from ellzero.projects.filling import MODULE, Filling
 from ellzero.projects.images import images
 from ellzero.projects.network import network
 from ellzero.projects.table import table
+from ellzero.recipe_schema import recipe_schema
 
 KINDS: Mapping[str, Callable[[Path | None, str | None], Filling]] = {
     "network": network,
@@ -28,6 +30,9 @@ KINDS: Mapping[str, Callable[[Path | None, str | None], Filling]] = {
 where nothing is said."""
 
 RECIPE = "recipe.toml"
+
+SCHEMA = "recipe.schema.json"
+"""By which an editor completes keys; the recipe's first line names it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def start(
         >>> import tempfile
         >>> started = start(Path(tempfile.mkdtemp()), "table")
         >>> [path.name for path in started.files]
-        ['machines.csv', 'my_project.py', 'recipe.toml']
+        ['machines.csv', 'my_project.py', 'recipe.schema.json', 'recipe.toml']
     """
     if kind is None:
         kind = next(iter(KINDS)) if data is None else _kind_of(data)
@@ -73,6 +78,7 @@ def start(
     contents = {
         **filling.files,
         f"{MODULE}.py": (templates / f"{kind}.py").read_bytes(),
+        SCHEMA: json.dumps(recipe_schema(), indent=1).encode(),
         RECIPE: _recipe(filling, (templates / RECIPE).read_text("utf-8")).encode(),
     }
     return Started(folder, kind, tuple(_written(folder, contents)), filling.notes)
