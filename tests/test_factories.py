@@ -172,7 +172,7 @@ def test_a_function_that_fails_keeps_its_own_error_as_the_cause(write):
     with pytest.raises(UserCodeError, match="'own_module:fails' failed: KeyError") as caught:
         build_model(source("own_module:fails"), 0)
     assert isinstance(caught.value.__cause__, KeyError)
-    with pytest.raises(UserCodeError, match=r"missing .* 'in_features'"):
+    with pytest.raises(ez.InputError, match=r"needs in_features; write model = \{name = .*, in_f"):
         build_model(source("torch.nn:Linear", out_features=3), 0)
 
 

@@ -102,6 +102,18 @@ def _call(what: str, function: Callable[..., Any], factory: Factory | None) -> A
                 f"{what} {factory.name!r} has no option {option!r}; "
                 f"{nearest(option, tuple(signature.parameters))}"
             )
+    missing = [
+        name
+        for name, p in signature.parameters.items()
+        if p.default is p.empty
+        and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)
+        and name not in factory.options
+    ]
+    if missing:
+        raise InputError(
+            f"{what} {factory.name!r} needs {' and '.join(missing)}; write "
+            f'{what} = {{name = "{factory.name}", {missing[0]} = ...}}'
+        )
     try:
         return function(**factory.options)
     except EllzeroError:

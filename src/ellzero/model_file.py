@@ -54,7 +54,7 @@ def save(
             a bit has changed is refused by whatever reads it.
 
     Raises:
-        InputError: no network; a state_dict entry that is not a tensor.
+        InputError: no network; a state_dict entry that is not a tensor; masks that were not held.
         WriteError: no space, no permission.
 
     Example:
@@ -66,6 +66,8 @@ def save(
         True
     """
     require_network(model)
+    if masks is not None:
+        _require_zeros(masks)
     is_sharded = any(is_distributed(value) for value in model.state_dict().values())
     writes = processes.is_main() or not (is_sharded or is_replicated(model))
     if not (writes or is_sharded):
@@ -82,6 +84,21 @@ def save(
         processes.by_main(write)
     else:
         write()
+
+
+def _require_zeros(masks: Masks) -> None:
+    """Refuse masks that were not held, for a file's zeros are its masks.
+
+    Raises:
+        InputError: a weight under a mask is not zero.
+    """
+    for name, w in masks.weights.items():
+        revived = int(((local(w) != 0) & ~local(masks[name])).sum())
+        if revived:
+            raise InputError(
+                f"{revived} weights of {name} are not zero any more under their mask; train within "
+                "`with masks.hold(optimizer):`, or set them to zero again by masks.apply()"
+            )
 
 
 def to_bytes(
@@ -152,6 +169,10 @@ def load(
         >>> ez.load(path, torch.nn.Linear(3, 2))
         Linear(in_features=3, out_features=2, bias=True)
     """
+    if not isinstance(path, str | Path):
+        raise InputError(f"path is {type(path).__name__}; expected the path of a file")
+    if model is not None:
+        require_network(model)
     path = Path(path)
     graph = None
     if is_packed(path):

@@ -27,7 +27,7 @@ from ellzero.export.c.source import (
     check_weights,
     export_c,
 )
-from ellzero.export.onnx_file import OnnxFile, export_onnx
+from ellzero.export.onnx_file import OnnxFile, export_onnx, require_libraries
 from ellzero.export.package import AROUND, Package, check_package, paths_of
 from ellzero.graph import Network, trace
 from ellzero.packed.pack import CodeWarning, Packed, pack
@@ -298,6 +298,8 @@ def ship(
         raise InputError(
             "C of integers (--activations) has its weights in arrays; leave --c-weights out"
         )
+    if destinations.onnx is not None:
+        require_libraries()  # before other files are written, and minutes of fine-tuning
     # a network or run of our own, so that quantization leaves the given one as it is
     if isinstance(source, Run):
         _require_apart(destinations, source)

@@ -35,6 +35,7 @@ def export(
     int8: Flag = False,
     activations: int | None = None,
     max_accuracy_drop: float | None = None,
+    max_loss_increase: float | None = None,
     finetune: int = 0,
     data: str | None = None,
     data_root: DataRoot = None,
@@ -80,10 +81,12 @@ def export(
         of --int8, not beside it.
     max_accuracy_drop
         Quantize to as few bits as lose at most so many points on validation data.
+    max_loss_increase
+        The same by the loss, for a regression: 0.1 allows 1.1 times the loss.
     finetune
         Epochs for which the codebooks are trained.
     data
-        Data set for max-accuracy-drop, finetune, activations and the table; by default the run's.
+        Data set for a budget, finetune, activations and the table; by default the run's.
     overwrite
         Replace files that are there already.
     """
@@ -91,7 +94,9 @@ def export(
     from ellzero.runs import open_run
     from ellzero.shipping import Destinations, Quantization, ship
 
-    settings = bits, biases, activations, max_accuracy_drop
+    drops = {"max_accuracy_drop": max_accuracy_drop, "max_loss_increase": max_loss_increase}
+    drops = {key: drop for key, drop in drops.items() if drop is not None}
+    settings = bits, biases, activations, *drops.values()
     quantizes = int8 or uniform or finetune or any(setting is not None for setting in settings)
     written = (ellz, onnx, c, name, storage, c_weights, package, overwrite)
     if not quantizes and written == NOTHING:
@@ -109,7 +114,7 @@ def export(
     )
     quantization = None
     if quantizes:
-        budget = None if max_accuracy_drop is None else Budget(max_accuracy_drop=max_accuracy_drop)
+        budget = Budget(**drops) if drops else None
         quantization = Quantization(
             bits=bits,
             int8=int8,

@@ -101,7 +101,7 @@ def export_onnx(model: nn.Module, path: str | Path, example: Example | None = No
         >>> written.difference < 1e-5
         True
     """
-    _require_libraries()
+    require_libraries()
     network = trace(model, example).cpu()
     if any(is_integer(node.op) for node in network.graph.nodes):
         return _of_integers(network, Path(path), example)
@@ -146,7 +146,12 @@ def _written(
     return OnnxFile(path, len(content), difference)
 
 
-def _require_libraries() -> None:
+def require_libraries() -> None:
+    """Make sure that an ONNX file can be written here.
+
+    Raises:
+        InputError: a library is missing.
+    """
     for module in ("onnx", "onnxscript"):
         if not _can_import(module):
             raise InputError(f"an ONNX file needs {module}: pip install 'ellzero[export]'")

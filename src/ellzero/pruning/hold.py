@@ -167,7 +167,9 @@ def each(optimizer: Optimizers) -> tuple[torch.optim.Optimizer, ...]:
         raise InputError("got an empty list of optimizers; expected those that move the weights")
     for one in optimizers:
         if not isinstance(one, torch.optim.Optimizer):
-            raise InputError(f"{one!r} is no optimizer; expected one of torch.optim, or a list")
+            raise InputError(
+                f"{type(one).__name__} is no optimizer; expected one of torch.optim, or a list"
+            )
         if not hasattr(one, "_optimizer_step_post_hooks"):
             raise InputError(
                 f"{type(one).__name__} is a wrapper without the hooks of torch's optimizers; give "

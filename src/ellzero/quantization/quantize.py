@@ -232,7 +232,10 @@ def _check_budget(data: Data | None, budget: Budget | None) -> None:
         raise InputError("data and a budget go together: the data judge what the budget allows")
     is_of_accuracy = budget is not None and budget.max_accuracy_drop is not None
     if is_of_accuracy and data is not None and not data.scores_accuracy:
-        raise InputError("max_accuracy_drop needs the accuracy as score; use max_loss_increase")
+        raise InputError(
+            "max_accuracy_drop (--max-accuracy-drop) needs the accuracy as score; use "
+            "max_loss_increase (--max-loss-increase)"
+        )
 
 
 @torch.no_grad()

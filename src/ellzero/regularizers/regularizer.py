@@ -25,6 +25,9 @@ from ellzero.schedules import Schedule
 from ellzero.selection import Selection, selected
 from ellzero.sharding import local
 
+MANY = 100
+"""Calls of `add_gradient()` after which terms of which a loop never took notice are warned of."""
+
 
 class Regularizer:
     r"""A penalty, gates, or both, bound to a network, for a training loop of your own.
@@ -118,6 +121,10 @@ class Regularizer:
         self._compiled = CompiledGradient() if compile else None
         self._remainders = Remainders()
         self._is_fresh = True
+        self._calls = 0
+        """Of `add_gradient()`."""
+        self._used: set[Form] = set()
+        """The forms of which the loop has taken the terms."""
         self._require_rows()
 
     def _bind(self) -> None:
@@ -179,6 +186,7 @@ class Regularizer:
 
     def loss(self) -> Tensor:
         """The terms of form `loss`, as a 0-d tensor for autograd (0 where there are none)."""
+        self._used.add("loss")
         return self._sum("loss")
 
     @torch.no_grad()
@@ -193,6 +201,9 @@ class Regularizer:
             InputError: it is to be compiled, and there is no compiler; a sparse gradient.
         """
         self._require_current()
+        self._calls += 1
+        if self._calls == MANY:
+            self._warn_of_unused()
         acts = self._acts.get("gradient", ())
         if acts or self.gates is not None:
             self._require_gradients()
@@ -237,6 +248,7 @@ class Regularizer:
             InputError: a weight, or a masked one, that no group of the optimizer owns; something
                 else in the place of masks.
         """
+        self._used.add("decoupled")
         groups = [group for one in each(optimizer) for group in one.param_groups]
         if masks is not None and not isinstance(masks, Masks):
             raise InputError(
@@ -271,6 +283,14 @@ class Regularizer:
             else:
                 works.append(Work(tuple(map(local, tensors)), act.terms, rates[w]))
         shrink(works, ramped)
+
+    def _warn_of_unused(self) -> None:
+        for form, remedy in (
+            ("decoupled", "call regularizer.step(optimizer) after optimizer.step()"),
+            ("loss", "add regularizer.loss() to the loss"),
+        ):
+            if form in self._acts and form not in self._used:
+                warn(f"the terms of form {form} have had no effect for {MANY} steps; {remedy}")
 
     @contextmanager
     def finalized(self) -> Iterator[None]:
