@@ -108,7 +108,7 @@ def test_masks_of_another_network_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"has 0\.weight .*file has none of that name"):
         ez.Masks.read(tmp_path / "file", mlp())
     for use in (lambda: ez.Masks.read(tmp_path / "file", None), lambda: ez.select(None)):  # pyright: ignore[reportArgumentType]
-        with pytest.raises(InputError, match=r"the network is NoneType; expected torch\.nn\.Module"):
+        with pytest.raises(InputError, match=r"the network is NoneType; expected torch\.nn"):
             use()
     with pytest.raises(InputError, match=r"the network is NoneType"):
         ez.prune(mlp(), sparsity=0.5).apply_to(None)  # pyright: ignore[reportArgumentType]
