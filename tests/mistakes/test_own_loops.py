@@ -124,9 +124,7 @@ def test_a_regularizer_and_masks_that_were_made_before_a_layer_was_replaced():
     model[0] = nn.Linear(6, 16)
     loss(model).backward()
     for use in (regularizer.add_gradient, masks.apply):
-        with pytest.raises(
-            ez.InputError, match=r"0\.weight of Sequential is another parameter"
-        ):
+        with pytest.raises(ez.InputError, match=r"0\.weight of Sequential is another parameter"):
             use()
 
 
