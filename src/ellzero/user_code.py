@@ -60,8 +60,8 @@ def imported(who: str, name: str, kind: str = "function") -> Callable[..., Any]:
         parts = module_name.split(".")
         if error.name in {".".join(parts[: n + 1]) for n in range(len(parts))}:
             raise InputError(
-                f"{who}: there is no module {error.name!r} in this folder or "
-                "among the installed packages"
+                f"{who}: there is no module {error.name!r} in this folder or among the installed "
+                f"packages; work in the folder that holds {parts[0]}.py, or name it in PYTHONPATH"
             ) from None
         raise UserCodeError(f"{who}: importing it failed: {error}") from error
     except Exception as error:
