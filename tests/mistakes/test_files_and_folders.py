@@ -92,7 +92,6 @@ def test_a_packed_file_spoilt_in_every_way(command, made):
         ("report mine.toml", "no folder mine.toml to report on"),
         ("compare made", "cannot read study made: Is a directory"),
         ("compare mine.toml", "unknown key"),
-        ("export made", "nothing to write: name a packed file"),
         ("export made --c mine.toml", "mine.toml is a file; expected a folder for C source"),
         ("export made --ellz made", "made is a folder; give the name of a file"),
         ("export made --ellz none/a.ellz", "cannot write none/a.ellz: there is no folder none"),
