@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import hand_made
 from ellzero.cli.app import main
 
 
@@ -34,6 +35,27 @@ def test_a_study_s_page_and_tables_are_written_into_its_folder(ellzero, folder):
         ["warning:", part, "data", "has", str(count), "examples,"]
         for part, count in (("train", 60), ("validation", 45), ("test", 30))
     ]
+
+
+def test_a_study_s_winner_and_the_stars_are_on_the_terminal(ellzero, tmp_path):
+    study = tmp_path / "study"
+    hand_made.study(study, seeds=[0], methods={"magnitude": {}, "l1": {"strengths": [1e-5, 1e-4]}})
+    wrong = {"magnitude": 400, "l1-1e-05": 100, "l1-0.0001": 200}
+    for name, count in wrong.items():
+        right = [0] * count + [1] * (2000 - count)
+        score, error = 1 - count / 2000, count / 20
+        cell = f"{name}-seed0-sparsity-0.9"
+        hand_made.run(study, cell, wrong=error, score=score, right=right)
+    code, out, _ = ellzero(study)
+    assert code == 0
+    rows = [line.split("│")[1:-1] for line in out.splitlines() if line.startswith("│")]
+    names = [row[0].strip() for row in rows if row[0].strip()]
+    assert names[-2:] == ["l1", "no penalty"], "the winner first"
+    (worse,) = [row for row in rows if "no penalty" in row[0]]
+    assert worse[2].strip() == "+15.00 **"  # 400 - 100 of 2000
+    assert "90 % zeros: l1 did best on validation data" in out
+    assert "** the two differ, by a paired bootstrap" in out
+    assert "* the chosen strength is the lowest or highest" in out
 
 
 def test_a_run_and_an_output_of_one_s_own(ellzero, run, tmp_path):

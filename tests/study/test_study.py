@@ -169,6 +169,7 @@ METHODS: dict[str, tuple[set[Any], Any, bool]] = {
     "l2": ({ez.L2(STRENGTH)}, None, False),
     "l1": ({ez.L1(STRENGTH)}, None, False),
     "l1+l2": ({ez.L1(STRENGTH), ez.L2(1e-5)}, None, False),
+    "l0": ({ez.L0(STRENGTH, form="gradient")}, None, False),
     "l0+l2": ({ez.L0(STRENGTH, form="gradient"), ez.L2(1e-5)}, None, False),
     "l0+l2-decoupled": ({ez.L0(STRENGTH, form="decoupled"), ez.L2(1e-5)}, None, False),
     "hoyer-square": ({ez.HoyerSquare(STRENGTH)}, None, False),

@@ -8,9 +8,6 @@ from pathlib import Path
 
 from ellzero.cli.options import Json
 
-SHOWN = ("method", "nonzero ratio", "parameter ratio", "strength")
-"""The columns on the terminal, beside the second, which is the result by whatever measure."""
-
 
 def compare(
     study: Path,
@@ -48,11 +45,12 @@ def compare(
     memory
         With --ray: GiB of memory that a cell needs; by default they are not counted.
     """
-    from ellzero.cli.tables import say, show_rows, show_warnings
+    from ellzero.cli.study import show_study
+    from ellzero.cli.tables import say, show_warnings
     from ellzero.errors import InputError
     from ellzero.report.facts import StudyFacts
     from ellzero.report.page import PAGE, require_libraries, write
-    from ellzero.report.tables import comparison, comparison_texts, differences, efforts
+    from ellzero.report.tables import comparison, differences, efforts
     from ellzero.study.ray_cluster import RayCluster
     from ellzero.study.runner import compare as run_study
     from ellzero.study.study import Study
@@ -85,11 +83,7 @@ def compare(
         }
         print(json.dumps(document, indent=2))
     else:
-        for table in comparison_texts(facts):
-            # what fits a terminal; the page has the other columns
-            shown = [i for i, name in enumerate(table.headings) if name in SHOWN or i == 1]
-            rows = [tuple(row[i] for i in shown) for row in table.rows]
-            show_rows(table.title, rows, [table.headings[i] for i in shown])
+        show_study(facts)
         show_warnings(f"{text} (runs: {count})" for text, count in facts.warnings)
         say(f"{page}: the report; tables and cells lie beside it")
     for failed in failures:

@@ -31,6 +31,7 @@ def report(
         File for the page, or a folder for its report.html; by default the folder itself, if it is
         one.
     """
+    from ellzero.cli.study import show_study
     from ellzero.cli.tables import say, show_warnings
     from ellzero.report.page import report as write
 
@@ -45,4 +46,6 @@ def report(
     else:
         for path in (written.page, *written.tables):
             say(path)
+        for study in written.studies:
+            show_study(study)
         show_warnings(written.warnings)

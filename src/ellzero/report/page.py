@@ -78,6 +78,7 @@ class Report:
         page: the HTML file.
         tables: of a single study the files beside it, as CSV and Markdown.
         warnings: what the runs and studies warn of, each sentence once.
+        studies: those on the page.
 
     Example:
         >>> from pathlib import Path
@@ -88,6 +89,7 @@ class Report:
     page: Path
     tables: tuple[Path, ...]
     warnings: tuple[str, ...]
+    studies: tuple[StudyFacts, ...] = ()
 
 
 def report(
@@ -135,7 +137,8 @@ def write(contents: Sequence[StudyFacts | RunFolder], page: Path) -> Report:
     if len(contents) == 1 and isinstance(contents[0], StudyFacts):
         tables = write_tables(contents[0], page.parent)
     warnings = chain.from_iterable(map(_warnings, contents))
-    return Report(page, tables, tuple(dict.fromkeys(warnings)))
+    studies = tuple(content for content in contents if isinstance(content, StudyFacts))
+    return Report(page, tables, tuple(dict.fromkeys(warnings)), studies)
 
 
 def _warnings(content: StudyFacts | RunFolder) -> Iterator[str]:

@@ -23,6 +23,7 @@ from ellzero.report.pictures import (
 from ellzero.report.section import Group, Key, Section, there
 from ellzero.report.style import looks, marker
 from ellzero.report.tables import did_best, probability, signed, study_texts
+from ellzero.study.pulls import unequal_pulls
 from ellzero.study.results import Row
 from ellzero.study.statistics import Pair
 from ellzero.study.study import Cell, Study, Target
@@ -34,7 +35,7 @@ def study_section(facts: StudyFacts, name: str) -> Section:
     complete = len(rows) == len(study.methods) * len(study.targets)
     complete &= all(len(row.cells) == row.seeds for row in rows)
     section = Section("study", study.name, "done" if complete else "not complete")
-    section.summary = [_headline(facts, target) for target in study.targets]
+    section.summary = [headline(facts, target) for target in study.targets]
     failed = results.failures()
     if failed:
         section.warnings.append(
@@ -46,7 +47,7 @@ def study_section(facts: StudyFacts, name: str) -> Section:
             "The study is not complete: methods appear once all their strengths have been tried, "
             "and figures may still change as more seeds are done."
         )
-    section.warnings += _unequal(study)
+    section.warnings += [*_unequal(study), *unequal_pulls(study)]
     section.warnings += [f"{text} ({_runs(count)})" for text, count in facts.warnings]
     edges = dict.fromkeys(row.label for row in rows if row.at_edge)
     if edges:
@@ -109,7 +110,8 @@ def _groups(facts: StudyFacts, name: str) -> list[Group]:
     ]
 
 
-def _headline(facts: StudyFacts, target: Target) -> str:
+def headline(facts: StudyFacts, target: Target) -> str:
+    """Which method did best at a target, and whether a paired test tells it from the next one."""
     quality = facts.quality
     rows = [row for row in facts.ranked(target) if row.cells]
     ranked = [row for row in rows if len(row.cells) == row.seeds] or rows

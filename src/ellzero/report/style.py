@@ -100,7 +100,7 @@ KNOWN = {
     "l2": Look("#56b4e9", "v"),
     "l1": Look("#0072b2", "s"),
     "l1+l2": Look("#08306b", "p"),
-    "l0": Look("#d55e00", "o", strong=True),
+    "l0": Look("#e69f00", ">", strong=True),
     "l0+l2": Look("#d55e00", "o", strong=True),
     "l0+l2-decoupled": Look("#a3123a", "*", strong=True),
     "hoyer-square": Look("#009e73", "^"),
