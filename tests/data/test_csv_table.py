@@ -302,8 +302,12 @@ def test_other_encodings_are_refused(write, encoding, message):
 
 
 def test_what_is_no_file_or_too_large_is_refused(write, tmp_path, monkeypatch):
-    with pytest.raises(ez.InputError, match=r"nowhere\.csv is no file"):
+    with pytest.raises(ez.InputError, match=r"nowhere\.csv is no file$"):
         csv(path=tmp_path / "nowhere.csv", target="k")
+    # as from another folder than that of the project
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ez.InputError, match=f"is no file in {tmp_path}, the folder you work in"):
+        csv(path="nowhere.csv", target="k")
     with pytest.raises(ez.InputError, match="is no file"):
         csv(path=tmp_path, target="k")
     path = write(TWO_CLASSES)

@@ -112,12 +112,24 @@ _Files = Iterator[tuple[str, Callable[[], bytes], float]]
 """The name of a file, what reads it, and the fraction of the archive that lies before it."""
 
 
+def looked_for(path: Path) -> str:
+    """Where a file that is not there was looked for, as the end of an error message.
+
+    Example:
+        >>> looked_for(Path("/nowhere.csv"))
+        ''
+    """
+    if path.is_absolute():
+        return ""
+    return f" in {Path.cwd()}, the folder you work in; work in the one that it counts from"
+
+
 def _kind(path: Path) -> str:
     try:
         if path.is_dir():
             return "folder"
         if not path.is_file():
-            raise InputError(f"{path} is no folder and no file")
+            raise InputError(f"{path} is no folder and no file{looked_for(path)}")
         with path.open("rb") as file:
             start = file.read(512)
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ellzero.data.archive import GIB
+from ellzero.data.archive import GIB, looked_for
 from ellzero.errors import InputError, nearest
 
 MOST_BYTES = 2 * GIB
@@ -201,7 +201,7 @@ def _header(path: Path, rows: Iterator[tuple[int, list[str]]]) -> list[str]:
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """The line at which each row starts, and its cells."""
     if not path.is_file():
-        raise InputError(f"{path} is no file")
+        raise InputError(f"{path} is no file{looked_for(path)}")
     try:
         with path.open("rb") as file:
             size = path.stat().st_size

@@ -13,7 +13,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from ellzero.data.archive import GIB, read_files
+from ellzero.data.archive import GIB, looked_for, read_files
 from ellzero.data.augment import Augment
 from ellzero.data.data import Data
 from ellzero.data.split import SPLIT_SEED, held_out
@@ -170,7 +170,7 @@ def _split(parts: dict[str, tuple[Tensor, Tensor]], fractions: Mapping[str, floa
 def _read(path: Path, keep_integers: bool) -> dict[str, Tensor]:
     """All arrays of the file, by name."""
     if not path.is_file():
-        raise InputError(f"{path} is no file")
+        raise InputError(f"{path} is no file{looked_for(path)}")
     try:
         with path.open("rb") as file:
             start = file.read(len(npy.MAGIC_PREFIX))
