@@ -22,6 +22,24 @@ PACKED = ".ellz"
 """How the name of a packed file ends, where a recipe names it as the network."""
 
 
+def require_recipe(path: Path) -> None:
+    """Make sure that what is given as a recipe is no packed file and no folder.
+
+    Raises:
+        InputError: it is; how it is used.
+    """
+    if path.suffix == PACKED:
+        raise InputError(
+            f"{path} is a packed file, no recipe; name it in one as its model, or with "
+            f"--set model={path}"
+        )
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder, no recipe; name the file in it, or go on with a run by "
+            f"`ellzero run --resume {path}`"
+        )
+
+
 def build_model(factory: Factory | None, seed: int) -> nn.Module:
     """The network that a recipe names, its weights drawn from the seed; or that of a packed file.
 

@@ -76,7 +76,9 @@ def test_a_packed_file_spoilt_in_every_way(command, made):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("run made", "cannot read recipe made: Is a directory"),
+        ("run made", "or go on with a run by `ellzero run --resume made`"),
+        ("check made", "made is a folder, no recipe"),
+        ("check net.ellz", "net.ellz is a packed file, no recipe"),
         ("run net.ellz", "net.ellz is a packed file, no recipe"),
         ("run made/model.safetensors", "made/model.safetensors is not TOML"),
         ("run mine.toml --output made", "go on with what it holds by `ellzero run --resume made`"),

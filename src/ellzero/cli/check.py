@@ -43,9 +43,10 @@ def check(
     """
     from ellzero.checking import check as look
     from ellzero.documents import read_toml
-    from ellzero.factories import built
+    from ellzero.factories import built, require_recipe
     from ellzero.recipe import Recipe
 
+    require_recipe(recipe)
     if "methods" in read_toml(recipe, "recipe"):
         if set_ or seed is not None:
             raise InputError(f"{recipe} is a study; --set and --seed go with a recipe")

@@ -47,7 +47,7 @@ def run(
     seed
         Short for --set seed=N.
     """
-    from ellzero.factories import PACKED, built
+    from ellzero.factories import built, require_recipe
     from ellzero.processes import is_main, joined
     from ellzero.recipe import Recipe
     from ellzero.run_folder import new_folder, require_resumable
@@ -55,11 +55,8 @@ def run(
     from ellzero.trust import trusted_recipe
     from ellzero.verdict import verdict
 
-    if recipe is not None and recipe.suffix == PACKED:
-        raise InputError(
-            f"{recipe} is a packed file, no recipe; name it in one as its model, or with "
-            f"--set model={recipe}"
-        )
+    if recipe is not None:
+        require_recipe(recipe)
     if trust and resume is None:
         raise InputError("--trust goes with --resume: a recipe that you name is trusted anyway")
     if resume is not None:
