@@ -70,7 +70,7 @@ def test_a_run_and_an_output_of_one_s_own(ellzero, run, tmp_path):
 
 def test_a_folder_as_output_gets_the_page(ellzero, run, tmp_path):
     (tmp_path / "there").mkdir()
-    for output in ("there", "new/"):
+    for output in ("there", "new/", "fresh"):
         code, out, _ = ellzero(run, "--output", output)
         assert code == 0
         assert out.splitlines()[0] == f"{output.rstrip('/')}/report.html"
@@ -85,6 +85,11 @@ def test_another_file_than_a_report_is_not_replaced(ellzero, run, tmp_path):
     assert (code, out) == (1, "")
     assert "is there already and no report" in err
     assert mine.read_text() == "<title>mine</title>"
+    (tmp_path / "notes.txt").write_text("mine")
+    code, _, err = ellzero(run, "--output", "notes.txt")
+    assert code == 1
+    assert "cannot make folder notes.txt for the page: File exists" in err
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_mistakes_are_one_line_each(ellzero, folder, run):

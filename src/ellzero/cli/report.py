@@ -28,8 +28,8 @@ def report(
     folders
         Folders of studies or runs; two or more runs are compared and ranked.
     output
-        File for the page, or a folder for its report.html; by default the folder itself, if it is
-        one.
+        The page's name, which ends in .html, or a folder for its report.html; by default the folder
+        itself, if it is one.
     """
     from ellzero.cli.study import show_study
     from ellzero.cli.tables import say, show_warnings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ PAGE = "report.html"
 GENERATOR = "ellzero report</title>"
 """What each page says of itself in its beginning."""
 
-SEPARATORS = ("/", os.sep)
+ENDINGS = (".html", ".htm")
 
 
 def write_report(
@@ -43,9 +42,8 @@ def write_report(
 
     Args:
         paths: folders of studies or runs; with two or more runs the page compares them.
-        output: the HTML file, or a folder (one that is there, or a text that ends in "/") for its
-            report.html; by default report.html in the folder, if it is one. An older report of
-            that name is replaced.
+        output: the HTML file, whose name ends in .html, or a folder for its report.html; by default
+            report.html in the folder, if it is one. An older report of that name is replaced.
         trust: whether the classes of penalties of one's own may be imported, to draw their pull on
             the weights; those of a run that this user began in its folder are anyway.
 
@@ -54,8 +52,8 @@ def write_report(
 
     Raises:
         InputError: a folder that holds neither; the only record, or a study, that cannot be read;
-            several folders without `output`; another file of that name than a report; the extra
-            `report` is not installed.
+            several folders without `output`; another file of that name than a report; a folder that
+            cannot be made; the extra `report` is not installed.
 
     Example:
         >>> import tempfile, torch, ellzero as ez
@@ -103,22 +101,29 @@ def report(
     if not folders:
         raise InputError("there is nothing to report: no folder was given")
     if output is None and len(folders) > 1:
-        raise InputError("a report of several folders needs an output: name the file to write")
+        raise InputError("a report of several folders needs an output (--output): page.html")
     require_libraries()
     page = folders[0] / PAGE if output is None else _page_at(output)
     if page.is_file() and not _is_report(page):
         raise InputError(f"{page} is there already and no report of ellzero; give another name")
     with importing(trust):
         contents = [_read(folder, alone=len(folders) == 1) for folder in folders]
-        if output is not None and str(output).endswith(SEPARATORS):
-            page.parent.mkdir(exist_ok=True)
+        if output is not None and page != Path(output):
+            _make(page.parent)
         return write(contents, page)
 
 
 def _page_at(output: str | Path) -> Path:
-    """The page itself, or report.html in a folder: one that is there, or is named as one."""
-    is_folder = Path(output).is_dir() or str(output).endswith(SEPARATORS)
-    return Path(output) / PAGE if is_folder else Path(output)
+    """The page itself, or report.html in a folder, which any other name is of."""
+    path = Path(output)
+    return path if path.suffix.lower() in ENDINGS and not path.is_dir() else path / PAGE
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make folder {folder} for the page: {error.strerror}") from None
 
 
 def _is_report(page: Path) -> bool:
