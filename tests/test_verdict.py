@@ -68,6 +68,8 @@ def test_a_loss_within_the_noise_of_the_paired_difference_is_shipped(tmp_path):
         ({"gained": 0, "lost": 0, "wrong": 150}, (0.985, 0.985), "ship", "as many errors"),
         # 40 errors of the dense network; 5 more, and noise of 2 sqrt(75) = 17 answers, are over 20
         ({"gained": 35, "lost": 40, "wrong": 5}, (0.996, 0.9955), "weigh", "too few to rule out"),
+        # no answer differs, but two of 10,000 might: more than half of the 3 errors
+        ({"gained": 0, "lost": 0, "wrong": 3}, (0.9997, 0.9997), "weigh", "too few to rule out"),
         # of the wrong network: the answers do not give these scores
         ({"gained": 0, "lost": 60, "wrong": 0}, (0.985, 0.984), "weigh", "noise is not known"),
     ],
@@ -78,6 +80,20 @@ def test_levels_without_a_budget(counts, scores, level, words, tmp_path):
     assert found.level == level
     assert words in found.sentence
     assert found.budget == found.rounds == ()
+
+
+@pytest.mark.parametrize("told", [{}, budget(0.5, (20, 0.0))])
+def test_few_examples_are_weighed(told, tmp_path):
+    # as many errors as before, but of 40 answers
+    answers(tmp_path, 40, gained=0, lost=0, wrong=10)
+    few = [
+        f"{part} data has 40 examples, fewer than 100: what they say of a network is largely chance"
+        for part in ("validation", "test")
+    ]
+    found = verdict(record(0.75, 0.75, warnings=few, **told), tmp_path)
+    assert found.level == "weigh"
+    assert found.sentence.endswith("; but so few test examples may say so by chance.")
+    assert verdict(record(0.75, 0.75, warnings=few[:1], **told), tmp_path).level == "ship"
 
 
 def test_without_answers_the_noise_is_not_known(tmp_path):

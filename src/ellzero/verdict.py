@@ -12,6 +12,7 @@ import numpy as np
 
 from ellzero import flags
 from ellzero.answers import wrong_answers
+from ellzero.data.flags import are_few
 from ellzero.errors import InputError
 from ellzero.pruning.budget import Budget
 from ellzero.record import Evaluation, FinishedRecord
@@ -85,7 +86,9 @@ def verdict(record: FinishedRecord, folder: Path | None = None) -> Verdict:
 
     Without a budget a network is to be shipped whose loss is within the noise, two standard errors
     of the paired difference over the test examples, where these are enough to rule out half as many
-    errors again. With one, validation data decided, and test data are not to go beyond it.
+    errors again. With one, validation data decided, and test data are not to go beyond it. No
+    network is to be shipped unweighed whose part of the data has fewer than 100 examples. A
+    standard error is at least one answer, 1 / n, also where the two networks agree on all of n.
 
     Args:
         record: the run's.
@@ -101,6 +104,8 @@ def verdict(record: FinishedRecord, folder: Path | None = None) -> Verdict:
     """
     loss, allowed = _loss(record, folder), _budget(record)
     level, reason = _judged(record, loss, allowed)
+    if level == "ship" and are_few(record.warnings, loss.part):
+        level, reason = "weigh", f"{reason}; but so few {loss.part} examples may say so by chance"
     sentence = f"{WORDS[level]}: {reason}."
     if allowed is None:
         return Verdict(level, sentence, loss)
@@ -119,10 +124,12 @@ def _loss(record: FinishedRecord, folder: Path | None) -> Loss:
         compressed = wrong_answers(folder, "compressed")
         if reference is not None and compressed is not None and len(reference) == len(compressed):
             difference = 100 * (compressed.astype(float) - reference)
+            count = len(difference)
             # examples that weigh differently are no plain mean, and have another noise
             if abs(difference.mean() - worse) < 1e-3:
-                error = float(np.std(difference)) / math.sqrt(len(difference))
-                return Loss(part, worse, error, len(difference))
+                # networks that agree on few answers may differ on the next one
+                error = max(float(np.std(difference)) / math.sqrt(count), 100 / count)
+                return Loss(part, worse, error, count)
     return Loss(part, worse)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ellzero.data.data import Data
 
 FEW = 100
 LISTED = 10
+
+CHANCE = "what they say of a network is largely chance"
 
 
 def flags(data: Data) -> list[str]:
@@ -32,9 +34,14 @@ def _few(data: Data) -> Iterator[str]:
         count = part.examples
         if count is not None and count < FEW:
             yield (
-                f"{part.name} data has {count} example{'s' * (count > 1)}, fewer than {FEW}: what "
-                "they say of a network is largely chance"
+                f"{part.name} data has {count} example{'s' * (count > 1)}, "
+                f"fewer than {FEW}: {CHANCE}"
             )
+
+
+def are_few(warnings: Sequence[str], part: str) -> bool:
+    """Whether one of these sentences, of a run's record, says that a part has few examples."""
+    return any(text.startswith(f"{part} data") and text.endswith(CHANCE) for text in warnings)
 
 
 def _are_tokens(data: Data) -> bool:
