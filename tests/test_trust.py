@@ -8,7 +8,7 @@ import pytest
 
 import ellzero as ez
 import hand_made
-from ellzero.errors import InputError, UserCodeError
+from ellzero.errors import InputError
 from ellzero.trust import code_in, is_remembered, remember, shown_recipe
 from ellzero.user_code import imported, importing
 from small import classification, mlp, recipe
@@ -97,7 +97,7 @@ def test_open_run_says_how_to_trust(here):
         ):
             use()
     assert not Path("imported").exists()
-    with pytest.raises(UserCodeError, match="model 'hostile:L1' failed: TypeError"):
+    with pytest.raises(InputError, match="model 'hostile:L1' needs strength"):
         ez.open_run(folder, trust=True).model  # noqa: B018
     assert Path("imported").exists()
 

@@ -39,10 +39,12 @@ def explain(error: ValidationError) -> str:
     A key of `train` that the other stages take over is told once.
 
     Example:
-        >>> import ellzero as ez
-        >>> ez.Recipe.parse({"train": {"epochs": True}, "prune": {"sparsity": 0.9}})
-        Traceback (most recent call last):
-        ellzero.errors.InputError: train.epochs is True; expected a whole number
+        >>> from pydantic import TypeAdapter
+        >>> try:
+        ...     TypeAdapter(dict[str, float]).validate_python({"epochs": "five"}, strict=True)
+        ... except ValidationError as error:
+        ...     print(explain(error))
+        epochs is 'five'; expected a number
     """
     places: dict[tuple[str, ...], list[str]] = {}
     for item in error.errors():

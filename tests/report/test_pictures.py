@@ -114,7 +114,11 @@ def test_every_built_in_method_has_a_look_of_its_own():
     assert set(built_in()) <= set(KNOWN)
     found = looks(built_in())
     assert len({look.marker for look in found.values()}) == len(found)
-    assert {name for name, look in found.items() if look.strong} == {"l0+l2", "l0+l2-decoupled"}
+    assert {name for name, look in found.items() if look.strong} == {
+        "l0",
+        "l0+l2",
+        "l0+l2-decoupled",
+    }
     assert len(set(looks(f"own {i}" for i in range(8)).values())) == 8
     assert marker(Look("#123456", "o")).count("<polygon") == 1
 

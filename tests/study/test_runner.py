@@ -182,7 +182,8 @@ def test_every_network_is_that_of_an_ordinary_run_from_the_beginning(whole):
 
 
 def test_the_same_call_again_runs_nothing_and_gives_the_same(whole, capfd, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # for rich this is a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "160")
     before = stamps(whole.folder)
     again = ez.compare(whole_study(), whole.folder, progress=True)

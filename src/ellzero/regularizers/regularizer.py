@@ -99,9 +99,9 @@ class Regularizer:
         compile: bool = False,
     ) -> None:
         if not isinstance(penalty, Penalty) and (gates is None or penalty is not None):
+            given = None if penalty is None else type(penalty).__name__
             raise InputError(
-                f"penalty is {type(penalty).__name__}; expected a penalty such as ez.L0(1e-5), "
-                "or a sum of them"
+                f"penalty is {given}; expected a penalty such as ez.L0(1e-5), or a sum of them"
             )
         if ramp is not None and (not isinstance(ramp, Schedule) or min(ramp.start, ramp.end) < 0):
             raise InputError(
