@@ -84,11 +84,20 @@ def test_a_reference_of_another_network_is_one_line():
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("given", [1e-5, {"l0": {"strength": 1}}, "l0", mlp(), None])
-def test_a_penalty_that_is_none_says_what_one_is(given):
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (1e-5, "float"),
+        ({"l0": {"strength": 1}}, "dict"),
+        ("l0", "str"),
+        (mlp(), "Sequential"),
+        (None, "None"),
+    ],
+)
+def test_what_is_no_penalty_says_what_one_is(given, named):
     with pytest.raises(ez.InputError) as caught:
         ez.Regularizer(mlp(), given)
-    expected = f"penalty is {type(given).__name__}; expected a penalty such as ez.L0(1e-5)"
+    expected = f"penalty is {named}; expected a penalty such as ez.L0(1e-5)"
     assert str(caught.value).startswith(expected)
 
 
