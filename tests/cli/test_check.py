@@ -125,6 +125,16 @@ def test_a_stage_that_is_given_by_a_file_takes_no_time(ellzero, project):
     assert document["parameters"][0]["penalized"] == []
 
 
+@pytest.mark.parametrize(
+    "off", ["train.epochs=0", "train.penalty.l0.strength=0", "train.penalty.l0.beta=0"]
+)
+def test_what_a_0_switches_off_does_not_penalize(off, ellzero, project):
+    settings = ("--set", "prune.sparsity=0.5", "--set", off)
+    document = checked(ellzero, "mine.toml", *settings)
+    assert {tuple(row["penalized"]) for row in document["parameters"]} == {()}
+    assert document["parameters"][0]["pruned"]
+
+
 def test_what_cannot_be_compacted_packed_or_written_as_c_is_named_with_its_line(ellzero, project):
     (project / "broken.py").write_text(ODD)
     document = checked(ellzero, "mine.toml", "--set", "model=broken:network")

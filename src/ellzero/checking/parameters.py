@@ -37,8 +37,8 @@ class Parameter:
 
 def parameters(model: nn.Module, selection: Selection, recipe: Recipe) -> Iterator[Parameter]:
     """Every parameter of a network, once, in its order; `selection` is what the recipe selects."""
-    train = recipe.to_table()["train"]
-    methods = () if recipe.train.file else (*train.get("penalty", {}), *train.get("gates", {}))
+    trains = recipe.train.file is None and recipe.train.epochs != 0
+    methods = tuple(_acting(recipe)) if trains else ()
     order = {id(parameter): place for place, parameter in enumerate(model.parameters())}
     weights = [weight for _, weight in named_weights(model)]
     for weight in sorted(weights, key=lambda weight: order[id(weight.parameter)]):
@@ -52,6 +52,15 @@ def parameters(model: nn.Module, selection: Selection, recipe: Recipe) -> Iterat
             is_selected,
             "" if is_selected else _reason(weight, recipe),
         )
+
+
+def _acting(recipe: Recipe) -> Iterator[str]:
+    """The methods of the regularized training, without those that a 0 switches off."""
+    train = recipe.to_table()["train"]
+    for name, settings in {**train.get("penalty", {}), **train.get("gates", {})}.items():
+        terms = settings if isinstance(settings, list) else [settings]
+        if any(term.get("strength") != 0 and term.get("beta") != 0 for term in terms):
+            yield name
 
 
 def _reason(weight: Weight, recipe: Recipe) -> str:
