@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -26,3 +27,19 @@ def wrong_answers(folder: Path, who: Literal["compressed", "reference"]) -> np.n
     if right is None or right.dtype != torch.bool or right.ndim != 1 or not right.numel():
         return None
     return ~right.numpy()
+
+
+def more_wrong(these: np.ndarray, than: np.ndarray) -> tuple[float, float]:
+    """By how many percentage points more of these answers are wrong, and its standard error.
+
+    The error is that of the paired difference, and at least one answer, 100 / n: networks that
+    agree on all of n may differ on the next one.
+
+    Example:
+        >>> more_wrong(np.array([True, True, False, False]), np.array([True, False, False, False]))
+        (25.0, 25.0)
+    """
+    difference = 100 * (these.astype(float) - than)
+    count = len(difference)
+    error = max(float(difference.std()) / math.sqrt(count), 100 / count)
+    return float(difference.mean()), error

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from ellzero import flags
-from ellzero.answers import wrong_answers
+from ellzero.answers import more_wrong, wrong_answers
 from ellzero.data.flags import are_few
 from ellzero.errors import InputError
 from ellzero.pruning.budget import Budget
@@ -123,13 +120,10 @@ def _loss(record: FinishedRecord, folder: Path | None) -> Loss:
         reference = wrong_answers(folder, "reference")
         compressed = wrong_answers(folder, "compressed")
         if reference is not None and compressed is not None and len(reference) == len(compressed):
-            difference = 100 * (compressed.astype(float) - reference)
-            count = len(difference)
+            mean, error = more_wrong(compressed, reference)
             # examples that weigh differently are no plain mean, and have another noise
-            if abs(difference.mean() - worse) < 1e-3:
-                # networks that agree on few answers may differ on the next one
-                error = max(float(np.std(difference)) / math.sqrt(count), 100 / count)
-                return Loss(part, worse, error, count)
+            if abs(mean - worse) < 1e-3:
+                return Loss(part, worse, error, len(compressed))
     return Loss(part, worse)
 
 

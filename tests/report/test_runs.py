@@ -69,6 +69,24 @@ def test_references_that_differ_are_said(tmp_path):
     assert warning.startswith("The dense references differ, from 1.50 % to 3.00 %")
 
 
+def test_runs_on_different_data_are_said(tmp_path):
+    data = ["mnist", {"name": "mnist", "data_root": "/data"}, {"name": "mnist", "augment": 2}]
+    runs = [
+        made(tmp_path, str(n), nonzeros=200, wrong=150, recipe={"data": of})
+        for n, of in enumerate(data)
+    ]
+    assert runs_section(runs[:2], "runs").warnings == []
+    (warning,) = runs_section(runs, "runs").warnings
+    assert warning == "The runs were made with different data (mnist): their errors do not compare."
+
+
+def test_of_equally_good_runs_the_smallest_is_the_best(tmp_path):
+    runs = [made(tmp_path, str(n), nonzeros=n, wrong=150) for n in (200, 100)]
+    first, second = runs_section(runs, "runs").summary
+    assert "100 is the smallest of 2 runs" in first
+    assert second == "It also has the best test error of all runs."
+
+
 def test_without_a_run_to_ship_the_front_is_named(tmp_path):
     runs = [
         made(tmp_path, "a", nonzeros=20, wrong=300),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ellzero.answers import wrong_answers
+from ellzero.answers import more_wrong, wrong_answers
 from ellzero.report.figures import NONE, Quality, RunFigures, duration, figures, number, ratio
 from ellzero.report.pareto import Point, runs_pareto
 from ellzero.report.section import Key, Section
@@ -64,6 +63,7 @@ def runs_section(runs: Sequence[RunFolder], name: str) -> Section:
             f"The dense references differ, from {quality.with_unit(dense.low)} to "
             f"{quality.with_unit(dense.high)}: each verdict is against the run's own."
         )
+    section.warnings.extend(_other_data(done))
     if points:
         section.first = [runs_pareto(points, drawn, dense, quality, name=name)]
     section.tables = [_table(sorted(entries, key=lambda entry: entry.rank), done, quality)]
@@ -76,6 +76,16 @@ def _entry(run: RunFolder, quality: Quality) -> Entry:
     result = reached["result"]
     loss = result if quality.accuracy or result is None else -result
     return Entry(run, str(run.folder), reached, found, loss)
+
+
+def _other_data(done: Sequence[Entry]) -> Iterator[str]:
+    """That the runs were not made with the same data, as far as their recipes tell."""
+    named = [entry.run.finished.recipe.get("data") for entry in done if entry.run.finished]
+    tables = [data if isinstance(data, Mapping) else {"name": data} for data in named]
+    options = [{k: v for k, v in data.items() if k != "data_root"} for data in tables]
+    if any(one != options[0] for one in options):
+        names = ", ".join(dict.fromkeys(str(data.get("name")) for data in options))
+        yield f"The runs were made with different data ({names}): their errors do not compare."
 
 
 def _with_noise(entry: Entry) -> Spread | None:
@@ -109,7 +119,7 @@ def _summary(done: Sequence[Entry], quality: Quality) -> list[str]:
         f"{number(best.figures['nonzero_ratio'])} times fewer weights, {quality.part} "
         f"{quality.noun} {quality.with_unit(best.figures['result'])}."
     )
-    most = min(done, key=lambda entry: entry.loss or 0.0)
+    most = min(done, key=lambda entry: (entry.loss or 0.0, entry.rank))
     if most is best:
         return [text, f"It also has the best {quality.part} {quality.noun} of all runs."]
     better = (
@@ -126,11 +136,11 @@ def _difference(best: Entry, most: Entry, quality: Quality) -> str:
         return ""
     if len(wrong[0]) != len(wrong[1]):
         return "; the two were not tested on the same data"
-    lost = 100 * (wrong[0].astype(float) - wrong[1])
-    noise = STANDARD_ERRORS * float(lost.std()) / math.sqrt(len(lost))
-    way = "within" if abs(float(lost.mean())) <= noise else "more than"
+    lost, error = more_wrong(wrong[0], wrong[1])
+    noise = STANDARD_ERRORS * error
+    way = "within" if abs(lost) <= noise else "more than"
     return (
-        f": {abs(float(lost.mean())):.2f} points less, {way} the noise of {len(lost):,} answers "
+        f": {abs(lost):.2f} points less, {way} the noise of {len(wrong[0]):,} answers "
         f"(two standard errors: {noise:.2f})"
     )
 
