@@ -561,6 +561,10 @@ def test_weights_that_were_frozen_are_not_trained():
         ({"budget": ez.Budget(max_accuracy_drop=1.0)}, "data and a budget go together"),
         ({"data": classification()}, "data and a budget go together"),
         (
+            {"data": classification(), "activations": 8, "method": "uniform"},
+            "all weights are int8; leave bits, method",
+        ),
+        (
             {"data": classification(), "budget": ez.Budget(max_accuracy_drop=1.0), "bits": 4},
             "without bits or method",
         ),

@@ -71,7 +71,8 @@ def quantize(
     zeros stay zero and nonzeros nonzero. With `"int8"` they become `q s`, q a whole number in
     -127..127 and s = max|w| / 127; weights below s / 2 become zero. With `"uniform"` they are such
     multiples of the largest step whose squared error is at most that of k-means: more values than
-    `2^bits`, but mostly a smaller packed file, where frequent values take fewer bits.
+    `2^bits`, but mostly a smaller packed file, where frequent values take fewer bits. Where no step
+    with q in -127..127 is as exact, as with 8 bits, they are int8.
 
     The values, as well as all biases and other vectors (of batch normalizations only where the
     network was traced, for tracing makes other numbers of them), are rounded to 16 bits, as they
@@ -171,9 +172,10 @@ def _of_integers(
     if data is None:
         raise InputError("activations=8 takes the ranges of values from data; give data=")
     bits, method, *others = of_weights
-    if bits not in (None, 8) or method not in get_args(Method) or any(others):
+    if bits not in (None, 8) or method not in ("kmeans", "int8") or any(others):
         raise InputError(
-            "with activations=8 all weights are int8; leave bits, biases, weights and budget out"
+            "with activations=8 all weights are int8; leave bits, method, biases, weights and "
+            "budget out"
         )
     return integer_form(model, data, ranges)
 
