@@ -48,7 +48,10 @@ def test_runs_that_start_at_once_get_a_folder_each(tmp_path):
 def test_a_folder_is_taken_with_its_parents(tmp_path):
     assert take_folder(tmp_path / "a" / "b").is_dir()
     assert take_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
-    with pytest.raises(InputError, match="in use"):
+    with pytest.raises(InputError, match=r"a is not empty; name another one$"):
+        take_folder(tmp_path / "a")
+    (tmp_path / "a" / "record.json").write_text("{}")
+    with pytest.raises(InputError, match="not empty; name another one, or go on with its run by"):
         take_folder(tmp_path / "a")
 
 

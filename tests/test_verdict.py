@@ -153,8 +153,8 @@ def test_a_loss_that_may_grow_is_told_in_percent(tmp_path):
     # 0.03 against 0.02 on test data; on validation data they are the same
     assert found.level == "weigh"
     assert "for none of the 10.0 % that may be lost on validation data" in found.sentence
-    assert "test score -0.03, the dense network -0.02 (higher is better)" in found.sentence
-    assert "loss 0.03 against 0.02, 50.0 % more: beyond the budget" in found.sentence
+    # the score is the loss times -1, and is not said beside it
+    assert "but test loss 0.03 against 0.02, 50.0 % more: beyond the budget" in found.sentence
 
 
 def test_a_regression_has_scores_and_no_points(tmp_path):
@@ -162,6 +162,8 @@ def test_a_regression_has_scores_and_no_points(tmp_path):
     found = verdict(record(-0.030, -0.020, **entries), tmp_path)
     assert found.level == "ship"
     assert "points" not in found.sentence
+    # the loss of the compressed network is 0.03, which is no score of -0.02
+    assert "test score -0.02, the dense network -0.03 (higher is better); loss" in found.sentence
     assert verdict(record(-0.020, -0.030, **entries), tmp_path).level == "weigh"
 
 

@@ -85,7 +85,7 @@ def _devices() -> Iterator[Finding]:
     import torch
 
     threads = torch.get_num_threads()
-    yield Finding("devices", "cpu", "ok", f"{os.cpu_count()} cores, {threads} threads of torch")
+    yield Finding("devices", "cpu", "ok", f"{os.cpu_count()} cores, torch uses {threads}")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             gib = torch.cuda.get_device_properties(index).total_memory / (1 << 30)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import shutil
 import tempfile
 import warnings
@@ -15,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 from torch import Tensor
 
+from ellzero.answers import more_wrong
 from ellzero.compaction.compact import compact
 from ellzero.data.data import Data
 from ellzero.errors import EllzeroError, EllzeroWarning, InputError
@@ -247,6 +247,5 @@ def _as_good(form: Form, plain: Form, answers: Mapping[str, Tensor | None]) -> b
     right, before = answers[form.name], answers[plain.name]
     if right is None or before is None:
         return form.evaluation.loss <= plain.evaluation.loss * (1 + MORE_LOSS)
-    lost = before.double() - right.double()
-    error = float(lost.std(correction=0)) / math.sqrt(len(lost))
-    return float(lost.mean()) <= STANDARD_ERRORS * error
+    lost, error = more_wrong(~right.numpy(), ~before.numpy())
+    return lost <= STANDARD_ERRORS * error

@@ -65,7 +65,7 @@ def take_folder(folder: Path) -> Path:
     """Make a named folder for a run, or take it where it is empty.
 
     Raises:
-        InputError: the folder is in use, or is a file.
+        InputError: the folder is not empty, or is a file.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,10 +73,9 @@ def take_folder(folder: Path) -> Path:
         raise InputError(f"cannot make output folder {folder}: {error.strerror}") from None
     left = [path for path in folder.iterdir() if path.name != LOCK and not _is_half_written(path)]
     if left:  # what a run leaves that was killed before it wrote anything whole does not count
-        raise InputError(
-            f"output folder {folder} is in use; name another one, or go on with what it holds by "
-            f"`ellzero run --resume {folder}`"
-        )
+        is_run = (folder / RECORD).is_file()
+        go_on = f", or go on with its run by `ellzero run --resume {folder}`" if is_run else ""
+        raise InputError(f"output folder {folder} is not empty; name another one{go_on}")
     return folder
 
 

@@ -192,9 +192,12 @@ def _found(record: FinishedRecord, loss: Loss) -> str:
     part, dense, small = _compared(record)
     if not record.scores_accuracy:
         increase = f", {_change(small.loss, dense.loss)}" if dense.loss > 0 else ""
+        losses = f"{small.loss:.4g} against {dense.loss:.4g}{increase}"
+        if small.score == -small.loss and dense.score == -dense.loss:
+            return f"{part} loss {losses}"
         return (
             f"{part} score {small.score:.4g}, the dense network {dense.score:.4g} (higher is "
-            f"better); loss {small.loss:.4g} against {dense.loss:.4g}{increase}"
+            f"better); loss {losses}"
         )
     if abs(loss.worse) < 1e-9:
         return f"on {part} data as many errors as the dense network"

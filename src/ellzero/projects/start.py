@@ -85,11 +85,8 @@ def start(
 
 
 def _kind_of(data: Path) -> str:
-    return (
-        "images"
-        if data.is_dir() or data.suffix.lower() in (".zip", ".tar", ".gz", ".xz")
-        else ("table")
-    )
+    packed = data.suffix.lower() in (".zip", ".tar", ".gz", ".xz")
+    return "images" if data.is_dir() or packed else "table"
 
 
 def _recipe(filling: Filling, template: str) -> str:
