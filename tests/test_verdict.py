@@ -67,9 +67,19 @@ def test_a_loss_within_the_noise_of_the_paired_difference_is_shipped(tmp_path):
         ({"gained": 60, "lost": 0, "wrong": 150}, (0.979, 0.985), "ship", "0.60 points better"),
         ({"gained": 0, "lost": 0, "wrong": 150}, (0.985, 0.985), "ship", "as many errors"),
         # 40 errors of the dense network; 5 more, and noise of 2 sqrt(75) = 17 answers, are over 20
-        ({"gained": 35, "lost": 40, "wrong": 5}, (0.996, 0.9955), "weigh", "too few to rule out"),
+        (
+            {"gained": 35, "lost": 40, "wrong": 5},
+            (0.996, 0.9955),
+            "weigh",
+            "; too few answers to rule out",
+        ),
         # no answer differs, but two of 10,000 might: more than half of the 3 errors
-        ({"gained": 0, "lost": 0, "wrong": 3}, (0.9997, 0.9997), "weigh", "too few to rule out"),
+        (
+            {"gained": 0, "lost": 0, "wrong": 3},
+            (0.9997, 0.9997),
+            "weigh",
+            "; too few answers to rule out",
+        ),
         # of the wrong network: the answers do not give these scores
         ({"gained": 0, "lost": 60, "wrong": 0}, (0.985, 0.984), "weigh", "noise is not known"),
     ],

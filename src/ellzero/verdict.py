@@ -163,7 +163,10 @@ def _judged(record: FinishedRecord, loss: Loss, budget: Budget | None) -> tuple[
             advice = "fewer zeros, longer fine-tuning or a budget (prune.budget) lose less"
             return "weigh", f"{smaller}, {found}; {advice}"
         if loss.noise is not None and loss.worse + loss.noise > MARGIN * _dense_error(record):
-            return "weigh", f"{smaller}, {found}: too few to rule out half as many errors again"
+            return (
+                "weigh",
+                f"{smaller}, {found}; too few answers to rule out 1.5 times as many errors",
+            )
         return "ship", f"{smaller}, {found}"
     used = _validation_used(record, budget)
     lost = _unit(budget, used) if used > 0 else "none"
