@@ -39,6 +39,7 @@ from ellzero.run_folder import (
 )
 from ellzero.selection import select
 from ellzero.trust import is_code, is_remembered, refusal, shown_recipe
+from ellzero.user_code import require_own
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +132,12 @@ class Run:
         return load(file, build_model(self.recipe.model, self.recipe.seed)).eval()
 
     def _require_trust(self, what: str, factory: Factory, built_in: Mapping[str, str]) -> None:
-        if is_code(factory, built_in) and not self.trusted:
-            raise refusal(f"{what} {factory.name!r}", self.file.parent)
+        if not is_code(factory, built_in):
+            return
+        who = f"{what} {factory.name!r}"
+        if not self.trusted:
+            raise refusal(who, self.file.parent)
+        require_own(who, factory.name, self.file.parent)
 
     @cached_property
     def masks(self) -> Masks:

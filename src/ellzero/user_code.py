@@ -75,6 +75,31 @@ def imported(who: str, name: str, kind: str = "function") -> Callable[..., Any]:
     return target
 
 
+def require_own(who: str, name: str, folder: Path) -> None:
+    """Make sure that a run's code is not that of another project with a module of the same name.
+
+    Args:
+        who: what names it, as messages begin.
+        name: `package.module:attribute`.
+        folder: the run's. The nearest folder above it that holds the module is its project.
+
+    Raises:
+        InputError: the module that is imported is another one; as `imported` raises.
+    """
+    imported(who, name)
+    top = name.partition(":")[0].partition(".")[0]
+    file = sys.modules[top].__file__
+    for above in folder.resolve().parents:
+        for own in (above / f"{top}.py", above / top / "__init__.py"):
+            if file is not None and own.is_file():
+                if not own.samefile(file):
+                    raise InputError(
+                        f"{who}: {file} would be taken, but the run's project has its own {own}; "
+                        f"work in {above}"
+                    )
+                return
+
+
 def name_of(cls: type) -> str:
     """The name by which `imported` finds a class: `package.module:Class`."""
     return f"{cls.__module__}:{cls.__qualname__}"

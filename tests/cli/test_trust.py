@@ -158,3 +158,19 @@ def test_data_that_one_names_oneself_need_no_trust(ellzero, theirs, monkeypatch)
     monkeypatch.setitem(NETWORKS, "mine", OWN["model"])
     tell(theirs, model="mine", data="hostile:data")
     assert ellzero("evaluate", "theirs", "--data", OWN["data"]).code == 0
+
+
+def test_a_module_of_the_same_name_in_another_project_is_not_taken(project, ellzero, monkeypatch):
+    assert ellzero("run", "mine.toml", "--output", "made").code == 0
+    other = project.parent / f"{project.name}-other"
+    other.mkdir()
+    (other / "own_project.py").write_text((project / "own_project.py").read_text())
+    monkeypatch.chdir(other)
+    monkeypatch.setattr(sys, "path", [str(other), *sys.path])
+    sys.modules.pop("own_project")
+    for command in ("evaluate", "inspect"):
+        said = ellzero(command, project / "made").says()
+        assert f"own {project / 'own_project.py'}; work in {project}" in said
+    sys.modules.pop("own_project")
+    monkeypatch.setattr(sys, "path", [str(project), *sys.path])
+    assert ellzero("evaluate", project / "made").code == 0
