@@ -81,7 +81,7 @@ def test_a_packed_file_spoilt_in_every_way(command, made):
         ("check net.ellz", "net.ellz is a packed file, no recipe"),
         ("run net.ellz", "net.ellz is a packed file, no recipe"),
         ("run made/model.safetensors", "made/model.safetensors is not TOML"),
-        ("run mine.toml --output made", "go on with what it holds by `ellzero run --resume made`"),
+        ("run mine.toml --output made", "go on with its run by `ellzero run --resume made`"),
         ("run mine.toml --output mine.toml", "cannot make output folder mine.toml: File exists"),
         ("run mine.toml --output mine.toml/deep", "mine.toml/deep: Not a directory"),
         ("run --resume mine.toml", "no folder mine.toml to resume"),
