@@ -17,6 +17,7 @@ from torch import Tensor
 
 import ellzero as ez
 from activation_cases import STEADY, activation
+from c_style import lapses
 from ellzero import operations as ops
 from ellzero.export.c.source import CSource
 from ellzero.graph import Graph, Network, Node
@@ -120,12 +121,19 @@ def check_networks(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ez.EllzeroWarning)  # random ones have dead outputs
             sources.append(ez.export_c(network, folder, name=name, storage=storage))
+        check_style(folder, name)
         inputs[name] = raw_inputs(network)
         expected[name] = predicted(network, inputs[name])
     for name, (outputs, classes) in outputs_of(folder, inputs, compiler).items():
         assert_close(outputs, expected[name], f"{name}, {storage}")
         assert torch.equal(classes, outputs.argmax(1)), name
     return sources
+
+
+def check_style(folder: Path, name: str) -> None:
+    """Braces on every branch and no ternary in another, in all C of a network."""
+    for ending in (".c", ".h", "_test.c"):
+        assert not lapses((folder / f"{name}{ending}").read_text()), f"{name}{ending}"
 
 
 def raw_inputs(network: Network) -> Tensor:

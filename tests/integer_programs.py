@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import ellzero as ez
-from c_programs import SANITIZERS, WARNINGS, succeed
+from c_programs import SANITIZERS, WARNINGS, check_style, succeed
 from ellzero import operations as ops
 from ellzero.graph import Graph, Network, Node
 from ellzero.operations import integer
@@ -243,6 +243,7 @@ def check_integers(
     for name, network in networks.items():
         x = random_integers(network)
         ez.export_c(network, folder, x, name=name, storage=storage)
+        check_style(folder, name)
         (folder / f"{name}.in").write_bytes(x.to(torch.int8).numpy().tobytes())
         expected[name] = network(x).to(torch.int8).flatten(1)
     includes = "\n".join(f'#include "{name}.c"' for name in networks)

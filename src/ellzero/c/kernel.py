@@ -16,6 +16,10 @@ from ellzero.tensors import Shape
 At = Callable[[str], str]
 """C expression of a channel -> C's index of the channel's value that a loop is at."""
 
+Expressions = str | tuple[str, ...]
+"""C of a value: one expression, or several in order, each but the first of `v`, which is then what
+the one before gave."""
+
 
 @dataclass(frozen=True)
 class After:
@@ -24,13 +28,13 @@ class After:
     Args:
         name: the node's, for comments.
         weights: by their roles.
-        value: (C expression of a value, C expressions of its channel's weights by role) -> C
-            expression of the result.
+        value: (C expression of a value, C expressions of its channel's weights by role) -> C of
+            the result.
     """
 
     name: str
     weights: Mapping[str, Tensor]
-    value: Callable[[str, Mapping[str, str]], str]
+    value: Callable[[str, Mapping[str, str]], Expressions]
 
 
 @dataclass
@@ -96,35 +100,34 @@ class Context:
         """A weight of one number a channel as an array; its name."""
         return self._vector(role, self.weights[role], "")
 
-    def finish(self, value: str, target: str, channel: str) -> str:
+    def finish(self, value: Expressions, target: str, channel: str) -> str:
         """Do what comes after on one value, and store it.
 
         Args:
-            value: C expression of the value.
+            value: C of the value.
             target: where it goes.
             channel: C expression of the output's channel.
         """
-        if not self.kernel.after:
-            return f"{target} = {value};"
-        lines = [f"float v = {value};"]
+        first, *then = _in_order(value)
         for number, after in enumerate(self.kernel.after, start=1):
             weights = {
                 role: f"{self._vector(role, weight, f'_{number}')}[{channel}]"
                 for role, weight in after.weights.items()
             }
-            lines.append(f"v = {after.value('v', weights)};")
-        lines.append(f"{target} = v;")
-        return "\n".join(lines)
+            then += _in_order(after.value("v", weights))
+        if not then:
+            return f"{target} = {first};"
+        return "\n".join([f"float v = {first};", *(f"v = {x};" for x in then), f"{target} = v;"])
 
     def of_channel(self, channel: str) -> dict[str, str]:
         """C expressions of a channel's own weights, by role."""
         return {role: f"{self.vector(role)}[{channel}]" for role in self.weights}
 
-    def each_value(self, value: Callable[[At], str]) -> str:
+    def each_value(self, value: Callable[[At], Expressions]) -> str:
         """A loop over the result's channels and their values.
 
         Args:
-            value: C expression of a value, given how to index an input by a channel; the result's
+            value: C of a value, given how to index an input by a channel; the result's
                 channel is `c`.
         """
         channels, *rest = self.shape
@@ -154,6 +157,10 @@ class Context:
         if all(array.name != name for array in self.arrays):
             self.arrays.append(floats(name, weight.cpu().numpy()))
         return name
+
+
+def _in_order(value: Expressions) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
 
 
 def input_names(count: int) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ellzero.c import storage as storages
 from ellzero.c.kernel import Context
 from ellzero.c.storage import Matrix, Storage, StorageChoice
-from ellzero.c.text import loop
+from ellzero.c.text import block, loop
 
 
 def plane(values: Sequence[int], row: int = 1) -> tuple[int, int]:
@@ -38,11 +38,11 @@ def padded(context: Context) -> str:
     (_, *size), (channels, *padded_size) = context.inputs[0], context.shape
     (height, width), (tall, wide) = plane(size), plane(padded_size)
     top, left = (tall - height) // 2, (wide - width) // 2
-    around = f"for (int i = 0; i < {top * wide + left}; ++i) *y++ = 0.0f;"
-    row = (
-        f"for (int i = 0; i < {width}; ++i) *y++ = *x++;\n"
-        f"if (row < {height - 1}) for (int i = 0; i < {2 * left}; ++i) *y++ = 0.0f;"
-    )
+    around = loop("i", top * wide + left, "*y++ = 0.0f;")
+    row = loop("i", width, "*y++ = *x++;")
+    if left and height > 1:
+        between = loop("i", 2 * left, "*y++ = 0.0f;")
+        row += "\n" + block(f"if (row < {height - 1})", between)
     return loop("c", channels, f"{around}\n{loop('row', height, row)}\n{around}")
 
 

@@ -67,9 +67,10 @@ def _written_out(storage: Storage, x: str) -> str:
 def _in_vectors(storage: Storage, x: str) -> str:
     """Sums of a dense or a sliced block as loops of fixed length, which compilers vectorize."""
     lanes, weight = storage.lanes, storage.values.read("w[lane]")
-    each = f"for (int lane = 0; lane < {lanes}; ++lane)"
     if storage.layout == "sliced":
-        body = f"{each} total[lane] += {weight} * {x}[at[lane]];\nw += {lanes};\nat += {lanes};"
+        sums = loop("lane", lanes, f"total[lane] += {weight} * {x}[at[lane]];")
+        body = f"{sums}\nw += {lanes};\nat += {lanes};"
     else:
-        body = f"const float a = *p;\n{each} total[lane] += {weight} * a;\nw += {lanes};"
+        sums = loop("lane", lanes, f"total[lane] += {weight} * a;")
+        body = f"const float a = *p;\n{sums}\nw += {lanes};"
     return f"float total[{lanes}] = {{0.0f}};\n{storage.walk(x, body)}"

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ellzero.c.arrays import c_float
+from ellzero.c.kernel import Expressions
 from ellzero.errors import InputError
 from ellzero.operations.call import Call, aten
 from ellzero.operations.operation import Elementwise, Recognized, Recognizer
@@ -26,12 +27,12 @@ class Formula:
 
     Args:
         run: (batch, parameters ...) -> batch.
-        c: (C expression of a value, C constants of the parameters ...) -> C expression.
+        c: (C expression of a value, C constants of the parameters ...) -> C of the result.
         parameters: how many parameters it has.
     """
 
     run: Callable[..., Tensor]
-    c: Callable[..., str]
+    c: Callable[..., Expressions]
     parameters: int = 0
 
 
@@ -43,7 +44,7 @@ FUNCTIONS = {
     ),
     "clamp": Formula(
         F.hardtanh,
-        lambda v, low, high: f"{v} < {low} ? {low} : ({v} > {high} ? {high} : {v})",
+        lambda v, low, high: (f"{v} < {low} ? {low} : {v}", f"v > {high} ? {high} : v"),
         parameters=2,
     ),
     "elu": Formula(
@@ -55,11 +56,14 @@ FUNCTIONS = {
     "gelu": Formula(F.gelu, lambda v: f"0.5f * {v} * (1.0f + erff({v} * 0.707106781f))"),
     "hardswish": Formula(
         F.hardswish,
-        lambda v: f"{v} < -3.0f ? 0.0f : ({v} > 3.0f ? {v} : {v} * ({v} + 3.0f) * 0.166666667f)",
+        lambda v: (
+            f"{v} < -3.0f ? 0.0f : {v}",
+            "v > 3.0f ? v : v * (v + 3.0f) * 0.166666667f",
+        ),
     ),
     "hardsigmoid": Formula(
         F.hardsigmoid,
-        lambda v: f"{v} < -3.0f ? 0.0f : ({v} > 3.0f ? 1.0f : {v} * 0.166666667f + 0.5f)",
+        lambda v: (f"{v} > 3.0f ? 1.0f : {v} * 0.166666667f + 0.5f", "v < 0.0f ? 0.0f : v"),
     ),
     "gelu_tanh": Formula(
         lambda x: F.gelu(x, approximate="tanh"),
@@ -89,9 +93,7 @@ FUNCTIONS = {
     ),
     "softshrink": Formula(
         F.softshrink,
-        lambda v, limit: (
-            f"fabsf({v}) <= {limit} ? 0.0f : ({v} > 0.0f ? {v} - {limit} : {v} + {limit})"
-        ),
+        lambda v, limit: f"fabsf({v}) <= {limit} ? 0.0f : {v} - copysignf({limit}, {v})",
         parameters=1,
     ),
     "threshold": Formula(
@@ -157,7 +159,7 @@ class Activation(Elementwise):
             raise InputError(f"softshrink by {self.parameters[0]}; expected 0 or more")
         return inputs[0]
 
-    def c_value(self, v: str, weights: Mapping[str, str]) -> str:
+    def c_value(self, v: str, weights: Mapping[str, str]) -> Expressions:
         return FUNCTIONS[self.function].c(v, *map(c_float, self.parameters))
 
 

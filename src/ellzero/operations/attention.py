@@ -129,7 +129,7 @@ class Attention(Operation):
         if len(context.inputs) > 3:
             value = f"x4[{_mask_place(context.inputs[3])}]"
             if self.mask == "seen":
-                hidden = f"if ({value} == 0.0f) continue;\n"
+                hidden = block(f"if ({value} == 0.0f)", "continue;") + "\n"
                 total = "(total == 0.0f ? 1.0f : total)"
             else:
                 masked = f"score += {value};\n"

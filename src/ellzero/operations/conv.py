@@ -246,12 +246,11 @@ class _Walk:
             for begin in range(0, tile.columns, VECTOR):
                 size = min(VECTOR, tile.columns - begin)
                 name = f"total{row}_{begin}"
-                each = f"for (int i = 0; i < {size}; ++i)"
                 source = row * self.step[0] + begin * self.step[1]
                 target = f"y[{at} + {row * self.width + begin} + i]"
                 define.append(f"float {name}[{size}] = {{0.0f}};")
-                add.append(f"{each} {name}[i] += a * p[{source} + {right}];")
-                store.append(block(each, self._finish(f"{name}[i]", target)))
+                add.append(loop("i", size, f"{name}[i] += a * p[{source} + {right}];"))
+                store.append(loop("i", size, self._finish(f"{name}[i]", target)))
         return "\n".join(define), "\n".join(add), "\n".join(store)
 
     def _finish(self, total: str, target: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, fx
 
-from ellzero.c.kernel import Context
+from ellzero.c.kernel import Context, Expressions
 from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call
@@ -26,7 +26,7 @@ CForm = Literal["none", "same", "value", "body"]
 
 - none: it is not, and a network that has it is refused by its name;
 - same: nothing is to be done, for its result lies in memory as its input does;
-- value: as an expression of a value (`c_value`), on its own or on what the kernel before it stores;
+- value: as expressions of a value (`c_value`), on its own or on what the kernel before it stores;
 - body: as the body of a function (`c_body`).
 """
 
@@ -208,8 +208,8 @@ class Operation(BaseModel):
         """
         return self
 
-    def c_value(self, v: str, weights: Mapping[str, str]) -> str:
-        """C expression of what it makes of a value.
+    def c_value(self, v: str, weights: Mapping[str, str]) -> Expressions:
+        """C expression of what it makes of a value, or several: the next ones are of `v`.
 
         Args:
             v: C expression of the value.
@@ -258,4 +258,4 @@ class Elementwise(Operation):
         return Axes((names,), names, dict.fromkeys(weights, names[:1]))
 
     @abstractmethod
-    def c_value(self, v: str, weights: Mapping[str, str]) -> str: ...
+    def c_value(self, v: str, weights: Mapping[str, str]) -> Expressions: ...

@@ -169,19 +169,25 @@ RECOGNIZERS: dict[Any, Recognizer] = {
 }
 
 
+def _taken(value: str, op: Pool) -> str:
+    """C that takes one more value of a window."""
+    if op.function == "max":
+        return block(f"if ({value} > total)", f"total = {value};")
+    return f"total += {value};"
+
+
 def _window(context: Context, op: Pool, height: int, width: int) -> str:
     """C of a window that lies within the input."""
     area = op.kernel[0] * op.kernel[1]
     down, right = op.dilation[0] * width, op.dilation[1]
     is_max = op.function == "max"
     begin = f"const float *p = x + oy * {op.stride[0] * width} + ox * {op.stride[1]};\n"
-    step = "if ({0} > total) total = {0};" if is_max else "total += {0};"
     if area <= 16:
         offsets = [y * down + x * right for y in range(op.kernel[0]) for x in range(op.kernel[1])]
-        sums = "\n".join(step.format(f"p[{offset}]") for offset in offsets[1:])
+        sums = "\n".join(_taken(f"p[{offset}]", op) for offset in offsets[1:])
     else:
         place = f"i / {op.kernel[1]} * {down} + i % {op.kernel[1]} * {right}"
-        read = f"const float q = p[{place}];\n{step.format('q')}"
+        read = f"const float q = p[{place}];\n{_taken('q', op)}"
         sums = block(f"for (int i = 1; i < {area}; ++i)", read)
     total = "total" if is_max else f"total / {area}.0f"
     return f"{begin}float total = p[0];\n{sums}\n" + context.finish(total, "*y++", "c")
@@ -191,16 +197,15 @@ def _clipped_window(context: Context, op: Pool, height: int, width: int) -> str:
     """C of a window that may leave the input, so that it looks where it is."""
     is_max = op.function == "max"
     (kh, kw), (sh, sw), (ph, pw), (dh, dw) = op.kernel, op.stride, op.padding, op.dilation
-    step = "if (q > total) total = q;" if is_max else "total += q;"
     inside = f"iy >= 0 && iy < {height} && ix >= 0 && ix < {width}"
     # the divisor counts the padding, but not what a last window of ceil mode reaches beyond it
     counted = f"iy < {height + ph} && ix < {width + pw}" if op.count_padding else inside
-    count = "" if is_max else f"if ({counted}) ++count;\n"
+    count = "" if is_max else block(f"if ({counted})", "++count;") + "\n"
     place = (
         f"const int iy = oy * {sh} - {ph} + ky * {dh};\n"
         f"const int ix = ox * {sw} - {pw} + kx * {dw};\n{count}"
     )
-    read = block(f"if ({inside})", f"const float q = x[iy * {width} + ix];\n{step}")
+    read = block(f"if ({inside})", f"const float q = x[iy * {width} + ix];\n{_taken('q', op)}")
     loops = loop("ky", kh, loop("kx", kw, place + read))
     begin = "float total = -HUGE_VALF;" if is_max else "float total = 0.0f;\nint count = 0;"
     total = "total" if is_max else "total / (float)count"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ellzero.c.kernel import Context, strides
-from ellzero.c.text import loop
+from ellzero.c.text import block, loop
 from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call, aten
@@ -72,8 +72,8 @@ class Reduce(Operation):
         steps = strides(shape)
         count = math.prod(shape[axis] for axis in self.over)
         step = {
-            "max": "if (!(total >= q)) total = q;",
-            "min": "if (!(total <= q)) total = q;",
+            "max": block("if (!(total >= q))", "total = q;"),
+            "min": block("if (!(total <= q))", "total = q;"),
         }.get(self.function, "total += q;")
         start = {"max": "-HUGE_VALF", "min": "HUGE_VALF"}.get(self.function, "0.0f")
         total = f"total / {count}.0f" if self.function == "mean" else "total"

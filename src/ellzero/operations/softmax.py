@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ellzero.c.kernel import Context
-from ellzero.c.text import loop
+from ellzero.c.text import block, loop
 from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, letters
 from ellzero.operations.call import Call, aten
@@ -55,20 +55,19 @@ class Softmax(Operation):
         """The largest value is taken off first, so that no exponential overflows."""
         count = context.shape[self.axis]
         before, after = context.shape[: self.axis], math.prod(context.shape[self.axis + 1 :])
-        loop_over = f"for (int c = 0; c < {count}; ++c)"
         at = f"[c * {after}]"
-        last = (
-            f"top += logf(total);\n{loop_over} y{at} = x{at} - top;"
-            if self.log
-            else f"{loop_over} y{at} = expf(x{at} - top) / total;"
+        share = f"x{at} - top" if self.log else f"expf(x{at} - top) / total"
+        steps = (
+            "float top = x[0];",
+            "float total = 0.0f;",
+            loop("c", count, block(f"if (x{at} > top)", f"top = x{at};")),
+            loop("c", count, f"total += expf(x{at} - top);"),
+            *["top += logf(total);"] * self.log,
+            loop("c", count, f"y{at} = {share};"),
+            "++x;",
+            "++y;",
         )
-        body = loop(
-            "i",
-            after,
-            "float top = x[0];\nfloat total = 0.0f;\n"
-            f"{loop_over} if (x{at} > top) top = x{at};\n"
-            f"{loop_over} total += expf(x{at} - top);\n{last}\n++x;\n++y;",
-        )
+        body = loop("i", after, "\n".join(steps))
         if math.prod(before) == 1:
             return body
         skip = (count - 1) * after

@@ -76,14 +76,20 @@ int {name}_set_weights(const void *weights, size_t size)
     }};
     uint32_t sum = 0xFFFFFFFFu; /* CRC-32, four bits at a time */
     {name}_weights = NULL;
-    if (!weights || size != {upper}_WEIGHTS || (uintptr_t)weights % {ALIGNMENT}) return -1;
-    if (*(const unsigned char *)&probe != 1) return -1; /* the most significant byte comes first */
+    if (!weights || size != {upper}_WEIGHTS || (uintptr_t)weights % {ALIGNMENT}) {{
+        return -1;
+    }}
+    if (*(const unsigned char *)&probe != 1) {{
+        return -1; /* the most significant byte comes first */
+    }}
     for (size_t i = 0; i < size; ++i) {{
         sum ^= bytes[i];
         sum = sum >> 4 ^ table[sum & 15u];
         sum = sum >> 4 ^ table[sum & 15u];
     }}
-    if ((sum ^ 0xFFFFFFFFu) != {zlib.crc32(self.content)}u) return -1;
+    if ((sum ^ 0xFFFFFFFFu) != {zlib.crc32(self.content)}u) {{
+        return -1;
+    }}
     {name}_weights = bytes;
     return 0;
 }}
@@ -106,9 +112,13 @@ static int load(int count, char **words)
     void *const bytes = malloc({upper}_WEIGHTS);
     const int failed = !file || !bytes || fread(bytes, 1, {upper}_WEIGHTS, file) != {upper}_WEIGHTS
         || fgetc(file) != EOF || {name}_set_weights(bytes, {upper}_WEIGHTS);
-    if (file) fclose(file);
-    if (failed) free(bytes);
-    if (failed) fprintf(stderr, "%s is not the weights of {name}\\n", path);
+    if (file) {{
+        fclose(file);
+    }}
+    if (failed) {{
+        free(bytes);
+        fprintf(stderr, "%s is not the weights of {name}\\n", path);
+    }}
     return failed;
 }}
 """

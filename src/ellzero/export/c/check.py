@@ -7,6 +7,7 @@ from torch import Tensor
 
 import ellzero
 from ellzero.c.arrays import floats
+from ellzero.c.text import block, indented
 from ellzero.errors import InputError
 from ellzero.export.c.blob import LOAD
 from ellzero.export.c.plan import with_preprocessing
@@ -74,7 +75,9 @@ _STEPS = """        static {name}_state state;
         for (int i = 0; i < {upper}_STEP_OUTPUTS; ++i) {{
             const float whole = output[{upper}_OUTPUTS - {upper}_STEP_OUTPUTS + i];
             const float difference = fabsf(step[i] - whole) / size;
-            if (!(difference <= worst)) worst = difference >= 0.0f ? difference : HUGE_VALF;
+            if (!(difference <= worst)) {{
+                worst = difference >= 0.0f ? difference : HUGE_VALF;
+            }}
         }}
 """
 
@@ -103,6 +106,7 @@ def program(
     steps = _STEPS.format(name=name, upper=upper) if streams else ""
     include = "#include <stdlib.h>\n" if reads else ""
     load = LOAD.format(name=name, upper=upper) + "\n" if reads else ""
+    loading = indented(block("if (load(count, words))", "return 1;")) if reads else ""
     arrays = "\n".join(
         floats(what, tensor.numpy()).source()
         for what, tensor in (("inputs", inputs), ("expected", outputs))
@@ -121,22 +125,28 @@ static const int classes[{len(classes)}] = {{{", ".join(map(str, classes))}}};
     static float output[{upper}_OUTPUTS];
     float worst = 0.0f;
     int wrong = 0;
-{"    if (load(count, words)) return 1;" if reads else ""}
+{loading}
     for (int n = 0; n < {len(classes)}; ++n) {{
         const float *const right = expected + n * {upper}_OUTPUTS;
         const int found = {name}_predict(inputs + n * {upper}_INPUTS, output);
         float size = 1.0f;
         for (int i = 0; i < {upper}_OUTPUTS; ++i) {{
-            if (fabsf(right[i]) > size) size = fabsf(right[i]);
+            if (fabsf(right[i]) > size) {{
+                size = fabsf(right[i]);
+            }}
         }}
         for (int i = 0; i < {upper}_OUTPUTS; ++i) {{
             const float difference = fabsf(output[i] - right[i]) / size;
             /* a NaN counts as the largest, or a later number would hide it */
-            if (!(difference <= worst)) worst = difference >= 0.0f ? difference : HUGE_VALF;
+            if (!(difference <= worst)) {{
+                worst = difference >= 0.0f ? difference : HUGE_VALF;
+            }}
         }}
 {steps}        /* two outputs may be as large as float can tell */
         const float lead = fabsf(right[found] - right[classes[n]]);
-        if (found != classes[n] && !(lead <= {TOLERANCE}f * size)) ++wrong;
+        if (found != classes[n] && !(lead <= {TOLERANCE}f * size)) {{
+            ++wrong;
+        }}
     }}
     printf("{name}: {len(classes)} examples, largest difference %g, wrong classes %d\\n",
            (double)worst, wrong);

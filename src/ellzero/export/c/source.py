@@ -16,7 +16,7 @@ import ellzero
 from ellzero.c.arrays import Array, floats
 from ellzero.c.kernel import Function, written
 from ellzero.c.storage import StorageChoice
-from ellzero.c.text import comment, dimensions, indented
+from ellzero.c.text import block, comment, dimensions, indented
 from ellzero.compaction.compact import compacted_of
 from ellzero.compaction.folding import folded
 from ellzero.compaction.living import warn_if_dead
@@ -378,7 +378,9 @@ def _predict(calls: Iterable[str], planned: Plan, name: str, first: str, checks:
     int best = 0;
 {unused}{indented(chr(10).join([*[checks] * bool(checks), *calls]))}
     for (int i = 1; i < {first}; ++i) {{
-        if (output[i] > output[best]) best = i;
+        if (output[i] > output[best]) {{
+            best = i;
+        }}
     }}
     return best;
 }}
@@ -401,7 +403,7 @@ def _source(
     kernels = "" if blob is None else f"{blob.defined(name)}\n"
     kernels += "".join(map(definition, constants.values()))
     kernels += "\n".join(function.source(definition) for function in functions)
-    ready = "" if blob is None else f"if (!{name}_weights) return -1;"
+    ready = "" if blob is None else block(f"if (!{name}_weights)", "return -1;")
     if isinstance(planned.stream, Stream):
         predict = defined(planned.stream, calls, planned.state, name, ready)
     else:

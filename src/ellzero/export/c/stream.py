@@ -239,7 +239,9 @@ def defined(
 {{
     int best = 0;
     for (int i = 1; i < count; ++i) {{
-        if (output[i] > output[best]) best = i;
+        if (output[i] > output[best]) {{
+            best = i;
+        }}
     }}
     return best;
 }}

@@ -9,7 +9,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ellzero.c.text import loop
+from ellzero.c.text import block, loop
 from ellzero.errors import InputError
 from ellzero.graph import Network
 from ellzero.operations import (
@@ -49,7 +49,7 @@ def checks(network: Network, places: Mapping[str, str]) -> str:
             "i",
             count,
             f"const float token = ({places[name]})[{f'{begin} + ' if begin else ''}i];\n"
-            f"if (!(token >= 0.0f && token < {rows}.0f)) return -1;",
+            + block(f"if (!(token >= 0.0f && token < {rows}.0f))", "return -1;"),
         )
         for name, limits in _limits(network).items()
         for begin, count, rows in _runs(limits)
