@@ -163,6 +163,7 @@ class Run:
             )
         if name is None:
             self._require_trust("data", factory, DATA_SETS)
+            _require_own_files(factory, self.file.parent)
         data = build_data(with_data_root(factory, self.data_root))
         data.check_fit(self.model)
         if self._preprocess not in (None, data.preprocess):
@@ -242,6 +243,25 @@ class _Origin(BaseModel, strict=True):
 
 
 _EXPECTED = "expected a run folder, a .safetensors in one, or an .ellz"
+
+
+def _require_own_files(data: Factory, folder: Path) -> None:
+    """Make sure that a run's data are not files of another project that have the same names.
+
+    Raises:
+        InputError: a relative path is there from here, and another file in the run's project, which
+            is the nearest folder above the run that holds it.
+    """
+    for value in data.options.values():
+        if not isinstance(value, str) or Path(value).is_absolute() or not Path(value).exists():
+            continue
+        holders = (above for above in folder.resolve().parents if (above / value).exists())
+        above = next(holders, None)
+        if above is not None and not (above / value).samefile(value):
+            raise InputError(
+                f"data {data.name!r}: {Path(value).resolve()} would be taken, but the run's "
+                f"project has its own {above / value}; work in {above}"
+            )
 
 
 def open_run(path: str | Path, *, data_root: str | Path | None = None, trust: bool = False) -> Run:

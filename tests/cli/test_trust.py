@@ -174,3 +174,22 @@ def test_a_module_of_the_same_name_in_another_project_is_not_taken(project, ellz
     sys.modules.pop("own_project")
     monkeypatch.setattr(sys, "path", [str(project), *sys.path])
     assert ellzero("evaluate", project / "made").code == 0
+
+
+def test_a_file_of_the_same_name_in_another_project_is_not_taken(ellzero, tmp_path, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "small", "small:mlp")  # of six inputs and three classes
+    rows = [f"{n % 7},{n % 5},{n % 4},{n % 2},1,{n % 9},{'abc'[n % 3]}" for n in range(60)]
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows.csv").write_text("\n".join(["u,v,w,x,y,z,kind", *rows]))
+    table = {"name": "csv", "path": "rows.csv", "target": "kind"}
+    recipe = {"model": "small", "data": table, "train": {"epochs": 1}, "prune": {"sparsity": 0.5}}
+    (tmp_path / "one" / "mine.toml").write_text(ez.Recipe.parse(recipe).to_toml())
+    monkeypatch.chdir(tmp_path / "one")
+    assert ellzero("run", "mine.toml", "--output", "runs/made").code == 0
+    assert ellzero("evaluate", "runs/made").code == 0
+    monkeypatch.chdir(tmp_path / "one" / "runs")
+    assert "rows.csv is no file" in ellzero("evaluate", "made").says()
+    monkeypatch.chdir(tmp_path / "other")
+    said = ellzero("evaluate", "../one/runs/made").says()
+    assert f"own {tmp_path / 'one' / 'rows.csv'}; work in {tmp_path / 'one'}" in said
