@@ -1,10 +1,11 @@
-"""How generated C is written: braces on every branch, no ternary in another.
+"""How generated C is written: braces on every branch, no ternary in another, clean under cppcheck.
 
 `check_networks` and `check_integers` look at the C of every operation, too.
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import torch
 from torch import nn
 
 import ellzero as ez
+from c_programs import random_network, succeed
 from c_style import lapses
 from ellzero.networks.audio import audio_gru
 from ellzero.networks.gpt import gpt_small
+from integer_programs import random_integer_network, random_integers
+from operation_cases import OPERATION_CASES, around
 
 STORAGES: tuple[Any, ...] = ("smallest", "fastest", "dense")
 
@@ -77,3 +81,42 @@ def test_every_file_has_braces_and_single_ternaries(written):
     files = [*written.rglob("*.[ch]"), *written.rglob("*.ino")]
     assert len(files) == 3 * (4 * 3 + 2 + 1 + 1) + 1
     assert not {file.name: found for file in files if (found := lapses(file.read_text()))}
+
+
+CPPCHECK = (
+    *("cppcheck", "--quiet", "--std=c99", "--enable=warning,style,performance,portability"),
+    # a struct is the same whichever of its layers a network has
+    *("--error-exitcode=1", "--suppress=unusedStructMember"),
+)
+needs_cppcheck = pytest.mark.skipif(
+    shutil.which("cppcheck") is None, reason="cppcheck is not installed"
+)
+
+
+@pytest.mark.slow
+@needs_cppcheck
+def test_cppcheck_finds_nothing_in_any_kind_of_c(written):
+    succeed([*CPPCHECK, "."], written)
+
+
+@pytest.mark.slow
+@needs_cppcheck
+@pytest.mark.filterwarnings("ignore::ellzero.EllzeroWarning")  # random ones have dead outputs
+@pytest.mark.parametrize("storage", ["smallest", "fastest"])
+def test_cppcheck_finds_nothing_in_any_operation(tmp_path, storage):
+    networks = [around(c, seed) for seed, c in enumerate(OPERATION_CASES.values()) if not c.refused]
+    networks += [random_network(seed) for seed in range(10)]
+    for number, network in enumerate(networks):
+        ez.export_c(network, tmp_path, name=f"net{number}", storage=storage)
+    for seed in range(10):
+        network = random_integer_network(seed)
+        x = random_integers(network)
+        ez.export_c(network, tmp_path, x, name=f"integers{seed}", storage=storage)
+    succeed([*CPPCHECK, "."], tmp_path)
+
+
+@needs_cppcheck
+def test_cppcheck_is_asked_for_what_it_can_tell(tmp_path):
+    (tmp_path / "wrong.c").write_text("int f(int n) { int a[2]; a[0] = n; return a[2]; }\n")
+    with pytest.raises(AssertionError, match="arrayIndexOutOfBounds"):
+        succeed([*CPPCHECK, "."], tmp_path)

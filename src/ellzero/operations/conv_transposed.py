@@ -182,9 +182,11 @@ class ConvTransposed(Operation):
             inner = block(
                 f"for (int {index} = {phase}; {index} < {count}; {index} += {ray.stride})", inner
             )
+        down_phase = "0" if phases[0] == 1 else f"r / {phases[1]} % {phases[0]}"
+        right_phase = "0" if phases[1] == 1 else f"r % {phases[1]}"
         head = (
             f"const int channel = r / {math.prod(phases)};\n"
-            f"const int down = r / {phases[1]} % {phases[0]}, right = r % {phases[1]};\n"
+            f"const int down = {down_phase}, right = {right_phase};\n"
         )
         return pointers(storage) + loop("r", out * math.prod(phases), f"{head}{keep}{inner}")
 

@@ -84,7 +84,7 @@ class Linear(Operation):
         weight = context.weights["weight"]
         rows = weight.T.contiguous() if self.transposed else weight
         matrix, storage = weighted(context, np.arange(features), lanes=True, entries=rows)
-        channel = f"n / {math.prod(places[1:])}" if places else ""
+        channel = f"m / {math.prod(places[1:])}" if places else ""
 
         def store(total: str, row: str) -> str:
             return context.finish(total + plus_bias(context, row), f"y[{row}]", channel or row)
@@ -92,7 +92,7 @@ class Linear(Operation):
         body = product(matrix, storage, context.choice, "x", store)
         if not places:
             return body
-        return loop("n", math.prod(places), f"{body}\nx += {features};\ny += {matrix.rows};")
+        return loop("m", math.prod(places), f"{body}\nx += {features};\ny += {matrix.rows};")
 
 
 def _linear(call: Call) -> Recognized | None:

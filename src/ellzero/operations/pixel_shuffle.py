@@ -29,6 +29,8 @@ class Shuffle(Operation):
 
     def c_body(self, context: Context) -> str:
         _, height, width = context.inputs[0]
+        if self.factor == 1:
+            return context.each_value(lambda at: f"x{at('c')}")
 
         def value(indices: Sequence[str]) -> str:
             channel, row, column = self.source(*indices)

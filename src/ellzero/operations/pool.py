@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ellzero.c.kernel import Context
 from ellzero.c.layer import plane
-from ellzero.c.text import block, loop
+from ellzero.c.text import block, loop, scope
 from ellzero.errors import InputError
 from ellzero.operations.axes import Axes, places
 from ellzero.operations.call import Call, aten
@@ -169,6 +169,21 @@ RECOGNIZERS: dict[Any, Recognizer] = {
 }
 
 
+def _within(places: Mapping[str, tuple[int, int, int]], body: str) -> str:
+    """C that does something where each place is from 0 on and before an end.
+
+    Args:
+        places: by their C variables, the first place, the last place, and the end.
+        body: it is done.
+    """
+    conditions = [
+        condition
+        for name, (first, last, end) in places.items()
+        for condition in [f"{name} >= 0"] * (first < 0) + [f"{name} < {end}"] * (last >= end)
+    ]
+    return block(f"if ({' && '.join(conditions)})", body) if conditions else scope(body)
+
+
 def _taken(value: str, op: Pool) -> str:
     """C that takes one more value of a window."""
     if op.function == "max":
@@ -197,15 +212,20 @@ def _clipped_window(context: Context, op: Pool, height: int, width: int) -> str:
     """C of a window that may leave the input, so that it looks where it is."""
     is_max = op.function == "max"
     (kh, kw), (sh, sw), (ph, pw), (dh, dw) = op.kernel, op.stride, op.padding, op.dilation
-    inside = f"iy >= 0 && iy < {height} && ix >= 0 && ix < {width}"
-    # the divisor counts the padding, but not what a last window of ceil mode reaches beyond it
-    counted = f"iy < {height + ph} && ix < {width + pw}" if op.count_padding else inside
-    count = "" if is_max else block(f"if ({counted})", "++count;") + "\n"
+    rows, columns = plane(context.shape[1:])
+    ends = (rows - 1) * sh - ph + (kh - 1) * dh, (columns - 1) * sw - pw + (kw - 1) * dw
     place = (
         f"const int iy = oy * {sh} - {ph} + ky * {dh};\n"
-        f"const int ix = ox * {sw} - {pw} + kx * {dw};\n{count}"
+        f"const int ix = ox * {sw} - {pw} + kx * {dw};\n"
     )
-    read = block(f"if ({inside})", f"const float q = x[iy * {width} + ix];\n{_taken('q', op)}")
+    take = f"const float q = x[iy * {width} + ix];\n{_taken('q', op)}"
+    if not is_max and op.count_padding:
+        # but not what a last window of ceil mode reaches beyond it
+        counted = {"iy": (0, ends[0], height + ph), "ix": (0, ends[1], width + pw)}
+        place += _within(counted, "++count;") + "\n"
+    elif not is_max:
+        take += "\n++count;"
+    read = _within({"iy": (-ph, ends[0], height), "ix": (-pw, ends[1], width)}, take)
     loops = loop("ky", kh, loop("kx", kw, place + read))
     begin = "float total = -HUGE_VALF;" if is_max else "float total = 0.0f;\nint count = 0;"
     total = "total" if is_max else "total / (float)count"

@@ -126,11 +126,10 @@ def _clipped(op: IntegerPool) -> str:
         read = block(f"if ({inside} && {value} > total)", f"total = {value};")
         start = "int32_t total = -128;"
     else:
-        # the count takes padding in, but not what a last window reaches beyond it
-        counted = f"iy < height + {ph} && ix < width + {pw}" if op.count_padding else inside
-        read = block(f"if ({inside})", f"total += {value};")
+        read = block(f"if ({inside})", f"total += {value};\n++count;")
         if op.count_padding:
-            read += block(" else", block(f"if ({counted})", "total += layer->zero;"))
-        read += "\n" + block(f"if ({counted})", "++count;")
+            # but not what a last window reaches beyond it
+            padded = f"iy < height + {ph} && ix < width + {pw}"
+            read += block(f" else if ({padded})", "total += layer->zero;\n++count;")
         start = "int32_t total = 0, count = 0;"
     return f"{start}\n" + loop("ky", kh, loop("kx", kw, place + read))
