@@ -243,7 +243,8 @@ def test_data_in_order_of_their_classes_show_the_ranges_of_all():
 
 def test_tiny_values():
     """A scale below float32's numbers has no reciprocal that inputs could be multiplied by."""
-    form = ez.quantize(nn.Linear(3, 2), activations=8, data=torch.randn(8, 3) * 1e-42)
+    with pytest.warns(ez.EllzeroWarning, match="gives the same for all calibration data"):
+        form = ez.quantize(nn.Linear(3, 2), activations=8, data=torch.randn(8, 3) * 1e-42)
     assert form.scales["input"][0] == 2.0**-126
     assert form.model(torch.randn(8, 3)).isfinite().all()
 
@@ -272,13 +273,76 @@ def test_outliers():
     """A few values are ten times as large: only the extremes follow them all the way."""
     x = torch.rand(20_000, 4, generator=torch.Generator().manual_seed(0))
     x[::5000, 0] = 10
-    scales = {
-        ranges: ez.quantize(nn.Linear(4, 2), activations=8, data=x, ranges=ranges).scales["input"]
-        for ranges in ("mse", "minmax", "percentile")
-    }
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+    scales = {}
+    for ranges in ("mse", "minmax"):
+        few = r"input \(input\): few values set the range, 0 to [\d.]+, 10 times as wide as 99.9%"
+        with pytest.warns(ez.EllzeroWarning, match=few):
+            form = ez.quantize(model, activations=8, data=x, ranges=ranges)
+        scales[ranges] = form.scales["input"]
+    form = ez.quantize(model, activations=8, data=x, ranges="percentile")
+    scales["percentile"] = form.scales["input"]
     assert scales["minmax"] == (10 / 255, -128)
     assert scales["percentile"][0] < 0.01
     assert scales["mse"][0] < scales["minmax"][0]
+
+
+def planted(what: str) -> torch.Tensor:
+    """Values of 4 channels between 0 and 1, and what is wrong with them."""
+    x = torch.rand(2000, 4, generator=torch.Generator().manual_seed(0))
+    match what:
+        case "one outlier":
+            x[7, 2] = 1e4
+        case "a scale of nine":
+            x[:20, 2] = 9
+        case "a channel of zeros":
+            x[:, 2] = 0
+        case "mostly zeros":
+            x *= torch.rand(2000, 4, generator=torch.Generator().manual_seed(1)) < 0.002
+        case "a constant channel":
+            x[:, 2] = -9
+        case "a channel about as large":
+            x[:, 2] = 6
+    return x
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ("one outlier", r"few values set the range, 0 to 1e\+04, \d{4} times"),
+        ("a constant channel", r"channel 2 is constant at -9 .* sets the range, 10 times as wide"),
+        # 20 of 8,000 are more than one in 1,000; nothing is lost by zeros, nor by a factor of 6
+        ("a scale of nine", None),
+        ("a channel of zeros", None),
+        ("mostly zeros", None),
+        ("a channel about as large", None),
+    ],
+)
+def test_what_sets_a_range_for_the_others_is_named(what, expected):
+    model, x = nn.Linear(4, 3), planted(what)
+    with torch.no_grad():
+        model.weight[:, 2] = 0.01  # the layer's own values are ordinary
+    if expected is None:
+        ez.quantize(model, activations=8, data=x, ranges="minmax")
+    else:
+        with pytest.warns(ez.EllzeroWarning, match=rf"input \(input\): {expected}"):
+            ez.quantize(model, activations=8, data=x, ranges="minmax")
+
+
+def test_of_one_example_nothing_is_told():
+    ez.quantize(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), activations=8, data=torch.ones(1, 3))
+
+
+def test_a_layer_that_is_dead_on_the_data_is_named_once():
+    """Its weights alone do not tell: for larger inputs it would work."""
+    torch.manual_seed(0)
+    first = nn.Linear(3, 4)
+    nn.init.constant_(first.bias, -100)
+    model = nn.Sequential(first, nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    match = r"^1 \(activation\): gives the same for all calibration data; it is dead on them$"
+    with pytest.warns(ez.EllzeroWarning, match=match):
+        ez.quantize(model, activations=8, data=torch.randn(50, 3))
 
 
 def test_constant_and_dead_layers():
@@ -290,7 +354,13 @@ def test_constant_and_dead_layers():
         last.weight[0].zero_()
         last.bias[0] = 1e6  # beside a row a million times smaller
     x = torch.randn(50, 3)
-    with pytest.warns(ez.EllzeroWarning, match="outputs is the same"):
+    sets = (
+        r"2 \(linear\): channel 0 is constant at 1e\+06 on the calibration data and sets the range"
+    )
+    with (
+        pytest.warns(ez.EllzeroWarning, match="outputs is the same"),
+        pytest.warns(ez.EllzeroWarning, match=sets),
+    ):
         form = ez.quantize(model, activations=8, data=x)
     torch.testing.assert_close(form.model(x)[:, 0], torch.full((50,), 1e6), rtol=0.01, atol=0)
     dead = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))

@@ -14,11 +14,12 @@ from ellzero.compaction.folding import Folded, folded
 from ellzero.compaction.living import warn_if_dead
 from ellzero.data.data import Data
 from ellzero.data.inputs import all_of
-from ellzero.errors import InputError
+from ellzero.errors import InputError, warn
 from ellzero.graph import Graph, Network, trace
 from ellzero.operations import Select
 from ellzero.operations.integer import is_integer
 from ellzero.quantization.converting import Converter, require_form
+from ellzero.quantization.doubts import doubts
 from ellzero.quantization.ranges import RangeMethod, histograms
 from ellzero.quantization.rewriting import rewritten
 from ellzero.quantization.scales import scales_of
@@ -68,8 +69,11 @@ def integer_form(model: nn.Module, data: Data | Tensor, ranges: RangeMethod = "m
         raise InputError("the network is one of integers already; quantize the one it was made of")
     changed, network, left_out = _rewritten(whole)
     warn_if_dead(changed)
-    seen = histograms(network, batches, network.shapes, counted=ranges != "minmax")
-    scales = scales_of(network, {name: seen[name].range(ranges) for name in network.shapes})
+    seen = histograms(network, batches, network.shapes)
+    held_in = {name: seen[name].range(ranges) for name in network.shapes}
+    if doubt := doubts(network, seen, held_in):
+        warn(doubt)
+    scales = scales_of(network, held_in)
     integer = Converter(network, scales).network()
     held = {name: (s.scale, s.zero) for name, s in scales.items() if name in integer.shapes}
     return IntegerForm(integer, held, tuple(left_out))

@@ -23,6 +23,9 @@ BINS = 2048
 OUTLIERS = 1e-4
 """The part of the entries that percentiles leave outside at each end."""
 
+FEW = 1e-3
+"""The part of the entries other than 0 that is few."""
+
 _STEPS = np.linspace(1.0, 0.05, 39)
 """Parts of the whole range that are tried for the least squared error."""
 
@@ -34,17 +37,64 @@ class Histogram:
     low: float = 0.0
     high: float = 0.0
     counts: np.ndarray | None = None
+    zeros: int = 0
+    examples: int = 0
+    least: Tensor | None = None
+    """Of each channel."""
+    most: Tensor | None = None
 
     def widen(self, values: Tensor) -> None:
         """Take the entries' extremes into account."""
-        low, high = values.aminmax()
-        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+        low, high = values.transpose(0, 1).flatten(1).aminmax(dim=1)
+        self.least = low if self.least is None else self.least.minimum(low)
+        self.most = high if self.most is None else self.most.maximum(high)
+        self.low, self.high = min(self.low, float(low.min())), max(self.high, float(high.max()))
+        self.examples += len(values)
 
     def count(self, values: Tensor) -> None:
         """Count the entries."""
         if self.low < self.high:
             counted = torch.histc(values.double(), BINS, self.low, self.high).numpy()
             self.counts = counted if self.counts is None else self.counts + counted
+            self.zeros += int((values == 0).sum())
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether each channel has one value."""
+        return not self._changing.any()
+
+    @property
+    def largest_constant(self) -> tuple[int, float] | None:
+        """The channel that is constant at the largest magnitude, and its value; None without."""
+        assert self.most is not None
+        constant = self.most.masked_fill(self._changing, 0)
+        place = int(constant.abs().argmax())
+        return (place, float(constant[place])) if constant[place] else None
+
+    @property
+    def width_of_changing(self) -> float:
+        """How wide a range with 0 is that holds the channels which are not constant."""
+        assert self.least is not None
+        assert self.most is not None
+        low, high = self.least[self._changing].min(), self.most[self._changing].max()
+        return max(0.0, float(high)) - min(0.0, float(low))
+
+    @property
+    def width_of_most(self) -> float:
+        """How wide a range with 0 is that holds all but a few of the entries other than 0."""
+        assert self.counts is not None
+        others = self.counts.copy()
+        zero = torch.histc(torch.zeros(1).double(), BINS, self.low, self.high).argmax()
+        others[int(zero)] -= self.zeros
+        low, high = self._without(others, FEW / 2)
+        return high - low
+
+    @property
+    def _changing(self) -> Tensor:
+        """Which channels are not constant, bool."""
+        assert self.least is not None
+        assert self.most is not None
+        return self.least != self.most
 
     @property
     def centres(self) -> np.ndarray:
@@ -56,14 +106,16 @@ class Histogram:
         """The range that is to be held, (low <= 0, high >= 0)."""
         if self.counts is None or method == "minmax":
             return self.low, self.high
-        return self._percentile() if method == "percentile" else self._least_squares()
+        if method == "percentile":
+            return self._without(self.counts, OUTLIERS)
+        return self._least_squares()
 
-    def _percentile(self) -> tuple[float, float]:
-        assert self.counts is not None
+    def _without(self, counts: np.ndarray, part: float) -> tuple[float, float]:
+        """The range that leaves a part of what is counted outside at each end."""
         edges = np.linspace(self.low, self.high, BINS + 1)
-        below = np.concatenate([[0.0], np.cumsum(self.counts)]) / self.counts.sum()
-        first = int(np.searchsorted(below, OUTLIERS, side="right")) - 1
-        last = int(np.searchsorted(below, 1 - OUTLIERS, side="left"))
+        below = np.concatenate([[0.0], np.cumsum(counts)]) / counts.sum()
+        first = int(np.searchsorted(below, part, side="right")) - 1
+        last = int(np.searchsorted(below, 1 - part, side="left"))
         return min(0.0, float(edges[first])), max(0.0, float(edges[min(last, BINS)]))
 
     def _least_squares(self) -> tuple[float, float]:
@@ -96,7 +148,7 @@ class Histogram:
 
 @torch.no_grad()
 def histograms(
-    network: Network, batches: Sequence[Tensor], names: Container[str], *, counted: bool
+    network: Network, batches: Sequence[Tensor], names: Container[str]
 ) -> dict[str, Histogram]:
     """What values the nodes of these names have on calibration data.
 
@@ -104,13 +156,12 @@ def histograms(
         network: of one input.
         batches: its inputs, as it takes them.
         names: the nodes that are looked at.
-        counted: whether more is needed than the extremes.
 
     Raises:
         InputError: no data; values that are NaN or infinite, by the node that gives them.
     """
     seen = {node.name: Histogram() for node in network.graph.nodes if node.name in names}
-    for last, batch in product((False, True)[: 1 + counted], batches):
+    for last, batch in product((False, True), batches):
         for name, value in _values(network, batch):
             if name not in seen:
                 continue
