@@ -1,6 +1,7 @@
 """`ellzero export`, and what takes its files: on a project of one's own."""
 
 import json
+import sys
 import re
 import shlex
 from pathlib import Path
@@ -293,6 +294,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(options, expected, ellzero
 @pytest.fixture
 def sums(ellzero, project) -> Path:
     """A run of a network that has a layer which is no data."""
+    sys.modules.pop("sums", None)  # that of another test's project
     (project / "sums.py").write_text(
         SUMS + "network = lambda: nn.Sequential(nn.Linear(6, 8), Sums(), nn.Linear(8, 3))\n"
     )
