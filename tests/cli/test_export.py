@@ -1,9 +1,9 @@
 """`ellzero export`, and what takes its files: on a project of one's own."""
 
 import json
-import sys
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import onnx
