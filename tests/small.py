@@ -85,6 +85,52 @@ def convnet(seed: int = 0) -> nn.Sequential:
         )
 
 
+def trained(data: ez.Data, model: nn.Module, *, steps: int = 150, sparsity: float = 0.5) -> Any:
+    """A network that fits the data, with half of its weights pruned."""
+    inputs, targets = next(data.train.batches(1000, torch.device("cpu")))
+    masks = ez.prune(model, sparsity=sparsity)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with masks.hold(optimizer):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            data.loss(model(inputs), targets).backward()
+            optimizer.step()
+    model.zero_grad()
+    return model
+
+
+class Residual(nn.Module):
+    """Batch norms, a sum, a concatenation, a table, both poolings, padding, and a softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+        self.last_norm = nn.BatchNorm1d(8)
+        self.out = nn.Linear(8, 3)
+        for norm in (self.norm, self.last_norm):  # the last one stays a scale and a shift
+            nn.init.uniform_(norm.weight, 0.5, 2.0)
+            nn.init.normal_(norm.bias)
+            assert norm.running_var is not None
+            norm.running_var.uniform_(0.5, 2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.relu(self.norm(self.first(x)))
+        summed = torch.relu(first + self.second(first))
+        left = nn.functional.max_pool2d(nn.functional.hardswish(summed), 2)
+        right = nn.functional.avg_pool2d(nn.functional.pad(summed, (0, 1, 1, 0)), 3, 2)
+        left = nn.functional.adaptive_max_pool2d(left, 1).flatten(1)
+        both = torch.cat([left, right.mean((2, 3))], 1)
+        return torch.softmax(self.out(torch.relu(self.last_norm(both[:, :, None])).flatten(1)), 1)
+
+
+def residual(seed: int = 0) -> Residual:
+    """A network of the steps that integer networks have."""
+    torch.manual_seed(seed)
+    return Residual().eval()
+
+
 def recipe(**tables: Any) -> ez.Recipe:
     """A short recipe, with the keys of these tables on top: `recipe(prune={"nonzeros": 30})`."""
     told: dict[str, Any] = {

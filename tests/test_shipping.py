@@ -80,6 +80,26 @@ def test_fine_tuning_trains_the_codebooks(tmp_path):
     assert not torch.equal(*outputs)
 
 
+def test_fine_tuning_trains_the_integers(tmp_path):
+    model, data, errors = pruned(), classification(), []
+    before = copy.deepcopy(model)
+    for epochs in (0, 40):
+        files = ez.Destinations(ellz=tmp_path / f"{epochs}.ellz", c=tmp_path / f"c{epochs}")
+        how = ez.Quantization(activations=8, finetune_epochs=epochs)
+        shipped = ez.ship(model, files, how, data=data, example=X[:2])
+        assert shipped.after is not None
+        assert shipped.after == pytest.approx(
+            ez.evaluate(ez.load(tmp_path / f"{epochs}.ellz"), data)
+        )
+        assert (
+            f"validation data: {shipped.after.score:.4f}"
+            in (tmp_path / f"c{epochs}/net.h").read_text()
+        )
+        errors.append(shipped.after)
+    assert errors[1].better_than(errors[0])
+    assert tensors_equal(model, before)
+
+
 class Summed(nn.Module):
     """Layers around what no operation says."""
 
@@ -142,7 +162,7 @@ def test_dense_c_is_the_network_as_it_is(tmp_path):
         ({"bits": 4.0}, r"is 4\.0; expected a whole number"),
         ({"bits": 3, "finetune_epochs": -1}, r"finetune_epochs \(--finetune\) is -1; .* >= 0"),
         ({"activations": 16}, r"activations \(--activations\) is 16; expected 8"),
-        ({"activations": 8, "finetune_epochs": 1}, "integers is not fine-tuned"),
+        ({"activations": 8, "biases": 6}, "integers has biases of 32 bits"),
         ({"bits": 3, "finetune_epochs": 1.5}, r"is 1\.5; expected a whole number"),
     ],
 )

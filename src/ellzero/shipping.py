@@ -130,13 +130,13 @@ class Quantization:
         int8: whether the weights become uniform int8.
         activations: 8 for a network of integers, weights and values; `ez.quantize` says more.
         budget: what may be lost on validation data; the fewest bits within it are found.
-        finetune_epochs: epochs for which the codebooks are trained.
+        finetune_epochs: epochs for which the codebooks are trained, or the network of integers.
         biases: bits of a bias, 2 to 8; by default 16.
         uniform: whether the values that bits are given for are multiples of a step.
 
     Raises:
         InputError: none or several of the four; bits, activations or epochs that are no such
-            number; epochs for a network of integers.
+            number; bits of biases for a network of integers.
 
     Example:
         >>> import ellzero as ez
@@ -180,8 +180,6 @@ class Quantization:
                 f"finetune_epochs (--finetune) is {self.finetune_epochs!r}; expected a whole "
                 "number >= 0"
             )
-        if self.activations is not None and self.finetune_epochs:
-            raise InputError("a network of integers is not fine-tuned; leave --finetune out")
         if self.activations is not None and self.biases is not None:
             raise InputError("a network of integers has biases of 32 bits; leave --biases out")
 
@@ -267,7 +265,7 @@ def ship(
         source: what `ez.open_run` gave, or a network; it does not change.
         destinations: the files.
         quantization: how it is quantized; by default it is not.
-        data: what judges a budget, trains the codebooks and shows the ranges of values; of a run
+        data: what judges a budget, fine-tunes and shows the ranges of values; of a run
             also the name of a data set, by default the one that it was made with. Nothing else
             takes data.
         example: a batch (N, ...) of a network's inputs; a run and a traced network need none.
@@ -386,6 +384,8 @@ def _quantized(
     if how.activations is not None:
         assert data is not None
         form = quantize(network, activations=8, data=data)
+        if how.finetune_epochs:
+            form.finetune(data, epochs=how.finetune_epochs, progress=progress)
         network, kept = form.model, (*shipped.kept, *form.left_out)
         layers = [node for node in network.graph.nodes if "weight" in node.weights]
         bits = {node.weights["weight"]: 8 for node in layers}

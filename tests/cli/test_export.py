@@ -273,7 +273,7 @@ def test_the_smallest_form_within_the_noise_is_the_one_to_take(errors, best):
         (("--ellz", "a.ellz", "--finetune", "2"), "none of the four ways to quantize"),
         (("--ellz", "a.ellz", "--bits", "4", "--finetune", "-1"), "(--finetune) is -1"),
         (("--ellz", "a.ellz", "--activations", "4"), "activations (--activations) is 4"),
-        (("--ellz", "a.ellz", "--activations", "8", "--finetune", "1"), "is not fine-tuned"),
+        (("--ellz", "a.ellz", "--activations", "8", "--finetune", "-1"), "(--finetune) is -1"),
         (("--c", "c", "--c-weights", "blob", "--activations", "8"), "leave --c-weights out"),
         (("--c", "c", "--c-weights", "blob", "--activations", "8"), "weights in arrays"),
         (("--ellz", "a.ellz", "--max-accuracy-drop", "-1"), "max_accuracy_drop"),

@@ -18,21 +18,7 @@ import ellzero as ez
 from cases import anatomy, fill
 from ellzero.codebook import find_codebook, round_half
 from ellzero.quantization.kmeans import kmeans
-from small import classification, convnet, images, mlp, regression, tensors_equal
-
-
-def trained(data: ez.Data, model: nn.Module, *, steps: int = 150, sparsity: float = 0.5) -> Any:
-    """A network that fits the data, with half of its weights pruned."""
-    inputs, targets = next(data.train.batches(1000, torch.device("cpu")))
-    masks = ez.prune(model, sparsity=sparsity)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    with masks.hold(optimizer):
-        for _ in range(steps):
-            optimizer.zero_grad()
-            data.loss(model(inputs), targets).backward()
-            optimizer.step()
-    model.zero_grad()
-    return model
+from small import classification, convnet, images, mlp, regression, tensors_equal, trained
 
 
 def linear(values: Any, dtype: torch.dtype = torch.float32) -> nn.Linear:

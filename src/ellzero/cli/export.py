@@ -84,7 +84,7 @@ def export(
     max_loss_increase
         The same by the loss, for a regression: 0.1 allows 1.1 times the loss.
     finetune
-        Epochs for which the codebooks are trained.
+        Epochs for which the codebooks are trained, or the network of integers.
     data
         Data set for a budget, finetune, activations and the table; by default the run's.
     overwrite

@@ -28,18 +28,14 @@ from ellzero.operations import (
     Select,
 )
 from ellzero.operations.integer.add import FACTOR_BITS, IntegerAdd
-from ellzero.operations.integer.fixed_point import LARGEST_FACTOR, fixed_point
+from ellzero.operations.integer.fixed_point import fixed_point
 from ellzero.operations.integer.layer import IntegerConv, IntegerLayer, IntegerLinear
 from ellzero.operations.integer.lookup import Lookup
 from ellzero.operations.integer.pool import IntegerPool
 from ellzero.operations.integer.scale import Dequantize, Quantize
 from ellzero.quantization.rewriting import limited_by, limits_of
 from ellzero.quantization.scale import Scale
-
-LEAST_FACTOR = 2.0**-20
-"""Of a row with tiny weights or none: what it adds up to then is far below one step."""
-
-BIAS_LIMIT = 2**30
+from ellzero.quantization.scales import BIAS_LIMIT, row_scales
 
 
 class Rounding(TypedDict):
@@ -133,9 +129,6 @@ class Converter:
     def layer(self, node: Node, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
         """The weights of an integer layer: int8 rows with a scale each, int32 bias and factor.
 
-        A row of tiny weights has a coarser scale than it could, so that factor and bias fit. A bias
-        so large that no scale fits becomes the largest one; what it gives is a limit all the same.
-
         Args:
             node: the layer of floats.
             weight: its rows, float64 (out, ...).
@@ -144,10 +137,7 @@ class Converter:
         source, held = self.scales[node.inputs[0]], self.scale(node.name)
         rows = weight.flatten(1)
         shift = rows.new_zeros(len(rows)) if bias is None else bias
-        scale = rows.abs().amax(1) / 127
-        scale = scale.clamp(min=LEAST_FACTOR * held.scale / source.scale)
-        scale = torch.maximum(scale, shift.abs() / (source.scale * BIAS_LIMIT))
-        scale = scale.clamp(max=LARGEST_FACTOR * held.scale / source.scale)
+        scale = row_scales(rows.abs().amax(1), shift, source, held)
         integers = (rows / scale[:, None]).round()
         sums = (shift / (scale * source.scale)).round().clamp(-BIAS_LIMIT, BIAS_LIMIT)
         factors = [fixed_point(f) for f in (scale * source.scale / held.scale).tolist()]

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ellzero.codebook import MAX_VALUES, Codebook, find_codebook, round_half, round_values
-from ellzero.data.batch import Batch
 from ellzero.data.data import Data
-from ellzero.errors import InputError, is_number
-from ellzero.modules import device_of, evaluating
-from ellzero.progress import shown_progress
+from ellzero.errors import InputError
+from ellzero.quantization.tuning import Trained, Tuning, tune
 from ellzero.record import Evaluation
-from ellzero.schedules import learning_rate as rate_at
 from ellzero.selection import Selection
 from ellzero.training.evaluation import evaluate
-from ellzero.training.seeds import seed_epoch, settings
 
 
 class Quantized(Mapping[str, Codebook]):
@@ -98,69 +92,35 @@ class Quantized(Mapping[str, Codebook]):
         References:
             Han, Mao, Dally: Deep Compression, ICLR 2016, https://arxiv.org/abs/1510.00149
         """
-        for what, value in (("epochs", epochs), ("batch_size", batch_size)):
-            if type(value) is not int or value < 1:
-                raise InputError(f"{what} is {value!r}; expected a whole number >= 1")
-        if not is_number(learning_rate) or not 0 < learning_rate < float("inf"):
-            raise InputError(f"learning_rate is {learning_rate!r}; expected a finite number > 0")
-        books = [_Trained(n, self[n]) for n, w in self.weights.items() if w.requires_grad]
+        how = Tuning(epochs, learning_rate, batch_size, seed)
+        books = [_Values(n, self[n]) for n, w in self.weights.items() if w.requires_grad]
         if not any(len(book.book.values) for book in books):
             raise InputError("no quantized weight can be trained: all are frozen, or zero")
         data.check_fit(self.model)
 
-        device = device_of(self.model)
-        optimizer = torch.optim.Adam([book.factor for book in books])
-        best = evaluate(self.model, data, "validation")
-        kept = {name: w.detach().clone() for name, w in self.weights.items()}
-        count = data.train.batch_count(batch_size)
+        def ended() -> tuple[Evaluation, dict[str, Tensor]]:
+            write(self.weights, {book.name: book.rounded() for book in books})
+            return evaluate(self.model, data, "validation"), self._copies()
+
+        best, kept = evaluate(self.model, data, "validation"), self._copies()
+        trained = Trained(
+            self.model,
+            [book.factor for book in books],
+            lambda: {book.name: book.weight() for book in books},
+            "codebooks",
+        )
         try:
-            with (
-                settings(None, device),
-                evaluating(self.model),
-                shown_progress(shown=progress) as bar,
-            ):
-                task = bar.add_task("fine-tuning codebooks", total=epochs * count, note="")
-                for epoch in range(epochs):
-                    seed_epoch(seed, "codebook", 0, epoch)
-                    batches = data.train.batches(batch_size, device, shuffle=True)
-                    for index, batch in enumerate(batches):
-                        done = (epoch + index / count) / epochs
-                        rate = rate_at(done, peak=learning_rate, warmup=0, decay="cosine")
-                        optimizer.param_groups[0]["lr"] = rate
-                        self._step(books, optimizer, data, batch)
-                        bar.advance(task)
-                    write(self.weights, {book.name: book.rounded() for book in books})
-                    reached = evaluate(self.model, data, "validation")
-                    bar.update(task, note=f"score {reached.score:.4f}")
-                    if reached.better_than(best):
-                        best = reached
-                        kept = {name: w.detach().clone() for name, w in self.weights.items()}
+            return tune(
+                trained, data, how, best=best, ended=ended, keep=kept.update, progress=progress
+            )
         finally:
             write(self.weights, kept)
-        return best
 
-    def _step(
-        self,
-        books: list[_Trained],
-        optimizer: torch.optim.Optimizer,
-        data: Data,
-        batch: Batch,
-    ) -> None:
-        """One step on the factors alone; the network's own weights and gradients do not change."""
-        shared = {book.name: book.weight() for book in books}
-
-        def network(*inputs: Tensor, **named: Tensor) -> Any:
-            return functional_call(self.model, shared, inputs, named)
-
-        loss = data.objective.loss(data.outputs(network, batch), batch)
-        factors = [book.factor for book in books]
-        gradients = torch.autograd.grad(loss, factors, materialize_grads=True)
-        for factor, gradient in zip(factors, gradients, strict=True):
-            factor.grad = gradient
-        optimizer.step()
+    def _copies(self) -> dict[str, Tensor]:
+        return {name: w.detach().clone() for name, w in self.weights.items()}
 
 
-class _Trained:
+class _Values:
     """A codebook in training: a factor for each value, or one for the step of uniform ones."""
 
     def __init__(self, name: str, book: Codebook) -> None:

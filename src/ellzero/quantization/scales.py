@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import torch
+from torch import Tensor
 
 from ellzero.errors import InputError
 from ellzero.graph import Network, Node
@@ -13,6 +14,12 @@ from ellzero.operations.integer.fixed_point import LARGEST_FACTOR
 from ellzero.operations.integer.pool import IntegerPool
 from ellzero.quantization.rewriting import keeps_scale, limited_by
 from ellzero.quantization.scale import Scale
+
+LEAST_FACTOR = 2.0**-20
+"""Of a row with tiny weights or none: what it adds up to then is far below one step."""
+
+BIAS_LIMIT = 2**30
+"""What a bias can be, in units of the sum, in either direction."""
 
 
 def scales_of(network: Network, ranges: Mapping[str, tuple[float, float]]) -> dict[str, Scale]:
@@ -67,6 +74,23 @@ def scales_of(network: Network, ranges: Mapping[str, tuple[float, float]]) -> di
         f"{name} has to share its scale with what it is made of, and is far larger: there are no "
         "integers for both; rescale the layer's weights"
     )
+
+
+def row_scales(largest: Tensor, bias: Tensor, source: Scale, held: Scale) -> Tensor:
+    """The scale of each row of a layer's weights: what an int8 step of it is.
+
+    A row of tiny weights has a coarser one than it could, so that factor and bias fit. A bias so
+    large that no scale fits becomes the largest one; what it gives is a limit all the same.
+
+    Args:
+        largest: each row's largest magnitude, (out).
+        bias: (out).
+        source: how what the layer reads is held.
+        held: how its result is.
+    """
+    scale = (largest / 127).clamp(min=LEAST_FACTOR * held.scale / source.scale)
+    scale = torch.maximum(scale, bias.abs() / (source.scale * BIAS_LIMIT))
+    return scale.clamp(max=LARGEST_FACTOR * held.scale / source.scale)
 
 
 def _units(node: Node, network: Network) -> Iterator[float]:
