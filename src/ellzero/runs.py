@@ -39,7 +39,7 @@ from ellzero.run_folder import (
 )
 from ellzero.selection import select
 from ellzero.trust import is_code, is_remembered, refusal, shown_recipe
-from ellzero.user_code import require_own
+from ellzero.user_code import require_own, require_own_code
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ class Run:
         who = f"{what} {factory.name!r}"
         if not self.trusted:
             raise refusal(who, self.file.parent)
-        require_own(who, factory.name, self.file.parent)
+        require_own_code(who, factory.name, self.file.parent)
 
     @cached_property
     def masks(self) -> Masks:
@@ -163,7 +163,10 @@ class Run:
             )
         if name is None:
             self._require_trust("data", factory, DATA_SETS)
-            _require_own_files(factory, self.file.parent)
+            for value in factory.options.values():
+                is_here = isinstance(value, str) and Path(value).exists()
+                if is_here and not Path(value).is_absolute():
+                    require_own(f"data {factory.name!r}", Path(value), (value,), self.file.parent)
         data = build_data(with_data_root(factory, self.data_root))
         data.check_fit(self.model)
         if self._preprocess not in (None, data.preprocess):
@@ -243,25 +246,6 @@ class _Origin(BaseModel, strict=True):
 
 
 _EXPECTED = "expected a run folder, a .safetensors in one, or an .ellz"
-
-
-def _require_own_files(data: Factory, folder: Path) -> None:
-    """Make sure that a run's data are not files of another project that have the same names.
-
-    Raises:
-        InputError: a relative path is there from here, and another file in the run's project, which
-            is the nearest folder above the run that holds it.
-    """
-    for value in data.options.values():
-        if not isinstance(value, str) or Path(value).is_absolute() or not Path(value).exists():
-            continue
-        holders = (above for above in folder.resolve().parents if (above / value).exists())
-        above = next(holders, None)
-        if above is not None and not (above / value).samefile(value):
-            raise InputError(
-                f"data {data.name!r}: {Path(value).resolve()} would be taken, but the run's "
-                f"project has its own {above / value}; work in {above}"
-            )
 
 
 def open_run(path: str | Path, *, data_root: str | Path | None = None, trust: bool = False) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
@@ -75,13 +75,13 @@ def imported(who: str, name: str, kind: str = "function") -> Callable[..., Any]:
     return target
 
 
-def require_own(who: str, name: str, folder: Path) -> None:
+def require_own_code(who: str, name: str, folder: Path) -> None:
     """Make sure that a run's code is not that of another project with a module of the same name.
 
     Args:
         who: what names it, as messages begin.
         name: `package.module:attribute`.
-        folder: the run's. The nearest folder above it that holds the module is its project.
+        folder: the run's.
 
     Raises:
         InputError: the module that is imported is another one; as `imported` raises.
@@ -89,15 +89,30 @@ def require_own(who: str, name: str, folder: Path) -> None:
     imported(who, name)
     top = name.partition(":")[0].partition(".")[0]
     file = sys.modules[top].__file__
-    for above in folder.resolve().parents:
-        for own in (above / f"{top}.py", above / top / "__init__.py"):
-            if file is not None and own.is_file():
-                if not own.samefile(file):
-                    raise InputError(
-                        f"{who}: {file} would be taken, but the run's project has its own {own}; "
-                        f"work in {above}"
-                    )
-                return
+    if file is not None:
+        require_own(who, Path(file), (f"{top}.py", f"{top}/__init__.py"), folder)
+
+
+def require_own(who: str, taken: Path, names: Sequence[str], folder: Path) -> None:
+    """Make sure that a file is not one of another project that has the same name.
+
+    Args:
+        who: what names it, as messages begin.
+        taken: the file, as it is found from here.
+        names: paths that it may have in the run's project, which is the nearest folder above the
+            run that holds one of them.
+        folder: the run's.
+
+    Raises:
+        InputError: the project's is another file.
+    """
+    paths = ((above, above / name) for above in folder.resolve().parents for name in names)
+    project, own = next(((a, path) for a, path in paths if path.exists()), (None, taken))
+    if project is not None and not own.samefile(taken):
+        raise InputError(
+            f"{who}: {taken.resolve()} would be taken, but the run's project has its own {own}; "
+            f"work in {project}"
+        )
 
 
 def name_of(cls: type) -> str:
