@@ -17,7 +17,7 @@ WORSE_LOSS = 0.1
 """By how much a reference's loss may exceed the compressed network's; more is no chance."""
 
 STANDARD_ERRORS = 2.0
-"""By so many standard errors a network has to beat the best constant answer."""
+"""A difference within so many standard errors, to a constant answer or a network, is noise."""
 
 EXPLAINED = 0.1
 """The least share of the targets' variance that a network has to explain."""

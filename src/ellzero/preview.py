@@ -21,6 +21,7 @@ from ellzero.errors import EllzeroError, EllzeroWarning, InputError
 from ellzero.export.c.compiled import COMPILERS, compile_c
 from ellzero.export.c.source import export_c
 from ellzero.export.onnx_file import export_onnx
+from ellzero.flags import STANDARD_ERRORS
 from ellzero.graph import Network
 from ellzero.measure.latency import time_calls
 from ellzero.packed.pack import pack
@@ -30,9 +31,6 @@ from ellzero.record import Evaluation
 from ellzero.run_folder import REFERENCE
 from ellzero.runs import Run
 from ellzero.training.evaluation import evaluate_each
-
-STANDARD_ERRORS = 2.0
-"""A form whose error grows by no more of these than this counts as good as float32."""
 
 MORE_LOSS = 0.01
 """Where the score is no accuracy, a form that loses no more than this part counts as good."""

@@ -11,11 +11,9 @@ from ellzero import flags
 from ellzero.answers import more_wrong, wrong_answers
 from ellzero.data.flags import are_few
 from ellzero.errors import InputError
+from ellzero.flags import STANDARD_ERRORS
 from ellzero.pruning.budget import Budget
 from ellzero.record import Evaluation, FinishedRecord
-
-STANDARD_ERRORS = 2.0
-"""A difference within so many standard errors is called noise."""
 
 MARGIN = 0.5
 """Where chance may hide more than this part of the reference's error, there are too few answers."""

@@ -72,8 +72,8 @@ def export(
     biases
         Bits of a bias beside quantized weights, 2 to 8; by default 16.
     uniform
-        With --bits: whole multiples of a step that are as exact as such codebooks, and take fewer
-        bytes in a packed file.
+        With --bits: whole multiples of a step that are as exact as such codebooks, and mostly take
+        fewer bytes in a packed file.
     int8
         Quantize the weights alone to uniform int8; the network still computes in floating point.
     activations

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ellzero.answers import more_wrong, wrong_answers
+from ellzero.flags import STANDARD_ERRORS
 from ellzero.report.figures import NONE, Quality, RunFigures, duration, figures, number, ratio
 from ellzero.report.pareto import Point, runs_pareto
 from ellzero.report.section import Key, Section
@@ -13,7 +14,7 @@ from ellzero.report.style import looks, marker
 from ellzero.report.tables import Text, signed
 from ellzero.run_folder import RunFolder
 from ellzero.study.results import Spread
-from ellzero.verdict import STANDARD_ERRORS, WORDS, Level, Verdict, verdict
+from ellzero.verdict import WORDS, Level, Verdict, verdict
 
 ORDER: tuple[Level, ...] = ("ship", "weigh", "no")
 
